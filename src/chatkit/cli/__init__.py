@@ -1,0 +1,1 @@
+"""The commands: parse, call the library, say in one line what went wrong. No rule of the room lives here."""

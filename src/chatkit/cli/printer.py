@@ -1,0 +1,126 @@
+"""Printing without waiting: one thread per stream, a bounded queue in front of it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from queue import SimpleQueue
+from typing import TextIO
+
+from chatkit import Member, Message
+from chatkit.addresses import Address, host_and_port
+from chatkit.protocol import visible
+
+# What may wait for a reader of the transcript, in characters: a minute's reading of a busy room.
+MAX_WAITING = 16 * 1024 * 1024
+# Lines that come within this time of the last write go out as one write.
+GATHER_SECONDS = 0.01
+
+
+class Printer:
+    """Writes lines to a stream from a thread of its own; who says `put` never waits.
+
+    What can't be printed is dropped and counted: because more than MAX_WAITING characters wait, or because the
+    stream refuses it. The count is printed as soon as the stream takes it. A stream of None takes nothing.
+    """
+
+    def __init__(self, stream: TextIO | None) -> None:
+        # Unbuffered: what a buffer holds when a write fails would come out later, or twice.
+        self._raw = getattr(stream.buffer, "raw", stream.buffer) if stream else None
+        self._queue: SimpleQueue[str | None] = SimpleQueue()
+        # Each pair of counters has one writer for each: who puts (one at a time), and the thread.
+        self._put_characters = self._taken_characters = 0
+        self._refused_lines = self._lost_lines = 0
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="chatkit-printer", daemon=True)
+        self._thread.start()
+
+    @property
+    def dropped(self) -> int:
+        """Lines that were not printed."""
+        return self._refused_lines + self._lost_lines
+
+    def put(self, line: str) -> None:
+        """Print `line` soon. One caller at a time."""
+        if self._put_characters - self._taken_characters > MAX_WAITING:
+            self._refused_lines += 1
+        else:
+            self._put_characters += len(line)
+            self._queue.put(line)
+
+    def close(self, timeout: float) -> None:
+        """Print what waits, at most for `timeout` seconds."""
+        self._closing.set()
+        self._queue.put(None)
+        self._thread.join(timeout)
+
+    def _run(self) -> None:
+        reported = 0
+        while (first := self._queue.get()) is not None:
+            lines = [first, *self._waiting()]
+            if self.dropped > reported and self._write([f"*** {self.dropped - reported} lines were dropped here"]):
+                reported = self.dropped
+            if not self._write(lines):
+                self._lost_lines += len(lines)
+            self._taken_characters += sum(map(len, lines))
+            self._closing.wait(GATHER_SECONDS)
+
+    def _waiting(self) -> list[str]:
+        """What is in the queue now; if that is the end, it is put back for `_run` to see."""
+        lines = []
+        for _ in range(self._queue.qsize()):
+            if (line := self._queue.get()) is None:
+                self._queue.put(None)
+                break
+            lines.append(line)
+        return lines
+
+    def _write(self, lines: list[str]) -> bool:
+        """Whether the stream took it all."""
+        if not self._raw:
+            return False
+        left = memoryview("".join(f"{line}\n" for line in lines).encode(errors="backslashreplace"))
+        try:
+            while left:
+                written = self._raw.write(left)
+                if written is None:  # a stream that somebody made non-blocking, and full
+                    self._closing.wait(GATHER_SECONDS)
+                left = left[written or 0 :]
+        except OSError:
+            return False
+        return True
+
+
+class Transcript:
+    """The handler of `chat-server`: prints what happens. Uses nothing that other handlers don't have."""
+
+    def __init__(self, printer: Printer) -> None:
+        self._print = printer.put
+
+    def on_listening(self, address: Address) -> None:
+        self._print(f"Server listening on {host_and_port(address)}")
+
+    def on_join(self, member: Member) -> None:
+        self._print(f"New connection from {member.address}")
+
+    def on_message(self, message: Message) -> Message:
+        self._print(visible(str(message)))
+        return message
+
+    def on_leave(self, member: Member, reason: str) -> None:
+        self._print(f"Connection from {member.address} closed.")
+
+
+class LogPrinter(logging.Handler):
+    """Log records as lines of a printer: a record's text is one line, whatever is in it; a traceback follows."""
+
+    def __init__(self, printer: Printer, prefix: str) -> None:
+        super().__init__()
+        self._print = printer.put
+        self._prefix = prefix
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._print(f"{self._prefix}: {visible(record.getMessage())}")
+        if record.exc_info:
+            for line in logging.Formatter().formatException(record.exc_info).split("\n"):
+                self._print(visible(line))

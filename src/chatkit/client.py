@@ -1,0 +1,192 @@
+"""`Client`: a member in a few lines, for programs that block."""
+
+from __future__ import annotations
+
+import selectors
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Iterator
+from contextlib import suppress
+from types import TracebackType
+from typing import Self
+
+from chatkit.addresses import two_tuple
+from chatkit.errors import ChatError, ConnectionClosed, ProtocolError
+from chatkit.events import Event
+from chatkit.limits import Limits
+from chatkit.protocol import BadLine, LineDecoder, check_sendable, parse_text
+
+READ_BYTES = 64 * 1024
+MAX_RECEIVED_BYTES = 1024 * 1024
+
+
+class Client:
+    """A member of a room.
+
+        with Client(port=12345) as client:
+            client.send("Hi!")
+            print(client.receive(timeout=1))
+
+    host, port: where the server is; each address of a host name is tried.
+    timeout: seconds for connecting to one address; None waits as long as the system does.
+    max_line_bytes: the server's limit of that name; `send` refuses longer lines.
+    address: (host, port) of this side; the port is the member's name, unless something on the way translates it.
+
+    Resource handling: one socket, no thread. `close`, also at the end of `with`, frees it.
+
+    Error handling: OSError when it can't connect. `receive` and iteration raise ConnectionClosed when the
+    conversation has ended, ProtocolError (and the conversation is over) when the server sent what isn't chat.
+
+    Threads: `send`, `receive` and `close` may be called at the same time from several threads; each message goes
+    to one caller of `receive`.
+    """
+
+    def __init__(
+        self,
+        host: str = "127.0.0.1",
+        port: int = 12345,
+        *,
+        timeout: float | None = 10.0,
+        max_line_bytes: int = Limits().max_line_bytes,
+    ) -> None:
+        self._max_line_bytes = max_line_bytes
+        self._events: deque[Event] = deque()
+        # Cleaning makes three bytes of one at the most; a name comes on top. Room for a server with higher limits.
+        self._decoder = LineDecoder(max(3 * max_line_bytes + 1024, MAX_RECEIVED_BYTES))
+        self._ended: ChatError | None = None
+        self._closing = False
+        self._sending = threading.Lock()
+        self._receiving = threading.Lock()
+        self._socket = socket.create_connection((host, port), timeout)
+        self._socket.setblocking(False)
+        self.address = two_tuple(self._socket.getsockname())
+        with suppress(OSError):  # some systems refuse options of a socket whose peer is gone
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def send(self, text: str) -> None:
+        """Say one line. The line `exit` ends the conversation.
+
+        ValueError: `text` holds a line end, or is longer than `max_line_bytes`; nothing was sent.
+        ConnectionClosed: the conversation is over.
+
+        Waits while the server reads nothing; `close` in another thread ends the wait.
+        """
+        line = memoryview(check_sendable(text, self._max_line_bytes))
+        with self._sending:
+            try:
+                while line:
+                    try:
+                        line = line[self._socket.send(line) :]
+                    except BlockingIOError:
+                        self._wait(selectors.EVENT_WRITE, None)
+            except OSError as error:
+                raise self._broken(error) from None
+
+    def receive(self, timeout: float | None = None) -> Event:
+        """The next `Message` or `Notice`.
+
+        timeout: seconds to wait; 0 only looks, None waits for ever.
+        TimeoutError: nothing arrived in time. ConnectionClosed: the conversation is over.
+        ProtocolError: the server sent what isn't chat; the conversation is over.
+        """
+        deadline = _deadline(timeout)
+        if not self._receiving.acquire(timeout=-1 if timeout is None else timeout):
+            raise TimeoutError("nothing arrived in time")
+        try:
+            while not self._events:
+                if self._ended:
+                    raise self._ended.with_traceback(None)
+                self._read(deadline)
+            return self._events.popleft()
+        finally:
+            self._receiving.release()
+
+    def __iter__(self) -> Iterator[Event]:
+        """Everything until the conversation ends. ConnectionClosed: it broke instead of ending in order."""
+        while True:
+            try:
+                yield self.receive()
+            except ConnectionClosed as closed:
+                if closed.clean:
+                    return
+                raise
+
+    def send_eof(self) -> None:
+        """Say that no more lines will come. What the server still has for us can be received, then it ends."""
+        with self._sending:
+            self._shutdown(socket.SHUT_WR)
+
+    def close(self, grace: float = 2.0) -> None:
+        """Leave. When it returns the server has heard all that was sent, if it answered within `grace` seconds.
+
+        What wasn't received yet is dropped. Whoever waits in `send` or `receive` gets ConnectionClosed.
+        """
+        self._closing = True
+        self._shutdown(socket.SHUT_WR)
+        deadline = _deadline(grace)
+        if self._receiving.acquire(timeout=grace):
+            with suppress(TimeoutError):
+                while not self._ended:
+                    self._read(deadline)
+            self._receiving.release()
+        self._shutdown(socket.SHUT_RDWR)  # wakes those who still wait
+        with self._sending, self._receiving:
+            self._events.clear()
+            self._ended = ConnectionClosed("this client is closed", clean=True)
+            self._socket.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _read(self, deadline: float | None) -> None:
+        """One read's worth of events, or the reason why there will be none."""
+        try:
+            data = self._socket.recv(READ_BYTES)
+        except BlockingIOError:
+            self._wait(selectors.EVENT_READ, deadline)
+        except OSError as error:
+            self._ended = self._broken(error)
+        else:
+            if not data:
+                self._ended = self._end_of_stream()
+            elif not self._closing:
+                self._take(data)
+
+    def _take(self, data: bytes) -> None:
+        for line in self._decoder.receive_data(data):
+            if isinstance(line, BadLine):
+                self._ended = ProtocolError(f"the server sent a line {line.reason}")
+                self._shutdown(socket.SHUT_RDWR)
+                return
+            self._events.append(parse_text(line))
+
+    def _end_of_stream(self) -> ConnectionClosed:
+        if self._decoder.in_line and not self._closing:
+            return ConnectionClosed("the server ended in the middle of a line", clean=False)
+        return ConnectionClosed("the server ended the conversation", clean=True)
+
+    def _broken(self, error: OSError) -> ConnectionClosed:
+        reason = "this client is closed" if self._closing else error.strerror or str(error)
+        return ConnectionClosed(reason, clean=self._closing)
+
+    def _shutdown(self, how: int) -> None:
+        with suppress(OSError):  # the server is gone, or this client closed
+            self._socket.shutdown(how)
+
+    def _wait(self, event: int, deadline: float | None) -> None:
+        """Until the socket is ready for `event`. TimeoutError: the deadline came first."""
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._socket, event)
+            if not selector.select(None if deadline is None else deadline - time.monotonic()):
+                raise TimeoutError("nothing arrived in time")
+
+
+def _deadline(timeout: float | None) -> float | None:
+    return None if timeout is None else time.monotonic() + timeout

@@ -1,0 +1,51 @@
+"""What can go wrong, and whose fault it was.
+
+    ChatError
+     +-- ProtocolError       the other side sent what the protocol doesn't allow
+     +-- ConnectionClosed    the conversation is over
+     +-- JoinRefused         the room doesn't take this connection
+
+A mistake of the caller is a `ValueError` or `TypeError`; an `OSError` passes through untouched.
+"""
+
+from __future__ import annotations
+
+
+class ChatError(Exception):
+    """The root of chatkit's own errors."""
+
+
+class ProtocolError(ChatError):
+    """The other side sent what the protocol doesn't allow."""
+
+
+class ConnectionClosed(ChatError):
+    """The conversation is over.
+
+    reason: what ended it, in words.
+    clean: True when one side ended it in order, False when it broke (reset, timeout, half a line).
+    """
+
+    def __init__(self, reason: str, *, clean: bool) -> None:
+        super().__init__(reason, clean)
+        self.reason = reason
+        self.clean = clean
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+class JoinRefused(ChatError):
+    """The room doesn't take this connection.
+
+    code: a stable word (`full`, `handler`), also the key in `Stats.refused`.
+    reason: what the refused peer is told.
+    """
+
+    def __init__(self, code: str, reason: str) -> None:
+        super().__init__(code, reason)
+        self.code = code
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return self.reason

@@ -1,0 +1,242 @@
+"""The room: lines in, one order for everyone, batches out. Knows no sockets.
+
+Worker threads call `join` and `receive`. What the room then has for the members goes, as one `Batch`,
+to each worker's outlet, inside the room's only lock: so every worker sees the same batches in the same order.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from itertools import count
+from typing import Any
+
+from chatkit.errors import JoinRefused
+from chatkit.events import Message, Notice
+from chatkit.limits import Limits
+from chatkit.protocol import BadLine, Line, clean, encode_text
+
+logger = logging.getLogger("chatkit")
+
+
+class Member:
+    """A connection in the room. name: unique among the living. address: (host, port) of the peer."""
+
+    __slots__ = ("address", "name", "present")
+
+    def __init__(self, name: str, address: tuple[str, int]) -> None:
+        self.name = name
+        self.address = address
+        self.present = True
+
+    def __repr__(self) -> str:
+        return f"<Member {self.name} {self.address}>"
+
+
+@dataclass(slots=True)
+class Batch:
+    """What one turn brought, for all members of all workers.
+
+    text: the lines for everyone, encoded once.
+    messages: how many lines `text` holds.
+    own: where in `text` each sender's own lines stand, which it doesn't get back.
+    private: lines for one member only.
+    left: members that are no longer in the room, and why.
+    """
+
+    text: bytes = b""
+    messages: int = 0
+    own: dict[Member, list[tuple[int, int]]] = field(default_factory=dict)
+    private: list[tuple[Member, bytes]] = field(default_factory=list)
+    left: list[tuple[Member, str]] = field(default_factory=list)
+
+    def text_for(self, member: Member) -> bytes:
+        """`text` without the member's own lines."""
+        if member not in self.own:
+            return self.text
+        parts, position = [], 0
+        for start, end in self.own[member]:
+            parts.append(self.text[position:start])
+            position = end
+        parts.append(self.text[position:])
+        return b"".join(parts)
+
+    @classmethod
+    def merged(cls, batches: list[Batch]) -> Batch:
+        """Several batches as one, so that each member still gets one write."""
+        if len(batches) == 1:
+            return batches[0]
+        whole, offset = cls(b"".join(batch.text for batch in batches)), 0
+        for batch in batches:
+            for member, spans in batch.own.items():
+                moved = [(start + offset, end + offset) for start, end in spans]
+                whole.own.setdefault(member, []).extend(moved)
+            whole.messages += batch.messages
+            whole.private += batch.private
+            whole.left += batch.left
+            offset += len(batch.text)
+        return whole
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """What came from one member in one turn. end: why this was the last of it, or None."""
+
+    member: Member
+    lines: list[Line]
+    end: str | None = None
+
+
+Outlet = Callable[[Batch], None]
+Hook = Callable[..., Any]
+
+_HOOK_FAILED = "an error in the room's handler ended this conversation"
+
+
+class _HookFailed(Exception):
+    """A hook of the handler raised; the traceback is in the log."""
+
+
+class Room:
+    """Members, names, order.
+
+    handler: an object with any of `on_join(member)`, `on_message(message)`, `on_leave(member, reason)`.
+        They are called one at a time, in the room's order, inside its lock: keep them quick.
+        `on_message` returns the message, a changed one, or None to refuse it.
+        What a hook raises is logged and ends that member's conversation, nothing else.
+    """
+
+    def __init__(self, handler: object = None, limits: Limits = Limits()) -> None:
+        self.newest_id = 0
+        self.refused: dict[str, int] = {}
+        self._limits = limits
+        self._lock = threading.Lock()
+        self._outlets: list[Outlet] = []
+        self._members: dict[str, Member] = {}
+        self._on_join: Hook | None = getattr(handler, "on_join", None)
+        self._on_message: Hook | None = getattr(handler, "on_message", None)
+        self._on_leave: Hook | None = getattr(handler, "on_leave", None)
+
+    @property
+    def members(self) -> list[Member]:
+        """The members of this moment; safe to call from anywhere."""
+        return list(self._members.values())
+
+    def add_outlet(self, outlet: Outlet) -> None:
+        """From now on `outlet(batch)` is called for each batch; it must not block."""
+        self._outlets.append(outlet)
+
+    def join(self, address: tuple[str, int], admitted: Callable[[Member], None]) -> None:
+        """Make the peer at `address` a member and tell the caller through `admitted(member)`.
+
+        `admitted` is called in the room's order: the batches after that call are for the new member, none before.
+        JoinRefused: the room is full, or the handler failed.
+        """
+        with self._lock:
+            if len(self._members) >= self._limits.max_clients:
+                raise self._refusal("full", "the room is full")
+            member = Member(self._free_name(str(address[1])), address)
+            try:
+                self._call(self._on_join, member)
+            except _HookFailed:
+                raise self._refusal("handler", _HOOK_FAILED) from None
+            self._members[member.name] = member
+            admitted(member)
+
+    def receive(self, arrivals: Iterable[Arrival]) -> None:
+        """Put what arrived in the room's order and hand it out, as one batch."""
+        with self._lock:
+            batch, texts, size, now = Batch(), [], 0, time.time()
+            for arrival in arrivals:
+                if said := self._hear(arrival, batch, now):
+                    text = "".join(said).encode()
+                    batch.own.setdefault(arrival.member, []).append((size, size + len(text)))
+                    batch.messages += len(said)
+                    texts.append(text)
+                    size += len(text)
+            batch.text = b"".join(texts)
+            self._commit(batch)
+
+    def say(self, text: str) -> None:
+        """A notice from the room itself to every member."""
+        with self._lock:
+            self._commit(Batch(encode_text(Notice(clean(text)))))
+
+    def remove(self, member: Member, reason: str) -> None:
+        """End a member's conversation and tell it why."""
+        with self._lock:
+            batch = Batch(private=[(member, encode_text(Notice(clean(reason))))])
+            self._leave(member, f"removed: {reason}", batch)
+            self._commit(batch)
+
+    def _hear(self, arrival: Arrival, batch: Batch, now: float) -> list[str]:
+        """The lines for everyone in what one member sent; what is for itself alone goes into `batch`."""
+        member, said, end = arrival.member, list[str](), arrival.end
+        if not member.present:
+            return said
+        for line in arrival.lines:
+            if isinstance(line, BadLine):
+                batch.private.append((member, encode_text(Notice(f"not sent: {line.reason}"))))
+            elif line.strip() == "exit":
+                end = "exit"
+                break
+            elif line:
+                try:
+                    message = self._call(self._moderated, Message(member.name, line, self.newest_id + 1, now))
+                except _HookFailed:
+                    batch.private.append((member, encode_text(Notice(_HOOK_FAILED))))
+                    end = "handler error"
+                    break
+                if message:
+                    self.newest_id += 1
+                    said.append(f"{message}\n")
+        if end:
+            self._leave(member, end, batch)
+        return said
+
+    def _moderated(self, message: Message) -> Message | None:
+        """What the handler makes of a message."""
+        if not self._on_message:
+            return message
+        result = self._on_message(message)
+        if result is None or result is message:
+            return message if result else None
+        if not isinstance(result, Message):
+            raise TypeError(f"on_message returned {result!r}, not a Message or None")
+        return replace(message, text=clean(result.text)) if result.text else None
+
+    def _leave(self, member: Member, reason: str, batch: Batch) -> None:
+        if not member.present:
+            return
+        member.present = False
+        del self._members[member.name]
+        batch.left.append((member, reason))
+        with suppress(_HookFailed):
+            self._call(self._on_leave, member, reason)
+
+    def _commit(self, batch: Batch) -> None:
+        """Here a history will keep the batch, and hand it out once it is safe."""
+        if batch.text or batch.private or batch.left:
+            for outlet in self._outlets:
+                outlet(batch)
+
+    def _call(self, hook: Hook | None, *args: object) -> Any:
+        try:
+            return hook and hook(*args)
+        except Exception:
+            logger.exception("the handler failed")
+            raise _HookFailed from None
+
+    def _free_name(self, wanted: str) -> str:
+        """`wanted`, or `wanted-2` and so on: two hosts can use one port."""
+        if wanted not in self._members:
+            return wanted
+        return next(name for n in count(2) if (name := f"{wanted}-{n}") not in self._members)
+
+    def _refusal(self, code: str, reason: str) -> JoinRefused:
+        self.refused[code] = self.refused.get(code, 0) + 1
+        return JoinRefused(code, reason)

@@ -1,0 +1,209 @@
+"""`Server`: bind, accept, hand out, end."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from dataclasses import dataclass
+from functools import partial
+from types import TracebackType
+from typing import Self
+
+from chatkit.acceptor import Acceptor, listen
+from chatkit.addresses import Address, two_tuple
+from chatkit.connection import Connection
+from chatkit.errors import JoinRefused
+from chatkit.limits import Limits
+from chatkit.room import Member, Room
+from chatkit.worker import Call, Worker
+
+
+@dataclass(frozen=True, slots=True)
+class Stats:
+    """Counters of one moment, since the start.
+
+    members: present now. messages: accepted from members. deliveries: messages times those they were handed to.
+    slow_consumers: members that were cut off. refused: connections not taken, by reason (`full`, `handler`).
+    """
+
+    members: int
+    messages: int
+    deliveries: int
+    slow_consumers: int
+    refused: dict[str, int]
+
+
+class Server:
+    """A chat room on a TCP port.
+
+        with Server(port=0) as server:
+            print(server.address)
+
+    host: address or host name to listen on; a name that has both gives its IPv4 address, `::` takes both families.
+    port: 0 takes a free one; `port` and `address` tell which.
+    handler: an object with any of these methods. They are called one at a time, in the room's order; keep them
+        quick, they hold up the room. They may call any method of the server except `shutdown`.
+            on_listening(address)        once, before the first connection
+            on_join(member)
+            on_message(message)          return it, a changed one, or None to refuse it
+            on_leave(member, reason)     `exit`, `end of stream`, `connection reset`, `slow consumer`, `shutdown` ...
+    limits: every bound, see `Limits`.
+    threads: workers. One is fastest under the GIL; more can pay on a free-threaded Python.
+
+    Resource handling: `start` opens the listening socket and `threads` + 1 threads; `shutdown`, also at the end of
+    `with`, ends every connection and thread and frees every descriptor. A server starts once.
+
+    Error handling: OSError from `start` when it can't listen (`socket.gaierror` for an unknown host). What a hook
+    raises is logged to the logger `chatkit` and ends that member's conversation. If a worker thread dies,
+    `serve_forever` and `shutdown` raise RuntimeError from its error: a server is never half alive.
+    """
+
+    def __init__(
+        self,
+        host: str = "127.0.0.1",
+        port: int = 12345,
+        *,
+        handler: object = None,
+        limits: Limits = Limits(),
+        threads: int = 1,
+    ) -> None:
+        if threads < 1:
+            raise ValueError(f"threads must be at least 1, not {threads}")
+        self._bind_to = host, port
+        self._handler = handler
+        self._room = Room(handler, limits)
+        self._limits = limits
+        self._threads = threads
+        self._workers: list[Worker] = []
+        self._acceptor: Acceptor | None = None
+        self._address: Address | None = None
+        self._over = threading.Event()
+        self._shutting_down = threading.Lock()
+        self._failure: BaseException | None = None
+
+    def start(self) -> None:
+        """Listen and serve in threads; returns when the port is known.
+
+        OSError: it can't listen there. RuntimeError: it was started before.
+        """
+        if self._address:
+            raise RuntimeError("a server starts once; make a new one")
+        listener = listen(*self._bind_to)
+        try:
+            self._address = two_tuple(listener.getsockname())
+            if on_listening := getattr(self._handler, "on_listening", None):
+                on_listening(self._address)
+        except BaseException:
+            listener.close()
+            raise
+        names = (f"chatkit-worker-{number}" for number in range(self._threads))
+        self._acceptor = acceptor = Acceptor(listener, self._hand_out)
+        self._workers = [Worker(name, self._room, self._limits, acceptor.accept_waiting, self._fail) for name in names]
+        for thread in (*self._workers, self._acceptor):
+            thread.start()
+
+    def serve_forever(self) -> None:
+        """Serve until `shutdown` is called, or an exception (KeyboardInterrupt) arrives; then shut down.
+
+        Errors as `start` and `shutdown`.
+        """
+        if not self._address:
+            self.start()
+        try:
+            self._over.wait()
+        finally:
+            self.shutdown()
+
+    def shutdown(self, grace: float = 5.0) -> None:
+        """Stop accepting, deliver what has arrived, end every connection and thread. Twice is as good as once.
+
+        grace: seconds until it returns at the latest, even if members don't read; their rest is dropped then.
+        RuntimeError: a worker thread had died of an error.
+        """
+        self._over.set()
+        with self._shutting_down:
+            if self._acceptor:
+                self._end_threads(self._acceptor, grace)
+                self._acceptor = None
+        if self._failure:
+            raise RuntimeError("a worker thread died") from self._failure
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.shutdown()
+
+    @property
+    def address(self) -> Address:
+        """(host, port) it listens on. RuntimeError: not started."""
+        if not self._address:
+            raise RuntimeError("the server isn't started")
+        return self._address
+
+    @property
+    def port(self) -> int:
+        """The port of `address`."""
+        return self.address[1]
+
+    @property
+    def members(self) -> list[Member]:
+        """Who is in the room at this moment."""
+        return self._room.members
+
+    @property
+    def stats(self) -> Stats:
+        """Counters of this moment."""
+        handed = sum(worker.deliveries for worker in self._workers) - self._room.newest_id  # not to the sender
+        slow = sum(worker.slow_consumers for worker in self._workers)
+        return Stats(len(self.members), self._room.newest_id, handed, slow, dict(self._room.refused))
+
+    def broadcast(self, text: str) -> None:
+        """Say something to every member, as a notice: `*** text`. Returns at once. RuntimeError: not started."""
+        self._soon(partial(self._room.say, text))
+
+    def kick(self, name: str, reason: str) -> None:
+        """End a member's conversation; it is told `*** reason`. Returns at once.
+
+        ValueError: nobody has that name. RuntimeError: not started.
+        """
+        for member in self.members:
+            if member.name == name:
+                return self._soon(partial(self._room.remove, member, reason))
+        raise ValueError(f"no member is named {name!r}")
+
+    def _soon(self, call: Call) -> None:
+        """Have a worker call it: the caller may be inside a hook, and so inside the room's lock."""
+        if not self._acceptor:
+            raise RuntimeError("the server isn't running")
+        self._workers[0].post(call)
+
+    def _hand_out(self, sock: socket.socket, address: Address) -> None:
+        worker = min(self._workers, key=lambda worker: worker.load)
+        connection = Connection(sock, self._limits.max_line_bytes)
+        try:
+            self._room.join(address, partial(worker.admit, connection))
+        except JoinRefused as refusal:
+            worker.refuse(connection, refusal.reason)
+
+    def _fail(self, error: BaseException) -> None:
+        self._failure = error
+        self._over.set()
+
+    def _end_threads(self, acceptor: Acceptor, grace: float) -> None:
+        deadline = time.monotonic() + 0.9 * grace  # the rest is for the hard way
+        acceptor.stop()
+        acceptor.join()
+        alive = [worker for worker in self._workers if worker.is_alive()]
+        all_read = threading.Barrier(len(alive) or 1)
+        for worker in alive:
+            worker.stop(deadline, all_read)
+        for worker in alive:
+            worker.join()
+        acceptor.release()
+        for worker in self._workers:
+            worker.release()
