@@ -12,7 +12,8 @@ import socket
 import struct
 import time
 from collections import deque
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 from chatkit.protocol import Line, LineDecoder
 
@@ -78,41 +79,32 @@ class Connection:
     def write(self, data: bytes) -> bool:
         """Hand `data` to the kernel, keep what it doesn't take; whether nothing is pending now."""
         if self._pending:
-            self._pending.append(data)
-            self.pending_bytes += len(data)
-            return False
-        try:
-            sent = self.sock.send(data)
-        except (BlockingIOError, InterruptedError):
-            sent = 0
-        except OSError:
-            self._break()
-            return True
-        if sent == len(data):
-            return True
-        self._pending = deque((memoryview(data)[sent:],))
-        self.pending_bytes = len(data) - sent
-        self.last_sent = time.monotonic()
-        return False
+            return self._keep([data], 0)
+        sent = self._try(self.sock.send, data)
+        return sent == len(data) or self._keep([data], sent)
+
+    def write_pieces(self, pieces: list[memoryview]) -> bool:
+        """`write` of several pieces in one system call, without a copy."""
+        if self._pending:
+            return self._keep(pieces, 0)
+        sent = self._try(self.sock.sendmsg, pieces)
+        return sent == sum(map(len, pieces)) or self._keep(pieces, sent)
 
     def flush(self) -> None:
         """Write what is pending, as far as the kernel takes it."""
-        try:
-            while self._pending:
-                piece = self._next_piece(self._pending)
-                sent = self.sock.send(piece)
-                self.pending_bytes -= sent
-                self.last_sent = time.monotonic()
-                if sent < len(piece):
-                    self._pending[0] = memoryview(piece)[sent:]
-                    return
+        while self._pending:
+            piece = self._next_piece(self._pending)
+            sent = self._try(self.sock.send, piece)
+            if self._broken or not sent:
+                return
+            self.last_sent = time.monotonic()
+            self.pending_bytes -= sent
+            if sent < len(piece):
+                self._pending[0] = memoryview(piece)[sent:]
+            else:
                 self._pending.popleft()
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError:
-            self._break()
         self._pending = None
-        if self.ending and not self._broken:
+        if self.ending:
             self._send_eof()
 
     def finish(self) -> None:
@@ -141,6 +133,30 @@ class Connection:
         if self._pending:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
         self.sock.close()
+
+    def _try(self, send: Callable[[Any], int], data: object) -> int:
+        """How many bytes the kernel took."""
+        try:
+            return send(data)
+        except (BlockingIOError, InterruptedError):
+            return 0
+        except OSError:
+            self._break()
+            return 0
+
+    def _keep(self, pieces: Sequence[bytes | memoryview], sent: int) -> bool:
+        """Keep what is left of `pieces` after `sent` bytes of them; whether that is nothing."""
+        if self._broken:
+            return True
+        if not self._pending:
+            self._pending = deque()
+            self.last_sent = time.monotonic()
+        for piece in pieces:
+            if sent < len(piece):
+                self._pending.append(memoryview(piece)[sent:] if sent else piece)
+                self.pending_bytes += len(piece) - sent
+            sent = max(0, sent - len(piece))
+        return False
 
     def _break(self) -> None:
         self._broken = True

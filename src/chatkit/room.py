@@ -54,16 +54,14 @@ class Batch:
     private: list[tuple[Member, bytes]] = field(default_factory=list)
     left: list[tuple[Member, str]] = field(default_factory=list)
 
-    def text_for(self, member: Member) -> bytes:
-        """`text` without the member's own lines."""
-        if member not in self.own:
-            return self.text
-        parts, position = [], 0
-        for start, end in self.own[member]:
-            parts.append(self.text[position:start])
+    def text_for(self, member: Member) -> list[memoryview]:
+        """`text` without the member's own lines, in pieces that share its memory."""
+        whole, pieces, position = memoryview(self.text), [], 0
+        for start, end in self.own.get(member, ()):
+            pieces.append(whole[position:start])
             position = end
-        parts.append(self.text[position:])
-        return b"".join(parts)
+        pieces.append(whole[position:])
+        return [piece for piece in pieces if piece]
 
     @classmethod
     def merged(cls, batches: list[Batch]) -> Batch:

@@ -79,7 +79,7 @@ class Server:
         self._acceptor: Acceptor | None = None
         self._address: Address | None = None
         self._over = threading.Event()
-        self._shutting_down = threading.Lock()
+        self._life = threading.Lock()  # held by `start` and `shutdown`
         self._failure: BaseException | None = None
 
     def start(self) -> None:
@@ -87,21 +87,24 @@ class Server:
 
         OSError: it can't listen there. RuntimeError: it was started before.
         """
-        if self._address:
-            raise RuntimeError("a server starts once; make a new one")
-        listener = listen(*self._bind_to)
-        try:
-            self._address = two_tuple(listener.getsockname())
-            if on_listening := getattr(self._handler, "on_listening", None):
-                on_listening(self._address)
-        except BaseException:
-            listener.close()
-            raise
-        names = (f"chatkit-worker-{number}" for number in range(self._threads))
-        self._acceptor = acceptor = Acceptor(listener, self._hand_out)
-        self._workers = [Worker(name, self._room, self._limits, acceptor.accept_waiting, self._fail) for name in names]
-        for thread in (*self._workers, self._acceptor):
-            thread.start()
+        with self._life:
+            if self._address:
+                raise RuntimeError("a server starts once; make a new one")
+            listener = listen(*self._bind_to)
+            try:
+                self._address = two_tuple(listener.getsockname())
+                if on_listening := getattr(self._handler, "on_listening", None):
+                    on_listening(self._address)
+            except BaseException:
+                listener.close()
+                raise
+            names = (f"chatkit-worker-{number}" for number in range(self._threads))
+            self._acceptor = acceptor = Acceptor(listener, self._hand_out)
+            self._workers = [
+                Worker(name, self._room, self._limits, acceptor.accept_waiting, self._fail) for name in names
+            ]
+            for thread in (*self._workers, self._acceptor):
+                thread.start()
 
     def serve_forever(self) -> None:
         """Serve until `shutdown` is called, or an exception (KeyboardInterrupt) arrives; then shut down.
@@ -122,7 +125,7 @@ class Server:
         RuntimeError: a worker thread had died of an error.
         """
         self._over.set()
-        with self._shutting_down:
+        with self._life:
             if self._acceptor:
                 self._end_threads(self._acceptor, grace)
                 self._acceptor = None

@@ -28,10 +28,14 @@ class Waker:
                 self._writer.send(b"\0")
 
     def clear(self) -> None:
-        """To be called by the woken thread before it looks for its work, so that no wake-up is lost."""
-        self._awake = False
+        """For the woken thread, before it looks for its work.
+
+        The order matters: with the flag cleared first, a byte sent in between would be swallowed, the flag stay
+        set, and nobody wake the thread again.
+        """
         with suppress(BlockingIOError):
             self._reader.recv(4096)
+        self._awake = False
 
     def close(self) -> None:
         self._reader.close()

@@ -64,7 +64,8 @@ class Worker(threading.Thread):
         self._connections: set[Connection] = set()
         self._members: dict[Member, Connection] = {}
         self._behind: set[Connection] = set()
-        self._ending: dict[Connection, float] = {}  # when each is closed the hard way, soonest first
+        self._ending: dict[Connection, float] = {}  # when each is closed the hard way
+        self._next_close = math.inf
         self._cut: list[Arrival] = []
         self._next_stall = math.inf
         self._stopping: tuple[float, threading.Barrier] | None = None
@@ -135,7 +136,7 @@ class Worker(threading.Thread):
         """How long the selector may wait: until the next deadline, None for ever."""
         if self._inbox or self._cut:
             return 0
-        due = min(self._next_stall, next(iter(self._ending.values()), math.inf))
+        due = min(self._next_stall, self._next_close)
         return None if due == math.inf else max(0, due - time.monotonic())
 
     def _read(self, patience: float | None, arrivals: list[Arrival]) -> bool:
@@ -177,10 +178,14 @@ class Worker(threading.Thread):
         batch = Batch.merged(batches)
         text, own = batch.text, batch.own
         if text:
-            for member, connection in self._members.items():
-                if not connection.write(text if member not in own else batch.text_for(member)):
-                    self._behind.add(connection)
             self.deliveries += batch.messages * len(self._members)
+            for member, connection in self._members.items():
+                if member not in own:
+                    taken = connection.write(text)
+                else:
+                    taken = connection.write_pieces(batch.text_for(member))
+                if not taken:
+                    self._behind.add(connection)
         for member, line in batch.private:
             if (to := self._members.get(member)) and not to.write(line):
                 self._behind.add(to)
@@ -196,12 +201,16 @@ class Worker(threading.Thread):
                 connection.flush()
             if not connection.pending_bytes:
                 self._behind.discard(connection)
+                if connection.ending:
+                    self._end(connection, now + self._limits.drain_seconds)
             elif not connection.ending:
                 next_stall = min(next_stall, self._judge_slow(connection, now))
             self._watch(connection)
         self._next_stall = next_stall
-        while self._ending and next(iter(self._ending.values())) <= now:
-            self._close(next(iter(self._ending)))
+        if now >= self._next_close:
+            for overdue in [connection for connection, deadline in self._ending.items() if deadline <= now]:
+                self._close(overdue)
+            self._next_close = min(self._ending.values(), default=math.inf)
 
     def _judge_slow(self, connection: Connection, now: float) -> float:
         """Cut a slow consumer off; else the time when it will count as stalled."""
@@ -238,8 +247,8 @@ class Worker(threading.Thread):
     def _end(self, connection: Connection, deadline: float) -> None:
         if connection.member:
             self._members.pop(connection.member, None)
-        self._ending.pop(connection, None)
         self._ending[connection] = deadline
+        self._next_close = min(self._next_close, deadline)
         connection.finish()
         self._watch(connection)
 

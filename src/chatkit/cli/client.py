@@ -22,9 +22,15 @@ LEFT, CANNOT_SHOW, LOST, INTERRUPTED = 0, 1, 3, 130
 
 
 @click.command(context_settings=CONTEXT)
-@option("--host", default="127.0.0.1", help="Address or name of the server.")
-@option("--port", type=click.IntRange(1, 65535), default=12345, help="Port of the server.")
-@option("--max-line-bytes", type=click.IntRange(min=1), default=Limits().max_line_bytes, help="As the server's.")
+@option("--host", metavar="HOST", default="127.0.0.1", help="Address or name of the server.")
+@option("--port", type=click.IntRange(1, 65535), metavar="PORT", default=12345, help="Port of the server.")
+@option(
+    "--max-line-bytes",
+    type=click.IntRange(min=1),
+    metavar="BYTES",
+    default=Limits().max_line_bytes,
+    help="Longest line to send; as the server's option.",
+)
 @version_option
 def main(host: str, port: int, max_line_bytes: int) -> None:
     """Join a chat room: what you type goes to everyone else, what they say is shown.

@@ -39,7 +39,7 @@ def reason(error: OSError) -> str:
         return "no such host"
     if isinstance(error, TimeoutError):
         return "no answer in time"
-    return error.strerror or str(error)
+    return os.strerror(error.errno) if error.errno else str(error)
 
 
 def open_missing_streams() -> None:

@@ -14,7 +14,7 @@ from chatkit.protocol import visible
 # What may wait for a reader of the transcript, in characters: a minute's reading of a busy room.
 MAX_WAITING = 16 * 1024 * 1024
 # Lines that come within this time of the last write go out as one write.
-GATHER_SECONDS = 0.01
+GATHER_SECONDS = 0.02
 
 
 class Printer:

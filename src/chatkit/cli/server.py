@@ -26,15 +26,23 @@ def _limit_options(command: Any) -> Any:
     """One option for each of `Limits`."""
     for limit in reversed(fields(Limits)):
         kind = click.IntRange(min=1) if isinstance(limit.default, int) else click.FloatRange(min=0, min_open=True)
-        name = "--" + limit.name.replace("_", "-")
-        command = option(name, type=kind, default=limit.default, help=limit.metadata["help"])(command)
+        name, unit = "--" + limit.name.replace("_", "-"), limit.name.rpartition("_")[2].upper()
+        command = option(name, type=kind, metavar=unit, default=limit.default, help=limit.metadata["help"])(command)
     return command
 
 
 @click.command(context_settings=CONTEXT)
-@option("--host", default="127.0.0.1", help="Address or name to listen on; 0.0.0.0 or :: for every network.")
-@option("--port", type=click.IntRange(0, 65535), default=12345, help="Port to listen on; 0 takes a free one.")
-@option("--threads", type=click.IntRange(min=1), default=1, help="Workers; more than 1 rarely pays.")
+@option(
+    "--host", metavar="HOST", default="127.0.0.1", help="Address or name to listen on; 0.0.0.0 or :: for every network."
+)
+@option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    metavar="PORT",
+    default=12345,
+    help="Port to listen on; 0 takes a free one.",
+)
+@option("--threads", type=click.IntRange(min=1), metavar="N", default=1, help="Workers; more than 1 rarely pays.")
 @_limit_options
 @version_option
 def main(host: str, port: int, threads: int, **limits: Any) -> None:

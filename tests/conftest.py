@@ -1,0 +1,155 @@
+"""What the tests share. No test sleeps or names a port; each blocking read has a deadline that matters only on failure."""
+
+from __future__ import annotations
+
+import gc
+import os
+import queue
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from typing import Any
+
+import pytest
+
+from chatkit import Limits, Member, Message, Server
+
+DEADLINE = 10.0
+
+
+class Recorder:
+    """A handler that puts what happens into a queue, so that tests wait for it instead of sleeping."""
+
+    def __init__(self) -> None:
+        self.happened: queue.Queue[tuple[str, str]] = queue.Queue()
+
+    def on_join(self, member: Member) -> None:
+        self.happened.put(("join", member.name))
+
+    def on_message(self, message: Message) -> Message:
+        self.happened.put(("message", str(message)))
+        return message
+
+    def on_leave(self, member: Member, reason: str) -> None:
+        self.happened.put(("leave", reason))
+
+    def wait_for(self, kind: str) -> str:
+        """The next happening of this kind; others before it are passed over."""
+        while True:
+            happened, what = self.happened.get(timeout=DEADLINE)
+            if happened == kind:
+                return what
+
+
+class Peer:
+    """The other end of a connection, as plain as `nc`."""
+
+    def __init__(self, port: int, *, host: str = "127.0.0.1", receive_buffer: int | None = None) -> None:
+        self.sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+        if receive_buffer:
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        self.sock.settimeout(DEADLINE)
+        self.sock.connect((host, port))
+        self.name = str(self.sock.getsockname()[1])
+        self._received = b""
+
+    def send(self, data: bytes) -> None:
+        self.sock.sendall(data)
+
+    def line(self) -> bytes:
+        """The next line, without its end."""
+        while b"\n" not in self._received:
+            data = self.sock.recv(65536)
+            assert data, f"ended after {self._received!r}"
+            self._received += data
+        line, _, self._received = self._received.partition(b"\n")
+        return line
+
+    def lines(self, number: int) -> list[bytes]:
+        return [self.line() for _ in range(number)]
+
+    def rest(self) -> bytes:
+        """Everything until the server's end of stream."""
+        parts = [self._received]
+        while data := self.sock.recv(1 << 20):
+            parts.append(data)
+        self._received = b""
+        return b"".join(parts)
+
+    def send_eof(self) -> None:
+        self.sock.shutdown(socket.SHUT_WR)
+
+    def reset(self) -> None:
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        self.sock.close()
+
+    def close(self) -> None:
+        self.sock.close()
+
+
+class Started:
+    """A server of a test, with its recorder, and peers that are closed when the test ends."""
+
+    def __init__(self, stack: ExitStack, **options: Any) -> None:
+        self._stack = stack
+        self.recorder = Recorder()
+        self.server = stack.enter_context(Server(port=0, **{"handler": self.recorder, **options}))
+        self.port = self.server.port
+
+    def peer(self, **options: Any) -> Peer:
+        peer = Peer(self.port, **options)
+        self._stack.callback(peer.close)
+        return peer
+
+    def peers(self, number: int) -> list[Peer]:
+        return [self.peer() for _ in range(number)]
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Started]]:
+    """serve(limits=..., threads=...) starts a server that is shut down, after its peers are closed, with the test."""
+    with ExitStack() as stack:
+        yield lambda **options: Started(stack, **options)
+
+
+@pytest.fixture
+def small_limits() -> Limits:
+    """Limits that a test can reach."""
+    return Limits(max_line_bytes=64, max_pending_bytes=100_000, max_clients=3, stall_seconds=0.2, drain_seconds=0.3)
+
+
+def open_descriptors() -> set[str]:
+    """What this process holds open, where the system can say."""
+    found = set()
+    with suppress(FileNotFoundError):
+        for number in os.listdir("/proc/self/fd"):
+            with suppress(OSError):
+                target = os.readlink(f"/proc/self/fd/{number}")
+                if target.startswith(("socket:", "pipe:", "anon_inode:")):
+                    found.add(target)
+    return found
+
+
+@pytest.fixture(autouse=True)
+def no_leaks(request: pytest.FixtureRequest) -> Iterator[None]:
+    """No thread and no socket outlives a test."""
+    threads, descriptors = set(threading.enumerate()), open_descriptors()
+    yield
+    assert set(threading.enumerate()) <= threads
+    if open_descriptors() - descriptors:
+        gc.collect()
+    assert open_descriptors() <= descriptors
+
+
+@pytest.fixture(autouse=True)
+def tiny_switch_interval(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Tests marked `stress` run with a thread switch at almost every step: races show there, or never."""
+    if not request.node.get_closest_marker("stress"):
+        yield
+        return
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)

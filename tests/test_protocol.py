@@ -1,0 +1,146 @@
+"""The wire without a network: bytes into `LineDecoder`, text through `clean`, lines to events and back."""
+
+from __future__ import annotations
+
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chatkit import Message, Notice
+from chatkit.protocol import BadLine, Line, LineDecoder, check_sendable, clean, encode_text, parse_text, visible
+
+LIMIT = 8
+TOO_LONG = BadLine("longer than 8 bytes")
+NOT_UTF8 = BadLine("not valid UTF-8")
+
+
+def decode(*chunks: bytes, limit: int = LIMIT) -> list[Line]:
+    decoder = LineDecoder(limit)
+    return [line for chunk in chunks for line in decoder.receive_data(chunk)] + decoder.receive_eof()
+
+
+@pytest.mark.parametrize(
+    ("data", "lines"),
+    [
+        (b"", []),
+        (b"\n", [""]),
+        (b"hi\nyou\n", ["hi", "you"]),
+        (b"hi", ["hi"]),
+        (b"hi\r\n", ["hi"]),
+        (b"hi\r\r\n", ["hi␍"]),
+        (b"a\rb\n", ["a␍b"]),
+        (b"hi\r", ["hi␍"]),
+        (b"12345678\n", ["12345678"]),
+        (b"12345678\r\n", ["12345678"]),
+        (b"12345678", ["12345678"]),
+        (b"123456789\nnext\n", [TOO_LONG, "next"]),
+        (b"123456789", [TOO_LONG]),
+        (b"12345678\r", [TOO_LONG]),
+        (b"123456789012345678901234567890\nnext", [TOO_LONG, "next"]),
+        ("123456é\n".encode(), ["123456é"]),
+        ("1234567é\n".encode(), [TOO_LONG]),
+        (b"\xff\nnext\n", [NOT_UTF8, "next"]),
+        (b"\xc0\xaf\n\xed\xa0\x80\n\xf4\x90\x80\x80\n\xe2\x82\n", [NOT_UTF8] * 4),
+        (b"\xef\xbb\xbfhi\n\xef\xbb\xbfhi\n", ["hi", "\ufeffhi"]),
+        (b"a\0b\x0bc\x0cd\x1be\x7f\n", ["a␀b␋c␌d␛e␡"]),
+        ("a\x85b\u2028\n".encode(), ["a\\x85b\u2028"]),
+        (b"a\tb\n", ["a\tb"]),
+    ],
+)
+def test_lines(data: bytes, lines: list[Line]) -> None:
+    """What each sequence of bytes means, sent at once and byte by byte."""
+    limit = 12 if b"\0" in data or b"\x85" in data else LIMIT
+    assert decode(data, limit=limit) == lines
+    assert decode(*(bytes([byte]) for byte in data), limit=limit) == lines
+
+
+pieces = st.sampled_from(
+    [b"\n", b"\r", b"\r\n", b"a", b"1234567", b"12345678", b"\xc3", b"\xa9", b"\xef\xbb\xbf", b"\x1b"]
+)
+
+
+@given(st.lists(pieces | st.binary(max_size=12), max_size=20), st.data())
+def test_chunks_make_no_difference(parts: list[bytes], data: st.DataObject) -> None:
+    """Any chunking of the same bytes gives the same lines."""
+    whole = b"".join(parts)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(whole)), max_size=10)))
+    chunks = [whole[start:end] for start, end in zip([0, *cuts], [*cuts, len(whole)], strict=True)]
+    assert decode(*chunks) == decode(whole)
+
+
+@given(st.binary(max_size=200))
+def test_lines_never_hold_what_the_wire_forbids(data: bytes) -> None:
+    """No line holds a line end or a control character but TAB."""
+    for line in decode(data, limit=100):
+        if isinstance(line, str):
+            assert not any(unicodedata.category(character) == "Cc" and character != "\t" for character in line)
+
+
+def test_a_line_without_end_takes_no_memory() -> None:
+    """Of an endless line, no more than the limit is kept, and it is reported once."""
+    decoder = LineDecoder(LIMIT)
+    reported = [line for _ in range(1000) for line in decoder.receive_data(b"x" * 100)]
+    assert reported == [TOO_LONG]
+    assert decoder._partial == b""
+    assert decoder.in_line
+
+
+@pytest.mark.parametrize(
+    ("text", "cleaned"),
+    [
+        ("plain é 漢 👍", "plain é 漢 👍"),
+        ("\x1b[31m", "␛[31m"),
+        ("\x9b31m", "\\x9b31m"),
+        ("\x7f", "␡"),
+        ("a\tb", "a\tb"),
+    ],
+)
+def test_clean(text: str, cleaned: str) -> None:
+    """Control characters become something to see, all else stays."""
+    assert clean(text) == cleaned
+
+
+def test_visible() -> None:
+    """On a screen nothing breaks a line or reorders text."""
+    assert visible("a\u202eb\u2066c\u2028d\u200fe\u061cf\x1b") == "a\\u202eb\\u2066c\\u2028d\\u200fe\\u061cf␛"
+    assert visible("a\tb é") == "a\tb é"
+
+
+names = st.from_regex(r"[0-9]{1,5}(-[0-9])?|[a-z][a-z0-9_.-]{0,31}", fullmatch=True)
+texts = st.text(min_size=1).map(clean).filter(bool).filter(lambda text: text.isprintable())
+
+
+@given(st.builds(Message, names, texts) | st.builds(Notice, texts))
+def test_text_and_back(event: Message | Notice) -> None:
+    """An event's line of text tells the event again."""
+    encoded = encode_text(event)
+    assert encoded.endswith(b"\n")
+    assert parse_text(encoded[:-1].decode()) == event
+
+
+@pytest.mark.parametrize(
+    ("line", "event"),
+    [
+        ("51044: Hi!", Message("51044", "Hi!")),
+        ("51044: a: b", Message("51044", "a: b")),
+        ("51044-2: x", Message("51044-2", "x")),
+        ("*** the room is full", Notice("the room is full")),
+        ("*** a: b", Notice("a: b")),
+        ("SSH-2.0-OpenSSH_9.2", Notice("SSH-2.0-OpenSSH_9.2")),
+        ("two words: x", Notice("two words: x")),
+    ],
+)
+def test_parse_text(line: str, event: Message | Notice) -> None:
+    """The forms of a line, and what is none of them."""
+    assert parse_text(line) == event
+
+
+def test_check_sendable() -> None:
+    """What the wire can't carry is refused before it is sent."""
+    assert check_sendable("hé", 3) == "hé\n".encode()
+    assert check_sendable("a\rb", 8) == b"a\rb\n"
+    for text, problem in [("a\nb", "line end"), ("a\r", "line end"), ("héé", "longer than 4"), ("\ud800", "surrogate")]:
+        with pytest.raises(ValueError, match=problem):
+            check_sendable(text, 4)

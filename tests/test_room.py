@@ -1,0 +1,298 @@
+"""The room without a socket: lists of lines in, batches out."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from chatkit import Limits, Member, Message
+from chatkit.errors import JoinRefused
+from chatkit.protocol import BadLine, Line
+from chatkit.room import Arrival, Batch, Room
+
+
+class Seat:
+    """A member as a worker sees it: what was delivered to it, and whether its conversation goes on."""
+
+    def __init__(self, member: Member) -> None:
+        self.member = member
+        self.received = b""
+        self.left: str | None = None
+
+
+class Desk:
+    """An outlet that delivers as a worker does, but into `Seat`s."""
+
+    def __init__(self, room: Room) -> None:
+        self.room = room
+        self.seats: dict[Member, Seat] = {}
+        room.add_outlet(self.deliver)
+
+    def join(self, port: int, host: str = "127.0.0.1") -> Seat:
+        joined: list[Seat] = []
+
+        def admitted(member: Member) -> None:
+            joined.append(self.seats.setdefault(member, Seat(member)))
+
+        self.room.join((host, port), admitted)
+        return joined[0]
+
+    def deliver(self, batch: Batch) -> None:
+        for seat in self.seats.values():
+            seat.received += b"".join(batch.text_for(seat.member))
+        for member, line in batch.private:
+            if member in self.seats:
+                self.seats[member].received += line
+        for member, reason in batch.left:
+            if member in self.seats:
+                self.seats.pop(member).left = reason
+
+    def hear(self, seat: Seat, *lines: Line, end: str | None = None) -> None:
+        self.room.receive([Arrival(seat.member, list(lines), end)])
+
+
+def test_everyone_but_the_sender() -> None:
+    """A line goes to all others, on every outlet, and never back."""
+    room = Room()
+    here, there = Desk(room), Desk(room)
+    ann, bob, cid = here.join(1), here.join(2), there.join(3)
+    here.hear(ann, "Hi!", "again")
+    assert (ann.received, bob.received, cid.received) == (b"", b"1: Hi!\n1: again\n", b"1: Hi!\n1: again\n")
+
+
+def test_one_turn_is_one_batch() -> None:
+    """What several members said in one turn is encoded once; each gets all of it but its own."""
+    room, batches = Room(), list[Batch]()
+    desk = Desk(room)
+    ann, bob, cid = desk.join(1), desk.join(2), desk.join(3)
+    room.add_outlet(batches.append)
+    room.receive([Arrival(ann.member, ["a", "b"]), Arrival(bob.member, ["c"]), Arrival(ann.member, ["d"])])
+    assert [batch.text for batch in batches] == [b"1: a\n1: b\n2: c\n1: d\n"]
+    assert (ann.received, bob.received) == (b"2: c\n", b"1: a\n1: b\n1: d\n")
+    assert cid.received == batches[0].text
+    assert batches[0].messages == 4
+
+
+def test_merged_batches_read_like_one_after_the_other() -> None:
+    """A member's text of merged batches is the texts of the batches in order."""
+    ann, bob = Member("1", ("", 1)), Member("2", ("", 2))
+    first = Batch(b"1: a\n2: b\n", 2, own={ann: [(0, 5)], bob: [(5, 10)]}, left=[(bob, "exit")])
+    second = Batch(b"1: c\n", 1, own={ann: [(0, 5)]}, private=[(ann, b"*** x\n")])
+    merged = Batch.merged([first, second])
+    assert merged.messages == 3
+    assert (merged.private, merged.left) == (second.private, first.left)
+    for member in (ann, bob, Member("3", ("", 3))):
+        texts = [b"".join(batch.text_for(member)) for batch in (first, second)]
+        assert b"".join(merged.text_for(member)) == b"".join(texts)
+
+
+def test_exit_and_empty_lines() -> None:
+    """`exit`, trimmed, leaves; what follows it is dropped; an empty line is nothing; white space is a message."""
+    desk = Desk(Room())
+    ann, bob = desk.join(1), desk.join(2)
+    desk.hear(ann, "", " ", "not exit", " exit\t", "lost")
+    assert bob.received == b"1:  \n1: not exit\n"
+    assert ann.left == "exit"
+    desk.hear(ann, "later")
+    assert b"later" not in bob.received
+    assert desk.room.members == [bob.member]
+
+
+def test_bad_lines_are_told_to_the_sender_alone() -> None:
+    """Each bad line brings its sender one notice; its neighbours are messages."""
+    desk = Desk(Room())
+    ann, bob = desk.join(1), desk.join(2)
+    desk.hear(ann, "a", BadLine("not valid UTF-8"), BadLine("longer than 8192 bytes"), "b")
+    assert bob.received == b"1: a\n1: b\n"
+    assert ann.received == b"*** not sent: not valid UTF-8\n*** not sent: longer than 8192 bytes\n"
+
+
+def test_the_last_line_is_said_before_leaving() -> None:
+    """Lines that come with the end are messages first."""
+    desk = Desk(Room())
+    ann, bob = desk.join(1), desk.join(2)
+    desk.hear(ann, "bye", end="end of stream")
+    assert (bob.received, ann.left) == (b"1: bye\n", "end of stream")
+
+
+def test_names() -> None:
+    """A member is named by its port; a second one with that port, from another host, gets a number; a name is freed."""
+    desk = Desk(Room())
+    seats = [desk.join(7, host) for host in ("10.0.0.1", "10.0.0.2", "10.0.0.3")]
+    assert [seat.member.name for seat in seats] == ["7", "7-2", "7-3"]
+    desk.hear(seats[1], end="end of stream")
+    assert desk.join(7, "10.0.0.4").member.name == "7-2"
+
+
+def test_a_full_room_refuses() -> None:
+    """One more than `max_clients` is refused and counted; a place freed is free at once."""
+    desk = Desk(Room(limits=Limits(max_clients=1)))
+    ann = desk.join(1)
+    with pytest.raises(JoinRefused, match="the room is full"):
+        desk.join(2)
+    assert desk.room.refused == {"full": 1}
+    desk.hear(ann, "exit")
+    assert desk.join(2).member.name == "2"
+
+
+def test_newcomers_hear_what_comes_after() -> None:
+    """`admitted` stands in the room's order: nothing said before it is for the newcomer."""
+    room, order = Room(), list[Any]()
+    room.add_outlet(order.append)
+    desk = Desk(room)
+    ann = desk.join(1)
+    desk.hear(ann, "before")
+    room.join(("127.0.0.1", 2), order.append)
+    desk.hear(ann, "after")
+    assert [item.name if isinstance(item, Member) else item.text for item in order] == [
+        b"1: before\n",
+        "2",
+        b"1: after\n",
+    ]
+
+
+def test_say_and_remove() -> None:
+    """The room's own words are notices; a removed member is told why, and leaves."""
+    desk = Desk(Room())
+    ann, bob = desk.join(1), desk.join(2)
+    desk.room.say("closing\nsoon")
+    desk.room.remove(ann.member, "enough")
+    assert ann.received == "*** closing␊soon\n*** enough\n".encode()
+    assert (ann.left, bob.left) == ("removed: enough", None)
+    desk.room.remove(ann.member, "twice")
+    assert desk.room.members == [bob.member]
+
+
+class Hooks:
+    """A handler made of one function: hooks(name, *arguments)."""
+
+    def __init__(self, hook: Callable[..., Any]) -> None:
+        self.on_join = lambda member: hook("join", member.name)
+        self.on_message = lambda message: hook("message", message)
+        self.on_leave = lambda member, reason: hook("leave", member.name, reason)
+
+
+def test_hooks_see_everything_in_order() -> None:
+    """Joins, messages with ids from 1, leaves: in the room's order."""
+    seen = list[Any]()
+
+    def hook(name: str, *arguments: Any) -> Any:
+        seen.append((name, *arguments))
+        return arguments[0]
+
+    desk = Desk(Room(Hooks(hook)))
+    ann = desk.join(1)
+    desk.hear(ann, "a", "b", "exit")
+    messages = [entry[1] for entry in seen if entry[0] == "message"]
+    assert [entry[0] for entry in seen] == ["join", "message", "message", "leave"]
+    assert [(message.sender, message.text, message.id) for message in messages] == [("1", "a", 1), ("1", "b", 2)]
+    assert messages[0].time == pytest.approx(messages[1].time)
+    assert seen[-1] == ("leave", "1", "exit")
+
+
+@pytest.mark.parametrize(
+    ("answer", "received"),
+    [
+        (lambda message: message, b"1: Hi\n"),
+        (lambda message: None, b""),
+        (lambda message: dataclasses.replace(message, text="HO\nHO"), "1: HO␊HO\n".encode()),
+        (lambda message: dataclasses.replace(message, text=""), b""),
+    ],
+)
+def test_on_message_decides(answer: Callable[[Message], Any], received: bytes) -> None:
+    """A message passes as the handler returns it, made clean, or not at all; a refused one takes no id."""
+    desk = Desk(Room(type("Handler", (), {"on_message": staticmethod(answer)})()))
+    ann, bob = desk.join(1), desk.join(2)
+    desk.hear(ann, "Hi")
+    assert bob.received == received
+    assert desk.room.newest_id == bool(received)
+
+
+@pytest.mark.parametrize("failing", ["join", "message", "leave", "type"])
+def test_a_failing_hook_ends_one_conversation(failing: str, caplog: pytest.LogCaptureFixture) -> None:
+    """One traceback in the log, one conversation over, everyone else untouched."""
+
+    def hook(name: str, *arguments: Any) -> Any:
+        first = arguments[0].sender if name == "message" else arguments[0]
+        if first == "1" and name == failing:
+            raise RuntimeError("of the test")
+        return "no message" if first == "1" and failing == "type" else arguments[0]
+
+    desk = Desk(Room(Hooks(hook)))
+    bob, cid = desk.join(2), desk.join(3)
+    with caplog.at_level(logging.ERROR, "chatkit"):
+        if failing == "join":
+            with pytest.raises(JoinRefused, match="handler"):
+                desk.join(1)
+            assert desk.room.refused == {"handler": 1}
+        else:
+            ann = desk.join(1)
+            desk.hear(ann, "Hi", "exit")
+            assert ann.left == ("exit" if failing == "leave" else "handler error")
+    desk.hear(bob, "fine")
+    assert cid.received.endswith(b"2: fine\n")
+    assert [record.exc_info is not None for record in caplog.records] == [True]
+
+
+def steps() -> st.SearchStrategy[list[tuple[str, int, int]]]:
+    """(what, who, how many): joins, turns of several members, leaves."""
+    return st.lists(st.tuples(st.sampled_from(["join", "say", "exit", "eof"]), st.integers(0, 5), st.integers(0, 3)))
+
+
+@given(steps(), st.integers(1, 3))
+def test_model(script: list[tuple[str, int, int]], workers: int) -> None:
+    """Against the simplest room there could be: a list of names, and a list of lines for each."""
+    room = Room()
+    desks = [Desk(room) for _ in range(workers)]
+    seats: dict[int, Seat] = {}
+    heard: dict[int, list[str]] = {}
+    for number, (what, who, many) in enumerate(script):
+        if what == "join" and who not in seats:
+            seats[who] = desks[who % workers].join(who)
+            heard[who] = []
+        elif what != "join" and who in seats:
+            lines = [f"{number}.{n}" for n in range(many)]
+            end = "end of stream" if what == "eof" else None
+            desks[0].hear(seats[who], *lines, *(["exit"] if what == "exit" else []), end=end)
+            for other in heard.keys() - {who}:
+                heard[other] += [f"{who}: {line}\n" for line in lines]
+            if what != "say":
+                assert seats.pop(who).left is not None
+                del heard[who]
+        assert {who: seat.received.decode() for who, seat in seats.items()} == {
+            who: "".join(lines) for who, lines in heard.items()
+        }
+        assert sorted(member.name for member in room.members) == sorted(map(str, seats))
+
+
+@pytest.mark.stress
+def test_threads_agree_on_one_order() -> None:
+    """Four threads publish at once: both outlets get the same batches in the same order, no line lost or doubled."""
+    room, one, two = Room(), list[bytes](), list[bytes]()
+    room.add_outlet(lambda batch: one.append(batch.text))
+    room.add_outlet(lambda batch: two.append(batch.text))
+    members: list[Member] = []
+    for port in range(4):
+        room.join(("127.0.0.1", port), members.append)
+
+    def publish(member: Member) -> None:
+        for number in range(200):
+            room.receive([Arrival(member, [str(number)])])
+
+    threads = [threading.Thread(target=publish, args=(member,)) for member in members]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert one == two
+    for member in members:
+        mine = [line for line in one if line.startswith(member.name.encode() + b":")]
+        assert mine == [f"{member.name}: {number}\n".encode() for number in range(200)]
+    assert room.newest_id == 800
