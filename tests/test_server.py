@@ -395,7 +395,10 @@ def test_a_dead_worker_ends_the_server(monkeypatch: pytest.MonkeyPatch, caplog: 
         patch.setattr(Room, "receive", fail)
         peer = Peer(server.port)
         peer.send(b"x\n")
+        begun = time.monotonic()
         thread.join(DEADLINE)
+    assert not thread.is_alive()
+    assert time.monotonic() - begun < 2
     assert isinstance(thread_error[0].__cause__, MemoryError)
     with pytest.raises(RuntimeError, match="a worker thread died"):
         server.shutdown()

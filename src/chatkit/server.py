@@ -18,6 +18,9 @@ from chatkit.limits import Limits
 from chatkit.room import Member, Room
 from chatkit.worker import Call, Worker
 
+# After a worker died, the others have so long to deliver what they have: a supervisor waits to start anew.
+FAILED_GRACE_SECONDS = 1.0
+
 
 @dataclass(frozen=True, slots=True)
 class Stats:
@@ -75,6 +78,7 @@ class Server:
         self._room = Room(handler, limits)
         self._limits = limits
         self._threads = threads
+        self._all_read = threading.Barrier(threads)
         self._workers: list[Worker] = []
         self._acceptor: Acceptor | None = None
         self._address: Address | None = None
@@ -181,9 +185,14 @@ class Server:
 
     def _soon(self, call: Call) -> None:
         """Have a worker call it: the caller may be inside a hook, and so inside the room's lock."""
-        if not self._acceptor:
+        if not (acceptor := self._acceptor):
             raise RuntimeError("the server isn't running")
-        self._workers[0].post(call)
+
+        def accept_and_call() -> None:
+            acceptor.accept_waiting()  # who was connected before hears it, as with lines
+            call()
+
+        self._workers[0].post(accept_and_call)
 
     def _hand_out(self, sock: socket.socket, address: Address) -> None:
         worker = min(self._workers, key=lambda worker: worker.load)
@@ -195,17 +204,18 @@ class Server:
 
     def _fail(self, error: BaseException) -> None:
         self._failure = error
+        self._all_read.abort()  # the dead don't come to the meeting
         self._over.set()
 
     def _end_threads(self, acceptor: Acceptor, grace: float) -> None:
+        if self._failure:
+            grace = min(grace, FAILED_GRACE_SECONDS)
         deadline = time.monotonic() + 0.9 * grace  # the rest is for the hard way
         acceptor.stop()
         acceptor.join()
-        alive = [worker for worker in self._workers if worker.is_alive()]
-        all_read = threading.Barrier(len(alive) or 1)
-        for worker in alive:
-            worker.stop(deadline, all_read)
-        for worker in alive:
+        for worker in self._workers:
+            worker.stop(deadline, self._all_read)
+        for worker in self._workers:
             worker.join()
         acceptor.release()
         for worker in self._workers:

@@ -28,9 +28,10 @@ class Printer:
         # Unbuffered: what a buffer holds when a write fails would come out later, or twice.
         self._raw = getattr(stream.buffer, "raw", stream.buffer) if stream else None
         self._queue: SimpleQueue[str | None] = SimpleQueue()
-        # Each pair of counters has one writer for each: who puts (one at a time), and the thread.
+        # Each counter has one writer: whoever puts (one at a time), or the thread.
         self._put_characters = self._taken_characters = 0
         self._refused_lines = self._lost_lines = 0
+        self._refused_reported = self._lost_reported = 0
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="chatkit-printer", daemon=True)
         self._thread.start()
@@ -44,9 +45,12 @@ class Printer:
         """Print `line` soon. One caller at a time."""
         if self._put_characters - self._taken_characters > MAX_WAITING:
             self._refused_lines += 1
-        else:
-            self._put_characters += len(line)
-            self._queue.put(line)
+            return
+        if missing := self._refused_lines - self._refused_reported:
+            self._refused_reported = self._refused_lines
+            self._queue.put(_dropped(missing))
+        self._put_characters += len(line)
+        self._queue.put(line)
 
     def close(self, timeout: float) -> None:
         """Print what waits, at most for `timeout` seconds."""
@@ -55,11 +59,11 @@ class Printer:
         self._thread.join(timeout)
 
     def _run(self) -> None:
-        reported = 0
         while (first := self._queue.get()) is not None:
             lines = [first, *self._waiting()]
-            if self.dropped > reported and self._write([f"*** {self.dropped - reported} lines were dropped here"]):
-                reported = self.dropped
+            missing = self._lost_lines - self._lost_reported
+            if missing and self._write([_dropped(missing)]):
+                self._lost_reported = self._lost_lines
             if not self._write(lines):
                 self._lost_lines += len(lines)
             self._taken_characters += sum(map(len, lines))
@@ -89,6 +93,10 @@ class Printer:
         except OSError:
             return False
         return True
+
+
+def _dropped(lines: int) -> str:
+    return f"*** {lines} lines were dropped here"
 
 
 class Transcript:

@@ -1,0 +1,226 @@
+"""`Client` against the real server, and against servers that misbehave."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from chatkit import Client, ConnectionClosed, Event, Message, Notice, ProtocolError, Server
+from tests.conftest import DEADLINE, Started
+
+Serve = Callable[..., Started]
+
+
+def test_the_example_of_the_readme() -> None:
+    """A server and two clients in a program."""
+    with Server(port=0) as server, Client(port=server.port) as ann, Client(port=server.port) as bob:
+        ann.send("Hi!")
+        message = bob.receive(timeout=DEADLINE)
+        assert message == Message(str(ann.address[1]), "Hi!")
+        assert str(message) == f"{ann.address[1]}: Hi!"
+
+
+def test_iteration_ends_with_the_conversation(serve: Serve) -> None:
+    """After `exit` the iteration ends quietly, with everything received; so does each later one."""
+    started = serve()
+    with Client(port=started.port) as ann, Client(port=started.port) as bob:
+        for text in ("a", "b", "exit"):
+            ann.send(text)
+        assert list(ann) == []
+        assert [bob.receive(DEADLINE).text for _ in "ab"] == ["a", "b"]
+        started.server.broadcast("c")
+        events = iter(bob)
+        assert next(events) == Notice("c")
+        bob.send("exit")
+        assert list(events) == []
+        assert list(bob) == []
+        with pytest.raises(ConnectionClosed, match="the server ended the conversation") as caught:
+            bob.receive()
+        assert caught.value.clean
+
+
+def test_send_eof_says_the_end_and_still_hears(serve: Serve) -> None:
+    """Half a close: what the server still has arrives."""
+    started = serve()
+    with Client(port=started.port) as ann:
+        started.server.broadcast("bye")
+        assert ann.receive(DEADLINE) == Notice("bye")
+        ann.send_eof()
+        assert list(ann) == []
+        assert started.recorder.wait_for("leave") == "end of stream"
+
+
+def test_close_returns_when_all_was_heard(serve: Serve) -> None:
+    """When `close` returns the server has taken what was sent, and the member has left."""
+    started = serve()
+    for _ in range(20):
+        client = Client(port=started.port)
+        client.send("one last thing")
+        client.close()
+        assert started.server.members == []
+        client.close()
+    assert started.server.stats.messages == 20
+    with pytest.raises(ConnectionClosed, match="this client is closed"):
+        client.receive()
+    with pytest.raises(ConnectionClosed, match="this client is closed"):
+        client.send("x")
+    assert list(client) == []
+
+
+def test_what_the_wire_cannot_carry(serve: Serve) -> None:
+    """Nothing is sent of a text that holds a line end or is too long."""
+    started = serve()
+    with Client(port=started.port, max_line_bytes=5) as ann, Client(port=started.port) as bob:
+        for text in ("a\nb", "123456", "ééé"):
+            with pytest.raises(ValueError, match="not sent"):
+                ann.send(text)
+        ann.send("12345")
+        assert bob.receive(DEADLINE) == Message(str(ann.address[1]), "12345")
+
+
+def test_receive_waits_no_longer_than_asked(serve: Serve) -> None:
+    """0 only looks; a timeout leaves the client usable, also while another thread waits."""
+    started = serve()
+    with Client(port=started.port) as ann:
+        for timeout in (0, 0.01):
+            with pytest.raises(TimeoutError):
+                ann.receive(timeout)
+        waiting = threading.Thread(target=ann.receive)
+        waiting.start()
+        while not ann._receiving.locked():
+            pass
+        with pytest.raises(TimeoutError):
+            ann.receive(0.01)
+        started.server.broadcast("x")
+        waiting.join(DEADLINE)
+        started.server.broadcast("y")
+        assert ann.receive(DEADLINE) == Notice("y")
+
+
+@pytest.mark.parametrize("waits_in", ["receive", "send"])
+def test_close_in_another_thread_ends_the_wait(waits_in: str) -> None:
+    """Whoever waits in `receive` or `send` gets ConnectionClosed, even if the server is deaf and mute."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = Client(port=listener.getsockname()[1])
+        caught: list[ConnectionClosed] = []
+
+        def wait() -> None:
+            try:
+                while waits_in == "send":
+                    client.send("x" * 8000)
+                client.receive()
+            except ConnectionClosed as closed:
+                caught.append(closed)
+
+        thread = threading.Thread(target=wait)
+        thread.start()
+        lock = client._receiving if waits_in == "receive" else client._sending
+        while not lock.locked():
+            pass
+        client.close(grace=0.1)
+        thread.join(DEADLINE)
+        assert caught[0].clean
+        listener.accept()[0].close()
+
+
+@pytest.mark.stress
+def test_threads_share_a_client(serve: Serve) -> None:
+    """Several threads send whole lines and receive each message once, at the same time."""
+    started = serve()
+    with Client(port=started.port) as ann, Client(port=started.port) as bob:
+        received: list[Event] = []
+
+        def send(mark: str) -> None:
+            for number in range(200):
+                ann.send(f"{mark}{number}")
+
+        def receive() -> None:
+            received.extend(bob)
+
+        threads = [threading.Thread(target=send, args=(mark,)) for mark in "abc"]
+        receivers = [threading.Thread(target=receive) for _ in range(2)]
+        for thread in threads + receivers:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        ann.close()
+        bob.send("exit")
+        for thread in receivers:
+            thread.join()
+        texts = [event.text for event in received]
+        assert sorted(texts) == sorted(f"{mark}{number}" for mark in "abc" for number in range(200))
+
+
+@pytest.fixture
+def lying_server() -> Iterator[Callable[[bytes, bool], Client]]:
+    """lying_server(data, reset) gives a client whose server sends that and ends."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def connect(data: bytes, reset: bool) -> Client:
+            client = Client(port=listener.getsockname()[1])
+            sock, _ = listener.accept()
+            with sock:
+                thread = threading.Thread(target=sock.sendall, args=(data,))
+                thread.start()
+                first = client.receive(DEADLINE)
+                assert first == Notice("hello")
+                thread.join() if len(data) < 10_000 else None
+                if reset:
+                    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+            return client
+
+        yield connect
+
+
+@pytest.mark.parametrize(
+    ("data", "reset", "error", "reason"),
+    [
+        (b"", True, ConnectionClosed, "Connection reset by peer"),
+        (b"half a li", False, ConnectionClosed, "the server ended in the middle of a line"),
+        (b"1: \xff\n", False, ProtocolError, "the server sent a line not valid UTF-8"),
+    ],
+)
+def test_a_server_that_misbehaves(
+    lying_server: Callable[[bytes, bool], Client], data: bytes, reset: bool, error: type[Exception], reason: str
+) -> None:
+    """One documented error each, every time one asks; half a line never comes out."""
+    with lying_server(b"*** hello\n" + data, reset) as client:
+        for _ in range(2):
+            with pytest.raises(error, match=reason):
+                client.receive(DEADLINE)
+        with pytest.raises(error, match=reason):
+            list(client)
+
+
+def test_an_endless_line_from_the_server() -> None:
+    """It ends the conversation before it takes much memory."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, Client(port=listener.getsockname()[1]) as client:
+        sock, _ = listener.accept()
+
+        def pour() -> None:
+            with sock:
+                try:
+                    while True:
+                        sock.sendall(b"x" * 65536)
+                except OSError:
+                    pass
+
+        thread = threading.Thread(target=pour)
+        thread.start()
+        with pytest.raises(ProtocolError, match="longer than 1048576 bytes"):
+            client.receive(DEADLINE)
+        client.close()
+        thread.join(DEADLINE)
+
+
+def test_no_server_there() -> None:
+    """An OSError passes through untouched, and nothing stays open."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    with pytest.raises(ConnectionRefusedError):
+        Client(port=port)
+    with pytest.raises(socket.gaierror):
+        Client("no such host")

@@ -1,0 +1,132 @@
+"""Printing without waiting: every way in which a stream can refuse."""
+
+from __future__ import annotations
+
+import io
+import logging
+import os
+import threading
+from collections.abc import Iterator
+from typing import Any, TextIO
+
+import pytest
+
+from chatkit.cli import printer as printer_module
+from chatkit.cli.printer import LogPrinter, Printer
+
+TIMEOUT = 5.0
+
+
+@pytest.fixture
+def pipe() -> Iterator[tuple[Any, TextIO]]:
+    """(reading end, a text stream on the writing end) of a pipe."""
+    reading, writing = os.pipe()
+    with open(reading, "rb") as reader, open(writing, "w") as writer:
+        yield reader, writer
+
+
+def test_lines_come_out_as_they_happen(pipe: tuple[Any, TextIO]) -> None:
+    """Each line is in the pipe soon after `put`, without any further one."""
+    reader, stream = pipe
+    printer = Printer(stream)
+    for text in ("one", "two é"):
+        printer.put(text)
+        assert reader.readline() == text.encode() + b"\n"
+    printer.close(TIMEOUT)
+
+
+def test_a_pipe_that_nobody_reads(pipe: tuple[Any, TextIO], monkeypatch: pytest.MonkeyPatch) -> None:
+    """`put` never waits; what is too much is dropped, and counted where it is missing."""
+    monkeypatch.setattr(printer_module, "MAX_WAITING", 200_000)
+    reader, stream = pipe
+    printer = Printer(stream)
+    for number in range(20_000):
+        printer.put(f"{number:020}")
+    dropped = printer.dropped
+    assert 5000 < dropped < 20_000
+    kept = 20_000 - dropped
+    assert [reader.readline() for _ in range(kept)] == [f"{number:020}\n".encode() for number in range(kept)]
+    printer.put("again")
+    assert reader.readline() == f"*** {dropped} lines were dropped here\n".encode()
+    assert reader.readline() == b"again\n"
+    printer.close(TIMEOUT)
+
+
+def test_a_reader_that_went_away() -> None:
+    """A closed pipe loses the lines, and nothing else."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "w") as stream:
+        printer = Printer(stream)
+        printer.put("one")
+        printer.close(TIMEOUT)
+        assert printer.dropped == 1
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+def test_a_full_disk() -> None:
+    """A stream that is full loses the lines, and nothing else."""
+    with open("/dev/full", "w") as stream:
+        printer = Printer(stream)
+        printer.put("one")
+        printer.close(TIMEOUT)
+        assert printer.dropped == 1
+
+
+def test_no_stream_at_all() -> None:
+    """A closed standard output is None in Python."""
+    printer = Printer(None)
+    printer.put("one")
+    printer.close(TIMEOUT)
+    assert printer.dropped == 1
+
+
+def test_a_stream_that_comes_back() -> None:
+    """As soon as the stream takes lines again, it says how many are missing."""
+
+    class Disk(io.RawIOBase):
+        full = True
+        written = b""
+        wrote = threading.Semaphore(0)
+
+        def write(self, data: Any) -> int | None:
+            self.wrote.release()
+            if self.full:
+                raise OSError(28, "No space left on device")
+            if len(data) % 2 == 0 and not self.written.endswith(b"\0"):
+                self.written += b"\0"
+                return None  # as a non-blocking stream says that it is full
+            self.written = self.written.rstrip(b"\0") + bytes(data[:7])
+            return len(data[:7])
+
+        def writable(self) -> bool:
+            return True
+
+    disk = Disk()
+    printer = Printer(io.TextIOWrapper(disk))  # type: ignore[type-var]
+    printer.put("lost")
+    assert disk.wrote.acquire(timeout=TIMEOUT)
+    while not printer.dropped:
+        pass
+    disk.full = False
+    printer.put("kept")
+    printer.close(TIMEOUT)
+    assert disk.written == b"*** 1 lines were dropped here\nkept\n"
+
+
+def test_log_records(pipe: tuple[Any, TextIO]) -> None:
+    """One record is one line, whatever a stranger got into it; a traceback follows line by line."""
+    reader, stream = pipe
+    printer = Printer(stream)
+    handler, logger = LogPrinter(printer, "chat-server"), logging.getLogger("chatkit.test")
+    logger.addHandler(handler)
+    logger.propagate = False
+    logger.warning("from %s", "a\nstranger\x1b[2J")
+    try:
+        raise LookupError("of the test\x1b")
+    except LookupError:
+        logger.exception("failed")
+    logger.removeHandler(handler)
+    printer.close(TIMEOUT)
+    lines = [reader.readline().decode().rstrip("\n") for _ in range(3)]
+    assert lines == ["chat-server: from a␊stranger␛[2J", "chat-server: failed", "Traceback (most recent call last):"]

@@ -1,0 +1,166 @@
+"""What holds for the project as a whole: its imports, its names, its documents, its examples."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+import chatkit
+from chatkit import Client, Limits, Server
+from tests.conftest import DEADLINE, Started
+
+ROOT = Path(__file__).parent.parent
+SOURCE = Path(chatkit.__file__).parent
+
+# Top to bottom: a module imports only from those before it.
+LAYERS = (
+    "events errors limits protocol addresses room waker connection worker acceptor server client "
+    "__init__ cli.__init__ cli.common cli.printer cli.server cli.client __main__"
+).split()
+
+
+def modules() -> dict[str, Path]:
+    return {".".join(path.relative_to(SOURCE).with_suffix("").parts): path for path in SOURCE.rglob("*.py")}
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return found
+
+
+def test_imports_run_one_way() -> None:
+    """Each module imports only from the layers before its own, and only the standard library and click beside."""
+    assert set(modules()) == set(LAYERS)
+    for name, path in modules().items():
+        for imported in imports(path):
+            if imported.partition(".")[0] == "chatkit":
+                inner = imported.partition(".")[2]
+                if inner in LAYERS:
+                    assert LAYERS.index(inner) < LAYERS.index(name), f"{name} imports {inner}"
+            elif imported.partition(".")[0] == "click":
+                assert name.startswith(("cli.", "__main__")), f"{name} imports click"
+            else:
+                assert imported.partition(".")[0] in sys.stdlib_module_names, f"{name} imports {imported}"
+
+
+def test_importing_the_library_loads_nothing_but_the_standard_library() -> None:
+    """Neither click nor any extra."""
+    code = "import sys, chatkit; print([m for m in sys.modules if m.partition('.')[0] in ('click', 'asyncio', 'ssl')])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+def test_all_is_complete() -> None:
+    """`__all__` names what there is, in order, and every public class says what it is."""
+    assert sorted(chatkit.__all__) == chatkit.__all__
+    public = {name for name, value in vars(chatkit).items() if isinstance(value, type) and not name.startswith("_")}
+    assert public <= set(chatkit.__all__)
+    assert all(getattr(chatkit, name).__doc__ for name in public)
+    for kind in (Server, Client):
+        assert "Resource handling: " in (kind.__doc__ or "")
+        assert "Error handling: " in (kind.__doc__ or "")
+
+
+def code_blocks(document: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
+
+
+def test_the_example_in_the_readme_runs() -> None:
+    """As it stands there."""
+    (code,) = code_blocks("README.md", "python")
+    assert len(code.strip().splitlines()) <= 10
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, timeout=DEADLINE)
+    assert re.fullmatch(r"a room on .*\n[0-9]+ said Hi!\n\[\]\n", done.stdout), done
+
+
+def test_the_client_in_the_protocol_document_chats(serve: Callable[..., Started]) -> None:
+    """Fifteen lines of the standard library are a full member."""
+    (code,) = code_blocks("docs/protocol.md", "python")
+    assert len([line for line in code.splitlines() if line.strip()]) <= 18
+    started = serve()
+    peer = started.peer()
+    command = [sys.executable, "-c", code, str(started.port)]
+    done = subprocess.run(command, input="hi\n", capture_output=True, text=True, timeout=DEADLINE)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert peer.line().endswith(b": hi")
+
+
+def test_documents_name_every_limit_as_it_is() -> None:
+    """The defaults in docs/protocol.md are those of `Limits`."""
+    text = (ROOT / "docs/protocol.md").read_text()
+    limits = Limits()
+    assert f"At most {limits.max_line_bytes} bytes" in text
+    assert f"more than {limits.max_pending_bytes >> 20} MiB wait" in text
+    assert f"no byte for {limits.stall_seconds:g} s" in text
+    assert f"within {limits.drain_seconds:g} s" in text
+
+
+def test_links_in_documents_lead_somewhere() -> None:
+    """Every relative link names a file."""
+    for document in [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")]:
+        for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text()):
+            assert (document.parent / target).exists(), f"{document.name}: {target}"
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.name)
+def test_examples_are_short(path: Path) -> None:
+    """Under 40 lines each."""
+    assert len(path.read_text().splitlines()) < 40
+
+
+def example(name: str, *arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-W", "error", str(ROOT / "examples" / name), *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_echo_bot(serve: Callable[..., Started]) -> None:
+    """It answers, and ends with the room."""
+    started = serve()
+    with example("echo_bot.py", str(started.port)) as bot:
+        started.recorder.wait_for("join")
+        peer = started.peer()
+        peer.send(b"not this\n!echo hello\n")
+        assert peer.line().endswith(f": {peer.name} says hello".encode())
+        peer.close()
+        started.server.shutdown()
+        assert bot.communicate(timeout=DEADLINE) == ("", "")
+        assert bot.returncode == 0
+
+
+def test_log_room(serve: Callable[..., Started], tmp_path: Path) -> None:
+    """Every line is in the file, with a time."""
+    started = serve()
+    with example("log_room.py", str(tmp_path / "log"), str(started.port)) as log:
+        started.recorder.wait_for("join")
+        started.peer().send(b"one\ntwo\n")
+        assert [started.recorder.wait_for("message") for _ in range(2)]
+        started.server.shutdown()
+        assert log.communicate(timeout=DEADLINE) == ("", "")
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert [re.sub(r"^[-0-9]{10} [:0-9]{8} [0-9]+: ", "", line) for line in lines] == ["one", "two"]
+
+
+def test_room_in_a_program() -> None:
+    """It greets, lowers shouting, and counts at Ctrl-C."""
+    with example("room_in_a_program.py", "0") as program:
+        assert program.stdout
+        port = int(program.stdout.readline().split()[-1])
+        with Client(port=port) as ann:
+            assert ann.receive(DEADLINE).text == f"welcome, {ann.address[1]}"
+            with Client(port=port) as bob:
+                bob.send("HELLO")
+                assert ann.receive(DEADLINE).text == f"welcome, {bob.address[1]}"
+                assert ann.receive(DEADLINE).text == "hello"
+        program.send_signal(2)
+        assert program.communicate(timeout=DEADLINE) == ("1 messages\n", "")

@@ -1,0 +1,44 @@
+"""Waking a thread that waits in a selector."""
+
+from __future__ import annotations
+
+import selectors
+from typing import Any
+
+from chatkit.waker import Waker
+
+
+def test_a_wake_up_while_another_is_cleared_is_not_lost() -> None:
+    """Whatever `wake` falls into `clear`, the next one wakes again."""
+    with selectors.DefaultSelector() as selector:
+        waker = Waker(selector)
+        reader = waker._reader
+
+        class WokenMeanwhile:
+            def recv(self, size: int) -> bytes:
+                waker.wake()
+                return reader.recv(size)
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(reader, name)
+
+        waker._reader = WokenMeanwhile()  # type: ignore[assignment]
+        waker.wake()
+        waker.clear()
+        waker._reader = reader
+        waker.wake()
+        assert selector.select(0)
+        waker.clear()
+        assert not selector.select(0)
+        waker.close()
+
+
+def test_waking_twice_costs_one_byte() -> None:
+    """While a wake-up is on its way another one adds nothing; clearing nothing is fine."""
+    with selectors.DefaultSelector() as selector:
+        waker = Waker(selector)
+        waker.clear()
+        waker.wake()
+        waker.wake()
+        assert waker._reader.recv(10) == b"\0"
+        waker.close()
