@@ -46,7 +46,11 @@ class Running:
     """A command that runs, its output read line by line as it comes."""
 
     def __init__(self, *command: str, **options: Any) -> None:
-        streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options
+        streams: dict[str, Any] = {
+            "stdin": subprocess.PIPE,
+            "stdout": subprocess.PIPE,
+            "stderr": subprocess.PIPE,
+        } | options
         self.process: subprocess.Popen[bytes] = subprocess.Popen(
             [str(BIN / command[0]), *command[1:]], bufsize=0, **streams
         )
