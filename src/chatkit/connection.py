@@ -12,8 +12,8 @@ import socket
 import struct
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from chatkit.protocol import Line, LineDecoder
 
@@ -80,22 +80,30 @@ class Connection:
         """Hand `data` to the kernel, keep what it doesn't take; whether nothing is pending now."""
         if self._pending:
             return self._keep([data], 0)
-        sent = self._try(self.sock.send, data)
+        try:
+            sent = self.sock.send(data)
+        except OSError as error:
+            sent = self._failed(error)
         return sent == len(data) or self._keep([data], sent)
 
     def write_pieces(self, pieces: list[memoryview]) -> bool:
         """`write` of several pieces in one system call, without a copy."""
         if self._pending:
             return self._keep(pieces, 0)
-        sent = self._try(self.sock.sendmsg, pieces)
+        try:
+            sent = self.sock.sendmsg(pieces)
+        except OSError as error:
+            sent = self._failed(error)
         return sent == sum(map(len, pieces)) or self._keep(pieces, sent)
 
     def flush(self) -> None:
         """Write what is pending, as far as the kernel takes it."""
         while self._pending:
             piece = self._next_piece(self._pending)
-            sent = self._try(self.sock.send, piece)
-            if self._broken or not sent:
+            try:
+                sent = self.sock.send(piece)
+            except OSError as error:
+                self._failed(error)
                 return
             self.last_sent = time.monotonic()
             self.pending_bytes -= sent
@@ -134,15 +142,11 @@ class Connection:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
         self.sock.close()
 
-    def _try(self, send: Callable[[Any], int], data: object) -> int:
-        """How many bytes the kernel took."""
-        try:
-            return send(data)
-        except (BlockingIOError, InterruptedError):
-            return 0
-        except OSError:
+    def _failed(self, error: OSError) -> int:
+        """A write failed: how many bytes the kernel took."""
+        if not isinstance(error, BlockingIOError | InterruptedError):
             self._break()
-            return 0
+        return 0
 
     def _keep(self, pieces: Sequence[bytes | memoryview], sent: int) -> bool:
         """Keep what is left of `pieces` after `sent` bytes of them; whether that is nothing."""

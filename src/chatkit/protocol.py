@@ -104,9 +104,10 @@ class LineDecoder:
             self._at_start = False
             line = line.removeprefix(BYTE_ORDER_MARK)
         try:
-            return clean(line.decode())
+            text = line.decode()
         except UnicodeDecodeError:
             return BadLine("not valid UTF-8")
+        return text if text.isprintable() else clean(text)
 
     def _too_long(self) -> BadLine:
         self._at_start = False

@@ -10,7 +10,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
-from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any
@@ -95,8 +94,9 @@ Hook = Callable[..., Any]
 _HOOK_FAILED = "an error in the room's handler ended this conversation"
 
 
-class _HookFailed(Exception):
-    """A hook of the handler raised; the traceback is in the log."""
+def _no_hook(argument: object, *arguments: object) -> object:
+    """What a handler without this hook does: it lets everything pass."""
+    return argument
 
 
 class Room:
@@ -115,9 +115,9 @@ class Room:
         self._lock = threading.Lock()
         self._outlets: list[Outlet] = []
         self._members: dict[str, Member] = {}
-        self._on_join: Hook | None = getattr(handler, "on_join", None)
-        self._on_message: Hook | None = getattr(handler, "on_message", None)
-        self._on_leave: Hook | None = getattr(handler, "on_leave", None)
+        self._on_join: Hook = getattr(handler, "on_join", _no_hook)
+        self._on_message: Hook = getattr(handler, "on_message", _no_hook)
+        self._on_leave: Hook = getattr(handler, "on_leave", _no_hook)
 
     @property
     def members(self) -> list[Member]:
@@ -139,8 +139,9 @@ class Room:
                 raise self._refusal("full", "the room is full")
             member = Member(self._free_name(str(address[1])), address)
             try:
-                self._call(self._on_join, member)
-            except _HookFailed:
+                self._on_join(member)
+            except Exception:
+                self._hook_failed()
                 raise self._refusal("handler", _HOOK_FAILED) from None
             self._members[member.name] = member
             admitted(member)
@@ -184,10 +185,10 @@ class Room:
                 break
             elif line:
                 try:
-                    message = self._call(self._moderated, Message(member.name, line, self.newest_id + 1, now))
-                except _HookFailed:
+                    message = self._moderated(Message(member.name, line, self.newest_id + 1, now))
+                except Exception:
+                    end = self._hook_failed()
                     batch.private.append((member, encode_text(Notice(_HOOK_FAILED))))
-                    end = "handler error"
                     break
                 if message:
                     self.newest_id += 1
@@ -198,8 +199,6 @@ class Room:
 
     def _moderated(self, message: Message) -> Message | None:
         """What the handler makes of a message."""
-        if not self._on_message:
-            return message
         result = self._on_message(message)
         if result is None or result is message:
             return message if result else None
@@ -213,8 +212,10 @@ class Room:
         member.present = False
         del self._members[member.name]
         batch.left.append((member, reason))
-        with suppress(_HookFailed):
-            self._call(self._on_leave, member, reason)
+        try:
+            self._on_leave(member, reason)
+        except Exception:
+            self._hook_failed()
 
     def _commit(self, batch: Batch) -> None:
         """Here a history will keep the batch, and hand it out once it is safe."""
@@ -222,12 +223,10 @@ class Room:
             for outlet in self._outlets:
                 outlet(batch)
 
-    def _call(self, hook: Hook | None, *args: object) -> Any:
-        try:
-            return hook and hook(*args)
-        except Exception:
-            logger.exception("the handler failed")
-            raise _HookFailed from None
+    def _hook_failed(self) -> str:
+        """A hook raised: the log has the traceback, the member leaves for this reason."""
+        logger.exception("the handler failed")
+        return "handler error"
 
     def _free_name(self, wanted: str) -> str:
         """`wanted`, or `wanted-2` and so on: two hosts can use one port."""
