@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chatkit import Limits
 from chatkit.connection import WRITE_BYTES, Connection
 
 
@@ -54,7 +55,7 @@ class ScriptedSocket:
 
 
 def connection(sock: ScriptedSocket) -> Connection:
-    return Connection(sock, 64)  # type: ignore[arg-type]
+    return Connection(sock, Limits(max_line_bytes=64))  # type: ignore[arg-type]
 
 
 RESET = OSError(errno.ECONNRESET, "reset")

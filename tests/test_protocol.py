@@ -106,6 +106,8 @@ def test_visible() -> None:
     """On a screen nothing breaks a line or reorders text."""
     assert visible("a\u202eb\u2066c\u2028d\u200fe\u061cf\x1b") == "a\\u202eb\\u2066c\\u2028d\\u200fe\\u061cf␛"
     assert visible("a\tb é") == "a\tb é"
+    assert visible("z" + "\u0301" * 200 + "x") == "z" + "\u0301" * 4 + "…x"
+    assert visible("z" + "\u0301" * 4) == "z" + "\u0301" * 4
 
 
 names = st.from_regex(r"[0-9]{1,5}(-[0-9])?|[a-z][a-z0-9_.-]{0,31}", fullmatch=True)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from chatkit import Limits, Member, Message
 from chatkit.errors import JoinRefused
-from chatkit.protocol import BadLine, Line
+from chatkit.protocol import BadLine, Line, encode_notice
 from chatkit.room import Arrival, Batch, Room
 
 
@@ -162,11 +162,11 @@ def test_say_and_remove() -> None:
     """The room's own words are notices; a removed member is told why, and leaves."""
     desk = Desk(Room())
     ann, bob = desk.join(1), desk.join(2)
-    desk.room.say("closing\nsoon")
-    desk.room.remove(ann.member, "enough")
+    desk.room.say(encode_notice("closing\nsoon"))
+    desk.room.remove(ann.member, encode_notice("enough"), "removed: enough")
     assert ann.received == "*** closing␊soon\n*** enough\n".encode()
     assert (ann.left, bob.left) == ("removed: enough", None)
-    desk.room.remove(ann.member, "twice")
+    desk.room.remove(ann.member, b"*** twice\n", "twice")
     assert desk.room.members == [bob.member]
 
 

@@ -400,7 +400,7 @@ def test_a_dead_worker_ends_the_server(monkeypatch: pytest.MonkeyPatch, caplog: 
     assert not thread.is_alive()
     assert time.monotonic() - begun < 2
     assert isinstance(thread_error[0].__cause__, MemoryError)
-    with pytest.raises(RuntimeError, match="a worker thread died"):
+    with pytest.raises(RuntimeError, match="a thread of the server died"):
         server.shutdown()
     assert "died" in caplog.text
     peer.close()
@@ -429,6 +429,4 @@ def test_accept_that_fails_pauses_and_goes_on(serve: Serve, caplog: pytest.LogCa
     ann.send(b"in\n")
     assert bob.line() == f"{ann.name}: in".encode()
     assert failures == []
-    assert [record.getMessage() for record in caplog.records] == [
-        "cannot accept connections: Too many open files; trying again"
-    ]
+    assert [record.getMessage() for record in caplog.records] == ["cannot accept connections: Too many open files"]

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import logging
+import os
 import selectors
 import socket
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 
 from chatkit.addresses import Address, two_tuple
+from chatkit.descriptors import EXHAUSTED, Spare
+from chatkit.limits import Limits
 from chatkit.waker import Waker
 
 logger = logging.getLogger("chatkit")
@@ -19,6 +23,8 @@ BACKLOG = 4096
 
 # accept() can fail for lack of descriptors or memory, and the socket stays ready: pause instead of spinning.
 PAUSE_SECONDS = 0.1
+# Trouble that comes back within this time is the same trouble: one line in the log.
+TROUBLE_SECONDS = 10.0
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -34,29 +40,65 @@ def listen(host: str, port: int) -> socket.socket:
     return listener
 
 
+def prepare(sock: socket.socket, limits: Limits) -> None:
+    """Set what an accepted socket needs: no waiting, no delay, and a kernel that notices a dead peer."""
+    sock.setblocking(False)
+    silent = int(limits.silent_seconds)
+    # Ask after half the time, then so often that three unanswered questions fill the rest.
+    wanted = [
+        (socket.IPPROTO_TCP, "TCP_NODELAY", 1),
+        (socket.SOL_SOCKET, "SO_KEEPALIVE", 1),
+        (socket.IPPROTO_TCP, "TCP_KEEPIDLE", max(1, silent // 2)),
+        (socket.IPPROTO_TCP, "TCP_KEEPINTVL", max(1, silent // 6)),
+        (socket.IPPROTO_TCP, "TCP_KEEPCNT", 3),
+        (socket.IPPROTO_TCP, "TCP_USER_TIMEOUT", int(limits.unacknowledged_seconds * 1000)),
+    ]
+    for level, name, value in wanted:
+        with suppress(OSError, AttributeError):  # not every system has each; some refuse when the peer is gone
+            sock.setsockopt(level, getattr(socket, name), value)
+
+
 class Acceptor(threading.Thread):
     """Accepts until `stop`, then takes what still waits in the kernel's queue and closes the listener.
 
     accepted(sock, address): called for each connection, never twice at a time; must not block.
+    failed(error): called in the thread when it dies of an error.
+
+    Out of descriptors, it tells those who wait so and closes them, with the help of a spare one.
     """
 
-    def __init__(self, listener: socket.socket, accepted: Callable[[socket.socket, Address], None]) -> None:
+    def __init__(
+        self,
+        listener: socket.socket,
+        limits: Limits,
+        accepted: Callable[[socket.socket, Address], None],
+        failed: Callable[[BaseException], None],
+    ) -> None:
         super().__init__(name="chatkit-acceptor", daemon=True)
         self._listener = listener
+        self._limits = limits
+        self._spare = Spare()
         self._accepted = accepted
+        self._failed = failed
         self._accepting = threading.Lock()
         self._stopping = threading.Event()
-        self._failing = False
+        self._trouble = False
+        self._trouble_until = 0.0
+        self._refused = 0
         self._selector = selectors.DefaultSelector()
         self._waker = Waker(self._selector)
         self._selector.register(listener, selectors.EVENT_READ)
 
     def run(self) -> None:
-        while not self._stopping.is_set():
-            self._selector.select()
-            if not self.accept_waiting():
-                self._stopping.wait(PAUSE_SECONDS)
-        self.accept_waiting()
+        try:
+            while not self._stopping.is_set():
+                self._selector.select()
+                if not self.accept_waiting():
+                    self._stopping.wait(PAUSE_SECONDS)
+            self.accept_waiting()
+        except BaseException as error:
+            logger.critical("%s died", self.name, exc_info=True)
+            self._failed(error)
         with self._accepting:
             self._listener.close()
 
@@ -70,12 +112,11 @@ class Acceptor(threading.Thread):
                 for _ in range(BACKLOG if self._listener.fileno() >= 0 else 0):
                     self._accept()
             except BlockingIOError:
-                self._failing = False
+                pass
             except OSError as error:
-                if not self._failing:
-                    logger.warning("cannot accept connections: %s; trying again", error.strerror)
-                self._failing = True
-        return not self._failing
+                self._troubled(error)
+                return False
+        return True
 
     def stop(self) -> None:
         """From any thread; to be followed by `join`, then `release`."""
@@ -83,16 +124,45 @@ class Acceptor(threading.Thread):
         self._waker.wake()
 
     def release(self) -> None:
-        """Free the selector and the waker, after the thread has ended."""
+        """Free the selector, the waker and the spare descriptor, after the thread has ended."""
         self._waker.close()
         self._selector.close()
+        self._spare.give()
 
     def _accept(self) -> None:
         try:
             sock, address = self._listener.accept()
         except ConnectionAbortedError:  # that peer gave up while it waited
             return
-        sock.setblocking(False)
-        with suppress(OSError):  # some systems refuse options of a socket whose peer is gone
-            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        except OSError as error:
+            if error.errno not in EXHAUSTED:
+                raise
+            self._refuse_one(error)
+            return
+        if self._trouble and time.monotonic() > self._trouble_until:
+            self._trouble = False
+            logger.warning("accepting connections again; %d were refused", self._refused)
+        prepare(sock, self._limits)
         self._accepted(sock, two_tuple(address))
+
+    def _refuse_one(self, error: OSError) -> None:
+        """Accept with the spare descriptor, tell why, close: else the peer would wait, and the listener never rest."""
+        self._spare.give()
+        try:
+            sock, _ = self._listener.accept()
+        finally:
+            self._spare.take()
+        self._troubled(error)
+        self._refused += 1
+        sock.setblocking(False)
+        with sock, suppress(OSError):
+            sock.send(b"*** the server has no descriptor left for you\n")
+            sock.shutdown(socket.SHUT_WR)
+            sock.recv(65536)  # what it said already: unread, it would turn our end into a reset
+
+    def _troubled(self, error: OSError) -> None:
+        """One log line for a time of trouble, however often it shows."""
+        self._trouble_until = time.monotonic() + TROUBLE_SECONDS
+        if not self._trouble:
+            self._trouble, self._refused = True, 0
+            logger.warning("cannot accept connections: %s", os.strerror(error.errno) if error.errno else error)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import selectors
 import socket
+import struct
 import threading
 import time
 from collections import deque
@@ -19,6 +21,8 @@ from chatkit.limits import Limits
 from chatkit.protocol import BadLine, LineDecoder, check_sendable, parse_text
 
 READ_BYTES = 64 * 1024
+# Selectors refuse to wait for more than some weeks; who waits so long may look up once an hour.
+LONGEST_WAIT_SECONDS = 3600.0
 MAX_RECEIVED_BYTES = 1024 * 1024
 
 
@@ -92,7 +96,7 @@ class Client:
         ProtocolError: the server sent what isn't chat; the conversation is over.
         """
         deadline = _deadline(timeout)
-        if not self._receiving.acquire(timeout=-1 if timeout is None else timeout):
+        if not self._receiving.acquire(timeout=_lock_timeout(timeout)):
             raise TimeoutError("nothing arrived in time")
         try:
             while not self._events:
@@ -124,13 +128,15 @@ class Client:
         What wasn't received yet is dropped. Whoever waits in `send` or `receive` gets ConnectionClosed.
         """
         self._closing = True
-        self._shutdown(socket.SHUT_WR)
         deadline = _deadline(grace)
-        if self._receiving.acquire(timeout=grace):
-            with suppress(TimeoutError):
-                while not self._ended:
-                    self._read(deadline)
-            self._receiving.release()
+        if self._sending.acquire(timeout=_lock_timeout(grace)):
+            self._shutdown(socket.SHUT_WR)
+            self._sending.release()
+        else:  # another thread is in the middle of a line: only a reset keeps half of it from looking whole
+            with suppress(OSError):
+                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        with suppress(TimeoutError):
+            self._drain(deadline)
         self._shutdown(socket.SHUT_RDWR)  # wakes those who still wait
         with self._sending, self._receiving:
             self._events.clear()
@@ -144,6 +150,15 @@ class Client:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _drain(self, deadline: float | None) -> None:
+        """Read until the server's end, or TimeoutError."""
+        if self._receiving.acquire(timeout=_lock_timeout(None if deadline is None else deadline - time.monotonic())):
+            try:
+                while not self._ended:
+                    self._read(deadline)
+            finally:
+                self._receiving.release()
 
     def _read(self, deadline: float | None) -> None:
         """One read's worth of events, or the reason why there will be none."""
@@ -161,8 +176,9 @@ class Client:
 
     def _take(self, data: bytes) -> None:
         for line in self._decoder.receive_data(data):
-            if isinstance(line, BadLine):
-                self._ended = ProtocolError(f"the server sent a line {line.reason}")
+            if not isinstance(line, str):
+                fault = f"a line {line.reason}" if isinstance(line, BadLine) else f"{line.protocol}, not chat"
+                self._ended = ProtocolError(f"the server sent {fault}")
                 self._shutdown(socket.SHUT_RDWR)
                 return
             self._events.append(parse_text(line))
@@ -184,8 +200,13 @@ class Client:
         """Until the socket is ready for `event`. TimeoutError: the deadline came first."""
         with selectors.DefaultSelector() as selector:
             selector.register(self._socket, event)
-            if not selector.select(None if deadline is None else deadline - time.monotonic()):
+            left = math.inf if deadline is None else deadline - time.monotonic()
+            if not selector.select(min(max(0, left), LONGEST_WAIT_SECONDS)) and left <= LONGEST_WAIT_SECONDS:
                 raise TimeoutError("nothing arrived in time")
+
+
+def _lock_timeout(timeout: float | None) -> float:
+    return -1 if timeout is None else min(max(0, timeout), threading.TIMEOUT_MAX)
 
 
 def _deadline(timeout: float | None) -> float | None:

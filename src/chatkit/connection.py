@@ -7,15 +7,19 @@ so that what the peer sent before it left is still heard.
 
 from __future__ import annotations
 
+import math
 import selectors
 import socket
 import struct
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from chatkit.limits import Limits
 from chatkit.protocol import Line, LineDecoder
+from chatkit.throttle import Throttle
 
 if TYPE_CHECKING:
     from chatkit.room import Member
@@ -34,22 +38,29 @@ class Connection:
     cut: why the server cut it off as a slow consumer, or None.
     pending_bytes: what the kernel hasn't taken yet.
     last_sent: when (`time.monotonic`) the kernel last took some of what was pending.
+    give_up_at: when an ended connection is closed though its peer still reads what is pending.
+    line_due: when the line that has begun must have ended, `math.inf` between lines.
+    resume_at: when to go on with the lines that the member's rate holds back, None if there are none.
     """
 
     __slots__ = (
         "_broken",
         "_decoder",
+        "_limits",
         "_pending",
+        "_throttle",
         "cut",
         "end",
         "ending",
+        "give_up_at",
         "last_sent",
+        "line_due",
         "member",
         "pending_bytes",
         "sock",
     )
 
-    def __init__(self, sock: socket.socket, max_line_bytes: int) -> None:
+    def __init__(self, sock: socket.socket, limits: Limits) -> None:
         self.sock = sock
         self.member: Member | None = None
         self.end: str | None = None
@@ -57,7 +68,11 @@ class Connection:
         self.ending = False
         self.pending_bytes = 0
         self.last_sent = 0.0
-        self._decoder = LineDecoder(max_line_bytes)
+        self.give_up_at = math.inf
+        self.line_due = math.inf
+        self._limits = limits
+        self._decoder = LineDecoder(limits.max_line_bytes)
+        self._throttle = Throttle(limits.messages_per_second) if limits.messages_per_second else None
         self._pending: deque[bytes | memoryview] | None = None  # made when needed: an empty deque costs 600 bytes
         self._broken = False
 
@@ -71,10 +86,36 @@ class Connection:
             self._break()
             self.end = "connection reset"
             return []
-        if data:
-            return [] if self.ending else self._decoder.receive_data(data)
-        self.end = "connection reset" if self._broken else "end of stream"
-        return [] if self._broken or self.ending else self._decoder.receive_eof()
+        if not data:
+            self.end = "connection reset" if self._broken else "end of stream"
+        if self.ending or (self.end and self._broken):
+            return []
+        lines = self._decoder.receive_data(data) if data else self._decoder.receive_eof()
+        if self._decoder.in_line or self.line_due != math.inf:
+            self._watch_line(bool(lines))
+        return self.resume(lines) if self._throttle else lines
+
+    def resume(self, lines: Sequence[Line] = ()) -> list[Line]:
+        """Lines that were held back, and now may pass."""
+        return self._throttle.receive(lines, time.monotonic()) if self._throttle else list(lines)
+
+    def release(self) -> list[Line]:
+        """Every line that was held back, and no holding back from now on."""
+        throttle, self._throttle = self._throttle, None
+        return throttle.release() if throttle else []
+
+    @property
+    def resume_at(self) -> float | None:
+        return self._throttle.resume_at if self._throttle else None
+
+    @property
+    def line_fault(self) -> str:
+        """What is wrong with the line at `line_due`."""
+        if not self._decoder.skipped_bytes:
+            return f"a line took longer than {self._limits.line_seconds:g} seconds"
+        if self._decoder.skipped_bytes > self._limits.max_overlong_bytes:
+            return f"more than {self._limits.max_overlong_bytes} bytes without a line end"
+        return f"a line that is too long took longer than {self._limits.overlong_seconds:g} seconds"
 
     def write(self, data: bytes) -> bool:
         """Hand `data` to the kernel, keep what it doesn't take; whether nothing is pending now."""
@@ -124,7 +165,8 @@ class Connection:
     @property
     def interest(self) -> int:
         """What to wait for: `selectors.EVENT_READ`, `EVENT_WRITE`, both or neither (0)."""
-        return (0 if self.end else selectors.EVENT_READ) | (selectors.EVENT_WRITE if self._pending else 0)
+        reads = not self.end and (not self._throttle or self._throttle.resume_at is None or self.ending)
+        return (selectors.EVENT_READ if reads else 0) | (selectors.EVENT_WRITE if self._pending else 0)
 
     @property
     def finished(self) -> bool:
@@ -139,8 +181,22 @@ class Connection:
     def close(self) -> None:
         """Close the socket; with a reset if something is pending, so that half a line never looks whole."""
         if self._pending:
-            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+            with suppress(OSError):
+                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
         self.sock.close()
+
+    def _watch_line(self, new_line: bool) -> None:
+        """Set `line_due` for the line that has begun, if any."""
+        now = time.monotonic()
+        if not self._decoder.in_line:
+            self.line_due = math.inf
+        elif self._decoder.skipped_bytes > self._limits.max_overlong_bytes:
+            self.line_due = now
+        elif new_line:  # the line has begun, or turned out to be too long, with this read
+            skipping = self._decoder.skipped_bytes > 0
+            self.line_due = now + (self._limits.overlong_seconds if skipping else self._limits.line_seconds)
+        elif self.line_due == math.inf:
+            self.line_due = now + self._limits.line_seconds
 
     def _failed(self, error: OSError) -> int:
         """A write failed: how many bytes the kernel took."""
@@ -163,15 +219,15 @@ class Connection:
         return False
 
     def _break(self) -> None:
+        """No more writing, not even if the socket would take some again: there must be no gap."""
         self._broken = True
         self._pending = None
         self.pending_bytes = 0
+        self._send_eof()
 
     def _send_eof(self) -> None:
-        try:
+        with suppress(OSError):  # the peer is gone already
             self.sock.shutdown(socket.SHUT_WR)
-        except OSError:  # the peer is gone already
-            self._break()
 
     @staticmethod
     def _next_piece(pending: deque[bytes | memoryview]) -> bytes | memoryview:

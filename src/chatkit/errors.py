@@ -38,7 +38,7 @@ class ConnectionClosed(ChatError):
 class JoinRefused(ChatError):
     """The room doesn't take this connection.
 
-    code: a stable word (`full`, `handler`), also the key in `Stats.refused`.
+    code: a stable word (`full`, `address`, `handler`), also the key in `Stats.refused`.
     reason: what the refused peer is told.
     """
 

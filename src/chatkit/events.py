@@ -11,7 +11,7 @@ class Message:
 
     `str(message)` is the line that members with plain text receive: `51044: Hi!`.
 
-    sender: the member's name; its TCP port until it chooses another.
+    sender: the member's name, which is its TCP port.
     text: never empty, without line ends and without control characters except TAB.
     id: the place in the room's order, from 1; None where the wire didn't say (plain text).
     time: seconds since the epoch (UTC); None where the wire didn't say.

@@ -21,6 +21,10 @@ _CLEAN: dict[int, int | str] = {**_CONTROLS, **{code: f"\\x{code:02x}" for code 
 _REORDERING = (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
 _VISIBLE = {**_CLEAN, **{code: f"\\u{code:04x}" for code in (0x2028, 0x2029, *_REORDERING)}}
 
+# Combining marks beyond what any language stacks (four) run over the lines above and below.
+_MARK = "[\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]"
+_PILE_OF_MARKS = re.compile(f"({_MARK}{{4}}){_MARK}+")
+
 _MESSAGE = re.compile(r"([^\s:*]+): (.*)", re.DOTALL)
 
 
@@ -31,7 +35,24 @@ class BadLine:
     reason: str
 
 
-Line = str | BadLine
+@dataclass(frozen=True, slots=True)
+class Foreign:
+    """The first bytes were another protocol's. reply: what to answer before the end."""
+
+    protocol: str
+    reply: bytes
+
+
+Line = str | BadLine | Foreign
+
+TLS_HELLO = b"\x16\x03"
+_TLS = Foreign("TLS", b"*** this port speaks plain text, not TLS\n")
+
+_HTTP_REQUEST = re.compile(rb"[A-Z]{1,20} \S+ HTTP/[0-9.]+\s*")
+_LONG_HTTP_REQUEST = re.compile(rb"[A-Z]{1,20} (/|\*|[a-z]+:)\S{1000}")
+_HTTP_BODY = b"This is a chat room, not a web server. Join it with chat-client, or with nc.\n"
+_HTTP_HEAD = "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: {}\r\nConnection: close\r\n\r\n"
+_HTTP = Foreign("HTTP", _HTTP_HEAD.format(len(_HTTP_BODY)).encode() + _HTTP_BODY)
 
 
 def clean(text: str) -> str:
@@ -43,8 +64,19 @@ def clean(text: str) -> str:
 
 
 def visible(text: str) -> str:
-    """`clean` for a screen or a log: nothing in it moves the cursor, breaks the line or reorders text."""
-    return text if text.isprintable() else text.translate(_VISIBLE)
+    """`clean` for a screen or a log: nothing in it moves the cursor, breaks the line, reorders text or piles up."""
+    if text.isascii() and text.isprintable():
+        return text
+    return _PILE_OF_MARKS.sub(r"\1…", text.translate(_VISIBLE))
+
+
+def _foreign(first_line: bytes) -> Foreign | None:
+    """The other protocol that a stream beginning like this speaks."""
+    if first_line.startswith(TLS_HELLO):
+        return _TLS
+    if _HTTP_REQUEST.fullmatch(first_line) or _LONG_HTTP_REQUEST.match(first_line):
+        return _HTTP
+    return None
 
 
 class LineDecoder:
@@ -52,57 +84,79 @@ class LineDecoder:
 
     max_line_bytes: bound of a line without its line end. A longer one is reported once, as a
         `BadLine`, when it is known to be too long; the rest of it is skipped, the next line is intact.
+    skipped_bytes: how much of a line that is too long has been skipped so far.
 
-    Holds at most `max_line_bytes` + 1 bytes.
+    Holds at most `max_line_bytes` + 1 bytes. When the stream begins as HTTP or TLS, a `Foreign` is the last
+    line: a web page must not be able to talk into a room.
     """
 
-    __slots__ = ("_at_start", "_max_line_bytes", "_partial", "_skipping")
+    __slots__ = ("_at_start", "_max_line_bytes", "_over", "_partial", "skipped_bytes")
 
     def __init__(self, max_line_bytes: int) -> None:
         self._max_line_bytes = max_line_bytes
         self._partial = b""
-        self._skipping = False
         self._at_start = True
+        self._over = False
+        self.skipped_bytes = 0
 
     def receive_data(self, data: bytes) -> list[Line]:
         """The lines that `data` completes, in order."""
+        if self._at_start:
+            return self._begin(data)
+        if self._over:
+            return []
         *ended, rest = data.split(b"\n")
         if not ended:
             return self._keep(rest)
         ended[0] = self._partial + ended[0]
         self._partial = b""
-        if self._skipping:
+        if self.skipped_bytes:
             del ended[0]
-            self._skipping = False
+            self.skipped_bytes = 0
         return [self._line(line.removesuffix(b"\r")) for line in ended] + self._keep(rest)
 
     def receive_eof(self) -> list[Line]:
         """The last line, if it had no line end. After a reset, don't ask: half a line is no line."""
         last, self._partial = self._partial, b""
-        return [self._line(last)] if last else []
+        if not self._at_start:
+            return [self._line(last)] if last else []
+        self._at_start = False
+        foreign, last = _foreign(last), last.removeprefix(BYTE_ORDER_MARK)
+        return [foreign] if foreign else [self._line(last)] if last else []
 
     @property
     def in_line(self) -> bool:
         """Whether a line has begun and not ended."""
-        return self._skipping or bool(self._partial)
+        return bool(self._partial or self.skipped_bytes)
+
+    def _begin(self, data: bytes) -> list[Line]:
+        """The first line tells another protocol, or begins with a byte-order mark: so it is looked at whole."""
+        data, self._partial = self._partial + data, b""
+        line, ended, _ = data.partition(b"\n")
+        if foreign := _foreign(line):
+            self._at_start, self._over = False, True
+            return [foreign]
+        if not ended and len(line) <= self._max_line_bytes + 1:
+            self._partial = data
+            return []
+        self._at_start = False
+        # The mark belongs to the stream, not to the line: it doesn't count in the line's length.
+        return self.receive_data(data.removeprefix(BYTE_ORDER_MARK))
 
     def _keep(self, rest: bytes) -> list[Line]:
-        if self._skipping or not rest:
+        if self.skipped_bytes:
+            self.skipped_bytes += len(rest)
             return []
         # Bytes, not a bytearray: a copy of at most max_line_bytes costs less than the read that brought them.
         self._partial += rest
         if len(self._partial) <= self._max_line_bytes + 1:  # + 1: a CR may still belong to the line end
             return []
-        self._partial = b""
-        self._skipping = True
+        self.skipped_bytes, self._partial = len(self._partial), b""
         return [self._too_long()]
 
     def _line(self, line: bytes) -> Line:
         if len(line) > self._max_line_bytes:
             return self._too_long()
-        if self._at_start:
-            self._at_start = False
-            line = line.removeprefix(BYTE_ORDER_MARK)
         try:
             text = line.decode()
         except UnicodeDecodeError:
@@ -110,13 +164,19 @@ class LineDecoder:
         return text if text.isprintable() else clean(text)
 
     def _too_long(self) -> BadLine:
-        self._at_start = False
         return BadLine(f"longer than {self._max_line_bytes} bytes")
 
 
 def encode_text(event: Event) -> bytes:
     """The line of plain text that tells `event`."""
     return f"{event}\n".encode()
+
+
+def encode_notice(text: str) -> bytes:
+    """A notice of the room's, made clean. TypeError: no text. ValueError: not valid Unicode (a lone surrogate)."""
+    if not isinstance(text, str):
+        raise TypeError(f"a notice is text, not {text!r}")
+    return encode_text(Notice(clean(text)))
 
 
 def parse_text(line: str) -> Event:

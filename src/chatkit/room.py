@@ -7,8 +7,10 @@ to each worker's outlet, inside the room's only lock: so every worker sees the s
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -17,7 +19,7 @@ from typing import Any
 from chatkit.errors import JoinRefused
 from chatkit.events import Message, Notice
 from chatkit.limits import Limits
-from chatkit.protocol import BadLine, Line, clean, encode_text
+from chatkit.protocol import BadLine, Foreign, Line, clean, encode_text
 
 logger = logging.getLogger("chatkit")
 
@@ -110,11 +112,13 @@ class Room:
 
     def __init__(self, handler: object = None, limits: Limits = Limits()) -> None:
         self.newest_id = 0
+        self.max_clients = limits.max_clients
         self.refused: dict[str, int] = {}
         self._limits = limits
         self._lock = threading.Lock()
         self._outlets: list[Outlet] = []
         self._members: dict[str, Member] = {}
+        self._from_address: Counter[str] = Counter()
         self._on_join: Hook = getattr(handler, "on_join", _no_hook)
         self._on_message: Hook = getattr(handler, "on_message", _no_hook)
         self._on_leave: Hook = getattr(handler, "on_leave", _no_hook)
@@ -135,15 +139,19 @@ class Room:
         JoinRefused: the room is full, or the handler failed.
         """
         with self._lock:
-            if len(self._members) >= self._limits.max_clients:
+            if len(self._members) >= self.max_clients:
                 raise self._refusal("full", "the room is full")
+            if self._from_address[address[0]] >= (self._limits.clients_per_address or math.inf):
+                raise self._refusal("address", "too many members from your address")
             member = Member(self._free_name(str(address[1])), address)
+            self._members[member.name] = member
             try:
                 self._on_join(member)
             except Exception:
                 self._hook_failed()
+                del self._members[member.name]
                 raise self._refusal("handler", _HOOK_FAILED) from None
-            self._members[member.name] = member
+            self._from_address[address[0]] += 1
             admitted(member)
 
     def receive(self, arrivals: Iterable[Arrival]) -> None:
@@ -160,16 +168,16 @@ class Room:
             batch.text = b"".join(texts)
             self._commit(batch)
 
-    def say(self, text: str) -> None:
-        """A notice from the room itself to every member."""
+    def say(self, line: bytes) -> None:
+        """An encoded line from the room itself, to every member."""
         with self._lock:
-            self._commit(Batch(encode_text(Notice(clean(text)))))
+            self._commit(Batch(line))
 
-    def remove(self, member: Member, reason: str) -> None:
-        """End a member's conversation and tell it why."""
+    def remove(self, member: Member, line: bytes, reason: str) -> None:
+        """End a member's conversation; `line`, encoded, is the last it gets."""
         with self._lock:
-            batch = Batch(private=[(member, encode_text(Notice(clean(reason))))])
-            self._leave(member, f"removed: {reason}", batch)
+            batch = Batch(private=[(member, line)])
+            self._leave(member, reason, batch)
             self._commit(batch)
 
     def _hear(self, arrival: Arrival, batch: Batch, now: float) -> list[str]:
@@ -180,6 +188,10 @@ class Room:
         for line in arrival.lines:
             if isinstance(line, BadLine):
                 batch.private.append((member, encode_text(Notice(f"not sent: {line.reason}"))))
+            elif isinstance(line, Foreign):
+                batch.private.append((member, line.reply))
+                end = f"spoke {line.protocol}"
+                break
             elif line.strip() == "exit":
                 end = "exit"
                 break
@@ -204,13 +216,18 @@ class Room:
             return message if result else None
         if not isinstance(result, Message):
             raise TypeError(f"on_message returned {result!r}, not a Message or None")
-        return replace(message, text=clean(result.text)) if result.text else None
+        text = clean(result.text)
+        text.encode()  # a lone surrogate can't go on the wire: the handler's error
+        return replace(message, text=text) if text else None
 
     def _leave(self, member: Member, reason: str, batch: Batch) -> None:
         if not member.present:
             return
         member.present = False
         del self._members[member.name]
+        self._from_address[member.address[0]] -= 1
+        if not self._from_address[member.address[0]]:
+            del self._from_address[member.address[0]]
         batch.left.append((member, reason))
         try:
             self._on_leave(member, reason)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import threading
 import time
@@ -13,10 +14,14 @@ from typing import Self
 from chatkit.acceptor import Acceptor, listen
 from chatkit.addresses import Address, two_tuple
 from chatkit.connection import Connection
+from chatkit.descriptors import room_for
 from chatkit.errors import JoinRefused
 from chatkit.limits import Limits
+from chatkit.protocol import encode_notice
 from chatkit.room import Member, Room
 from chatkit.worker import Call, Worker
+
+logger = logging.getLogger("chatkit")
 
 # After a worker died, the others have so long to deliver what they have: a supervisor waits to start anew.
 FAILED_GRACE_SECONDS = 1.0
@@ -27,7 +32,7 @@ class Stats:
     """Counters of one moment, since the start.
 
     members: present now. messages: accepted from members. deliveries: messages times those they were handed to.
-    slow_consumers: members that were cut off. refused: connections not taken, by reason (`full`, `handler`).
+    slow_consumers: members that were cut off. refused: connections not taken, by reason (`full`, `address`, `handler`).
     """
 
     members: int
@@ -46,7 +51,7 @@ class Server:
     host: address or host name to listen on; a name that has both gives its IPv4 address, `::` takes both families.
     port: 0 takes a free one; `port` and `address` tell which.
     handler: an object with any of these methods. They are called one at a time, in the room's order; keep them
-        quick, they hold up the room. They may call any method of the server except `shutdown`.
+        quick, they hold up the room. They may use the server, but not start it or shut it down.
             on_listening(address)        once, before the first connection
             on_join(member)
             on_message(message)          return it, a changed one, or None to refuse it
@@ -58,8 +63,8 @@ class Server:
     `with`, ends every connection and thread and frees every descriptor. A server starts once.
 
     Error handling: OSError from `start` when it can't listen (`socket.gaierror` for an unknown host). What a hook
-    raises is logged to the logger `chatkit` and ends that member's conversation. If a worker thread dies,
-    `serve_forever` and `shutdown` raise RuntimeError from its error: a server is never half alive.
+    raises is logged to the logger `chatkit` and ends that member's conversation. If a thread of the server dies, it
+    stops; `serve_forever` and `shutdown` raise RuntimeError from that error: a server is never half alive.
     """
 
     def __init__(
@@ -84,6 +89,8 @@ class Server:
         self._address: Address | None = None
         self._over = threading.Event()
         self._life = threading.Lock()  # held by `start` and `shutdown`
+        self._posting = threading.Lock()  # held for a moment by `broadcast` and `kick`, and when they end
+        self._running = False
         self._failure: BaseException | None = None
 
     def start(self) -> None:
@@ -97,21 +104,17 @@ class Server:
             listener = listen(*self._bind_to)
             try:
                 self._address = two_tuple(listener.getsockname())
+                self._fit_descriptors()
                 if on_listening := getattr(self._handler, "on_listening", None):
                     on_listening(self._address)
+                self._start_threads(listener)
             except BaseException:
+                self._end_threads(grace=0)
                 listener.close()
                 raise
-            names = (f"chatkit-worker-{number}" for number in range(self._threads))
-            self._acceptor = acceptor = Acceptor(listener, self._hand_out)
-            self._workers = [
-                Worker(name, self._room, self._limits, acceptor.accept_waiting, self._fail) for name in names
-            ]
-            for thread in (*self._workers, self._acceptor):
-                thread.start()
 
-    def serve_forever(self) -> None:
-        """Serve until `shutdown` is called, or an exception (KeyboardInterrupt) arrives; then shut down.
+    def serve_forever(self, grace: float = 5.0) -> None:
+        """Serve until `shutdown` is called, or an exception (KeyboardInterrupt) arrives; then `shutdown(grace)`.
 
         Errors as `start` and `shutdown`.
         """
@@ -120,21 +123,19 @@ class Server:
         try:
             self._over.wait()
         finally:
-            self.shutdown()
+            self.shutdown(grace)
 
     def shutdown(self, grace: float = 5.0) -> None:
         """Stop accepting, deliver what has arrived, end every connection and thread. Twice is as good as once.
 
         grace: seconds until it returns at the latest, even if members don't read; their rest is dropped then.
-        RuntimeError: a worker thread had died of an error.
+        RuntimeError: a thread of the server had died of an error.
         """
         self._over.set()
         with self._life:
-            if self._acceptor:
-                self._end_threads(self._acceptor, grace)
-                self._acceptor = None
+            self._end_threads(min(grace, FAILED_GRACE_SECONDS) if self._failure else grace)
         if self._failure:
-            raise RuntimeError("a worker thread died") from self._failure
+            raise RuntimeError(f"a thread of the server died: {self._failure!r}") from self._failure
 
     def __enter__(self) -> Self:
         self.start()
@@ -167,56 +168,90 @@ class Server:
         """Counters of this moment."""
         handed = sum(worker.deliveries for worker in self._workers) - self._room.newest_id  # not to the sender
         slow = sum(worker.slow_consumers for worker in self._workers)
-        return Stats(len(self.members), self._room.newest_id, handed, slow, dict(self._room.refused))
+        return Stats(len(self.members), self._room.newest_id, max(0, handed), slow, dict(self._room.refused))
 
     def broadcast(self, text: str) -> None:
-        """Say something to every member, as a notice: `*** text`. Returns at once. RuntimeError: not started."""
-        self._soon(partial(self._room.say, text))
+        """Say something to every member, as a notice: `*** text`. Returns at once.
+
+        ValueError: `text` isn't valid Unicode. RuntimeError: the server isn't running.
+        """
+        self._soon(partial(self._room.say, encode_notice(text)))
 
     def kick(self, name: str, reason: str) -> None:
         """End a member's conversation; it is told `*** reason`. Returns at once.
 
-        ValueError: nobody has that name. RuntimeError: not started.
+        ValueError: nobody has that name, or `reason` isn't valid Unicode. RuntimeError: the server isn't running.
         """
+        line = encode_notice(reason)
         for member in self.members:
             if member.name == name:
-                return self._soon(partial(self._room.remove, member, reason))
+                self._soon(partial(self._room.remove, member, line, f"removed: {reason}"))
+                return
         raise ValueError(f"no member is named {name!r}")
 
     def _soon(self, call: Call) -> None:
         """Have a worker call it: the caller may be inside a hook, and so inside the room's lock."""
-        if not (acceptor := self._acceptor):
-            raise RuntimeError("the server isn't running")
+        acceptor = self._acceptor
 
         def accept_and_call() -> None:
-            acceptor.accept_waiting()  # who was connected before hears it, as with lines
+            if acceptor:
+                acceptor.accept_waiting()  # who was connected before hears it, as with lines
             call()
 
-        self._workers[0].post(accept_and_call)
+        with self._posting:
+            if self._running:
+                self._workers[0].post(accept_and_call)
+            elif threading.current_thread() not in self._workers:  # a hook needn't know that this is the end
+                raise RuntimeError("the server isn't running")
+
+    def _fit_descriptors(self) -> None:
+        wanted = self._limits.max_clients
+        self._room.max_clients = room_for(wanted)
+        if self._room.max_clients < wanted:
+            logger.warning("max_clients is %d, not %d: the descriptor limit", self._room.max_clients, wanted)
 
     def _hand_out(self, sock: socket.socket, address: Address) -> None:
         worker = min(self._workers, key=lambda worker: worker.load)
-        connection = Connection(sock, self._limits.max_line_bytes)
+        connection = Connection(sock, self._limits)
         try:
             self._room.join(address, partial(worker.admit, connection))
         except JoinRefused as refusal:
             worker.refuse(connection, refusal.reason)
 
     def _fail(self, error: BaseException) -> None:
+        """A thread died: take no more connections, end those there are, wake whoever serves or will shut down."""
         self._failure = error
         self._all_read.abort()  # the dead don't come to the meeting
+        if self._acceptor:
+            self._acceptor.stop()
+        for worker in self._workers:
+            worker.stop(time.monotonic() + FAILED_GRACE_SECONDS, self._all_read)
         self._over.set()
 
-    def _end_threads(self, acceptor: Acceptor, grace: float) -> None:
-        if self._failure:
-            grace = min(grace, FAILED_GRACE_SECONDS)
+    def _start_threads(self, listener: socket.socket) -> None:
+        self._acceptor = acceptor = Acceptor(listener, self._limits, self._hand_out, self._fail)
+        for number in range(self._threads):
+            name = f"chatkit-worker-{number}"
+            self._workers.append(Worker(name, self._room, self._limits, acceptor.accept_waiting, self._fail))
+        for thread in (*self._workers, acceptor):
+            thread.start()
+        self._running = True
+
+    def _end_threads(self, grace: float) -> None:
+        if not (acceptor := self._acceptor):
+            return
         deadline = time.monotonic() + 0.9 * grace  # the rest is for the hard way
+        with self._posting:
+            self._running = False
         acceptor.stop()
-        acceptor.join()
+        if acceptor.is_alive():
+            acceptor.join()
         for worker in self._workers:
             worker.stop(deadline, self._all_read)
         for worker in self._workers:
-            worker.join()
+            if worker.is_alive():
+                worker.join()
         acceptor.release()
         for worker in self._workers:
             worker.release()
+        self._acceptor = None

@@ -17,9 +17,10 @@ from contextlib import suppress
 from functools import partial
 
 from chatkit.connection import Connection
+from chatkit.deadlines import Deadlines
 from chatkit.events import Notice
 from chatkit.limits import Limits
-from chatkit.protocol import encode_text
+from chatkit.protocol import Line, encode_text
 from chatkit.room import Arrival, Batch, Member, Room
 from chatkit.waker import Waker
 
@@ -31,7 +32,12 @@ TURN_BYTES = 1024 * 1024
 MAX_READ_BYTES = 64 * 1024
 MIN_READ_BYTES = 512
 
+# Selectors refuse to wait for more than some weeks; who waits so long may look up once an hour.
+LONGEST_WAIT_SECONDS = 3600.0
+
 Call = Callable[[], None]
+
+SLOW_CONSUMER = "slow consumer"
 
 
 class Worker(threading.Thread):
@@ -52,8 +58,6 @@ class Worker(threading.Thread):
         super().__init__(name=name, daemon=True)
         self.deliveries = 0
         self.slow_consumers = 0
-        self._adopted = 0
-        self._closed = 0
         self._room = room
         self._limits = limits
         self._accept_waiting = accept_waiting
@@ -64,10 +68,11 @@ class Worker(threading.Thread):
         self._connections: set[Connection] = set()
         self._members: dict[Member, Connection] = {}
         self._behind: set[Connection] = set()
-        self._ending: dict[Connection, float] = {}  # when each is closed the hard way
-        self._next_close = math.inf
-        self._cut: list[Arrival] = []
-        self._next_stall = math.inf
+        self._heard: list[Arrival] = []  # for the next batch
+        self._endings = Deadlines[Connection]()  # when one that is ending is closed the hard way
+        self._stalls = Deadlines[Connection]()  # when one that is behind must have taken a byte
+        self._lines = Deadlines[Connection]()  # when a line that has begun must have ended
+        self._pauses = Deadlines[Connection]()  # when one that talked too fast is heard again
         self._stopping: tuple[float, threading.Barrier] | None = None
         room.add_outlet(self.post)
 
@@ -76,7 +81,7 @@ class Worker(threading.Thread):
     @property
     def load(self) -> int:
         """How many connections it owns, those on their way included."""
-        return self._adopted - self._closed
+        return len(self._connections)
 
     def post(self, item: Batch | Call) -> None:
         """Leave a batch to deliver or something to call; handled in the order of the posts. Never blocks."""
@@ -87,12 +92,12 @@ class Worker(threading.Thread):
     def admit(self, connection: Connection, member: Member) -> None:
         """Own a member's connection from now on. Inside the room's lock: what is in the inbox is older than the member."""
         connection.member = member
-        self._adopted += 1
+        self._connections.add(connection)
         self.post(partial(self._admit, connection, member))
 
     def refuse(self, connection: Connection, reason: str) -> None:
         """Own a connection that gets no more than this reason and its end."""
-        self._adopted += 1
+        self._connections.add(connection)
         self.post(partial(self._refuse, connection, reason))
 
     def stop(self, deadline: float, all_read: threading.Barrier) -> None:
@@ -103,7 +108,9 @@ class Worker(threading.Thread):
         self.post(partial(setattr, self, "_stopping", (deadline, all_read)))
 
     def release(self) -> None:
-        """Free the selector and the waker, after every thread that may post is gone."""
+        """Free what is left, after every thread that may post is gone."""
+        for connection in self._connections:
+            connection.close()
         self._waker.close()
         self._selector.close()
 
@@ -117,29 +124,29 @@ class Worker(threading.Thread):
         except BaseException as error:
             logger.critical("%s died", self.name, exc_info=True)
             self._failed(error)
-        finally:
-            for connection in self._connections:
+            for connection in list(self._connections):
                 connection.close()
 
     def _turn(self, patience: float | None) -> bool:
-        """Read, publish, deliver; whether there was anything to read."""
-        arrivals, self._cut = self._cut, []
-        has_read = self._read(patience, arrivals)
-        if arrivals:
+        """Read, publish, deliver, look at the clock; whether there was anything to read."""
+        has_read = self._read(patience)
+        if self._heard:
+            arrivals, self._heard = self._heard, []
             self._accept_waiting()
             self._room.receive(arrivals)
         self._take_inbox()
-        self._judge()
+        self._look_after_those_behind()
+        self._look_at_the_clock(time.monotonic())
         return has_read
 
     def _patience(self) -> float | None:
-        """How long the selector may wait: until the next deadline, None for ever."""
-        if self._inbox or self._cut:
+        """How long the selector may wait: until something is due, None for ever."""
+        if self._inbox or self._heard:
             return 0
-        due = min(self._next_stall, self._next_close)
-        return None if due == math.inf else max(0, due - time.monotonic())
+        due = min(self._endings.next, self._stalls.next, self._lines.next, self._pauses.next)
+        return None if due == math.inf else min(max(0, due - time.monotonic()), LONGEST_WAIT_SECONDS)
 
-    def _read(self, patience: float | None, arrivals: list[Arrival]) -> bool:
+    def _read(self, patience: float | None) -> bool:
         ready = self._selector.select(patience)
         max_bytes = min(MAX_READ_BYTES, max(MIN_READ_BYTES, TURN_BYTES // (len(ready) or 1)))
         has_read = False
@@ -151,13 +158,22 @@ class Worker(threading.Thread):
             if events & selectors.EVENT_WRITE:
                 connection.flush()
             if events & selectors.EVENT_READ:
-                lines = connection.receive(max_bytes)
                 has_read = True
-                if connection.member and (lines or connection.end):
-                    arrivals.append(Arrival(connection.member, lines, connection.end))
+                self._hear(connection, connection.receive(max_bytes))
             if connection.interest != key.events:
                 self._watch(connection)
         return has_read
+
+    def _hear(self, connection: Connection, lines: list[Line]) -> None:
+        """Keep what arrived for the next batch; set the clock for what didn't arrive yet."""
+        end = connection.end
+        if (resume_at := connection.resume_at) is not None:
+            self._pauses.set(connection, resume_at)
+            end = None  # the end comes after the lines that are held back
+        if (lines or end) and connection.member:
+            self._heard.append(Arrival(connection.member, lines, end))
+        if connection.line_due != math.inf:
+            self._lines.set(connection, connection.line_due)
 
     def _take_inbox(self) -> None:
         batches: list[Batch] = []
@@ -185,75 +201,102 @@ class Worker(threading.Thread):
                 else:
                     taken = connection.write_pieces(batch.text_for(member))
                 if not taken:
-                    self._behind.add(connection)
+                    self._fall_behind(connection)
         for member, line in batch.private:
-            if (to := self._members.get(member)) and not to.write(line):
-                self._behind.add(to)
+            if reader := self._members.get(member):
+                self._write(reader, line)
         for member, _ in batch.left:
             if leaver := self._members.get(member):
-                self._end(leaver, time.monotonic() + self._limits.drain_seconds)
+                self._end(leaver)
 
-    def _judge(self) -> None:
-        """Look after those who are behind, and close those whose time is over."""
-        now, next_stall = time.monotonic(), math.inf
+    def _look_after_those_behind(self) -> None:
+        """Append, flush, and only then judge: who still has too much pending is cut off."""
         for connection in list(self._behind):
             if connection.pending_bytes > self._limits.max_pending_bytes:
                 connection.flush()
             if not connection.pending_bytes:
-                self._behind.discard(connection)
-                if connection.ending:
-                    self._end(connection, now + self._limits.drain_seconds)
-            elif not connection.ending:
-                next_stall = min(next_stall, self._judge_slow(connection, now))
-            self._watch(connection)
-        self._next_stall = next_stall
-        if now >= self._next_close:
-            for overdue in [connection for connection, deadline in self._ending.items() if deadline <= now]:
-                self._close(overdue)
-            self._next_close = min(self._ending.values(), default=math.inf)
+                self._behind.remove(connection)
+                self._stalls.clear(connection)
+            if connection.ending and not connection.pending_bytes:
+                self._end(connection)
+            elif connection.pending_bytes > self._limits.max_pending_bytes and not connection.ending:
+                self._cut_off(connection, f"more than {self._limits.max_pending_bytes} bytes were waiting")
+            else:
+                self._watch(connection)
 
-    def _judge_slow(self, connection: Connection, now: float) -> float:
-        """Cut a slow consumer off; else the time when it will count as stalled."""
-        stalls = connection.last_sent + self._limits.stall_seconds
-        if connection.pending_bytes > self._limits.max_pending_bytes:
-            self._cut_off(connection, f"more than {self._limits.max_pending_bytes} bytes were waiting")
-        elif now >= stalls:
-            self._cut_off(connection, f"nothing was read for {self._limits.stall_seconds:g} seconds")
-        else:
-            return stalls
-        return math.inf
+    def _look_at_the_clock(self, now: float) -> None:
+        for connection in self._endings.due(now):
+            self._end_or_close(connection, now)
+        for connection in self._stalls.due(now):
+            connection.flush()  # the selector calls a socket writable only when a third of its buffer is free
+            stalls = connection.last_sent + self._limits.stall_seconds
+            if not connection.pending_bytes or stalls > now:
+                self._stalls.set(connection, stalls)
+            elif not connection.ending:
+                self._cut_off(connection, f"nothing was read for {self._limits.stall_seconds:g} seconds")
+        for connection in self._lines.due(now):
+            if connection.line_due > now:  # that line has ended; another may have begun
+                self._lines.set(connection, connection.line_due)
+            elif not connection.ending:
+                self._cut_off(connection, connection.line_fault, "endless line")
+        for connection in self._pauses.due(now):
+            self._hear(connection, connection.resume())
+            self._watch(connection)
 
     # One connection
 
     def _admit(self, connection: Connection, member: Member) -> None:
-        self._connections.add(connection)
         self._members[member] = connection
         self._watch(connection)
 
     def _refuse(self, connection: Connection, reason: str) -> None:
-        self._connections.add(connection)
-        connection.write(encode_text(Notice(reason)))
-        self._end(connection, time.monotonic() + self._limits.drain_seconds)
+        self._write(connection, encode_text(Notice(reason)))
+        self._end(connection)
 
-    def _cut_off(self, connection: Connection, reason: str) -> None:
-        """End a slow consumer: after what is pending the reason, if it reads on. Nobody else notices."""
+    def _write(self, connection: Connection, data: bytes) -> None:
+        if not connection.write(data):
+            self._fall_behind(connection)
+
+    def _fall_behind(self, connection: Connection) -> None:
+        if connection not in self._behind:
+            self._behind.add(connection)
+            self._stalls.set(connection, connection.last_sent + self._limits.stall_seconds)
+
+    def _cut_off(self, connection: Connection, reason: str, kind: str = SLOW_CONSUMER) -> None:
+        """End a conversation that went over a limit: after what is pending the reason. Nobody else notices."""
         assert connection.member
-        self.slow_consumers += 1
-        self._cut.append(Arrival(connection.member, [], "slow consumer"))
+        self.slow_consumers += kind == SLOW_CONSUMER
         connection.cut = reason
-        connection.write(encode_text(Notice(f"you were cut off: {reason}")))
-        self._end(connection, time.monotonic() + self._limits.drain_seconds)
+        self._heard.append(Arrival(connection.member, connection.release(), kind))
+        self._write(connection, encode_text(Notice(f"you were cut off: {reason}")))
+        self._end(connection)
 
-    def _end(self, connection: Connection, deadline: float) -> None:
+    def _end(self, connection: Connection) -> None:
+        """Write what is pending, then the end of stream; close it when the peer has ended too, or takes too long."""
         if connection.member:
             self._members.pop(connection.member, None)
-        self._ending[connection] = deadline
-        self._next_close = min(self._next_close, deadline)
-        connection.finish()
+        self._lines.clear(connection)
+        self._pauses.clear(connection)
+        now = time.monotonic()
+        if not connection.ending:
+            connection.finish()
+            connection.give_up_at = now + (0 if connection.cut else self._limits.stall_seconds)
+        self._endings.set(connection, now + self._limits.drain_seconds)
         self._watch(connection)
+
+    def _end_or_close(self, connection: Connection, now: float) -> None:
+        """It had `drain_seconds`. Who has read in that time, and wasn't cut off, has more of it."""
+        connection.flush()
+        reads_until = min(connection.last_sent + self._limits.drain_seconds, connection.give_up_at)
+        if connection.pending_bytes and reads_until > now:
+            self._endings.set(connection, reads_until)
+        else:
+            self._close(connection)
 
     def _watch(self, connection: Connection) -> None:
         """Wait for what the connection needs next; close it when it needs nothing more."""
+        if connection not in self._connections:  # closed already
+            return
         key = self._selector.get_map().get(connection.sock)
         if connection.finished:
             self._close(connection)
@@ -268,9 +311,9 @@ class Worker(threading.Thread):
         if connection.sock in self._selector.get_map():
             self._selector.unregister(connection.sock)
         self._connections.remove(connection)
-        self._closed += 1
-        self._ending.pop(connection, None)
         self._behind.discard(connection)
+        for deadlines in (self._endings, self._stalls, self._lines, self._pauses):
+            deadlines.clear(connection)
         if connection.member and (connection.cut or connection.pending_bytes):
             reason = connection.cut or "it read too slowly at its end"
             logger.warning("%s: %d lines undelivered: %s", connection.member.name, connection.undelivered, reason)
@@ -281,6 +324,7 @@ class Worker(threading.Thread):
     def _finish(self, deadline: float, all_read: threading.Barrier) -> None:
         """The way of `stop`."""
         reading = (time.monotonic() + deadline) / 2
+        self._release_all()
         while self._turn(0) and time.monotonic() < reading:
             pass
         with suppress(threading.BrokenBarrierError):
@@ -288,9 +332,14 @@ class Worker(threading.Thread):
         self._take_inbox()
         self._room.receive([Arrival(member, [], "shutdown") for member in self._members])
         self._take_inbox()
-        for connection in list(self._behind):
-            self._end(connection, deadline)
         while self._connections and (left := deadline - time.monotonic()) > 0:
-            self._turn(min(left, self._patience() or 0))
+            patience = self._patience()
+            self._turn(left if patience is None else min(left, patience))
         for connection in list(self._connections):
             self._close(connection)
+
+    def _release_all(self) -> None:
+        """What a member's rate holds back has arrived, too."""
+        for connection in self._connections:
+            self._hear(connection, connection.release())
+            self._watch(connection)

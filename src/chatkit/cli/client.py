@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import selectors
 import sys
 import threading
 from collections import deque
@@ -46,14 +47,19 @@ def main(host: str, port: int, max_line_bytes: int) -> None:
         fail(COMMAND, "cannot show the chat: standard output is closed")
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
-        client = Client(host, port, max_line_bytes=max_line_bytes)
+        client = _connect(host, port, max_line_bytes)
         status = _chat(client, Typing(client, max_line_bytes))
-    except OSError as error:
-        hint = "is chat-server running there?" if isinstance(error, ConnectionRefusedError) else ""
-        fail(COMMAND, f"cannot connect to {host_and_port((host, port))}: {reason(error)}", hint)
     except KeyboardInterrupt:
         status = INTERRUPTED
     sys.exit(status)
+
+
+def _connect(host: str, port: int, max_line_bytes: int) -> Client:
+    try:
+        return Client(host, port, max_line_bytes=max_line_bytes)
+    except (OSError, UnicodeError) as error:
+        hint = "is chat-server running there?" if isinstance(error, ConnectionRefusedError) else ""
+        fail(COMMAND, f"cannot connect to {host_and_port((host, port))}: {reason(error)}", hint)
 
 
 def _chat(client: Client, typing: Typing) -> int:
@@ -131,7 +137,13 @@ class Typing(threading.Thread):
 
     def _read(self) -> bytes:
         try:
-            return os.read(0, READ_BYTES)
+            while True:
+                try:
+                    return os.read(0, READ_BYTES)
+                except BlockingIOError:  # somebody made it non-blocking
+                    with selectors.DefaultSelector() as selector:
+                        selector.register(0, selectors.EVENT_READ)
+                        selector.select()
         except OSError as error:
             complain(COMMAND, f"cannot read the input: {reason(error)}")
             return b""
@@ -141,8 +153,8 @@ class Typing(threading.Thread):
             line = self._lines[0]
             self._number += 1
             try:
-                if isinstance(line, BadLine):
-                    raise ValueError(f"not sent: {line.reason}")
+                if not isinstance(line, str):
+                    raise ValueError(f"not sent: {line.reason if isinstance(line, BadLine) else line.protocol}")
                 self.left = line.strip() == "exit"
                 self._client.send(line)
             except ValueError as error:

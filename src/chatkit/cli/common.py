@@ -6,6 +6,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NoReturn
 
 import click
@@ -15,6 +16,9 @@ from chatkit import __version__
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 version_option = click.version_option(__version__, "--version", prog_name="chatkit", message="%(prog)s %(version)s")
+
+
+NO_SUCH_HOST = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)}
 
 
 def option(name: str, **kwargs: Any) -> Callable[[Any], Any]:
@@ -30,13 +34,17 @@ def fail(command: str, problem: str, hint: str = "", *, status: int = 1) -> NoRe
 
 
 def complain(command: str, problem: str) -> None:
-    click.echo(f"{command}: {problem}", err=True)
+    """One line on stderr, if it takes one."""
+    with suppress(OSError):
+        click.echo(f"{command}: {problem}", err=True)
 
 
-def reason(error: OSError) -> str:
-    """An OSError's reason in plain words, without its number."""
-    if isinstance(error, socket.gaierror):
+def reason(error: OSError | UnicodeError) -> str:
+    """Why a host can't be reached, in plain words, without an error's number."""
+    if isinstance(error, UnicodeError) or (isinstance(error, socket.gaierror) and error.errno in NO_SUCH_HOST):
         return "no such host"
+    if isinstance(error, socket.gaierror):
+        return str(error.strerror)
     if isinstance(error, TimeoutError):
         return "no answer in time"
     return os.strerror(error.errno) if error.errno else str(error)

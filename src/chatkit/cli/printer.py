@@ -20,8 +20,9 @@ GATHER_SECONDS = 0.02
 class Printer:
     """Writes lines to a stream from a thread of its own; who says `put` never waits.
 
-    What can't be printed is dropped and counted: because more than MAX_WAITING characters wait, or because the
-    stream refuses it. The count is printed as soon as the stream takes it. A stream of None takes nothing.
+    What can't be printed is dropped and counted: because more than MAX_WAITING characters wait, because the
+    stream refuses it, or because it is still waiting at the end. The count is printed where the lines are missing,
+    as soon as the stream takes it. A stream of None takes nothing.
     """
 
     def __init__(self, stream: TextIO | None) -> None:
@@ -29,17 +30,20 @@ class Printer:
         self._raw = getattr(stream.buffer, "raw", stream.buffer) if stream else None
         self._queue: SimpleQueue[str | None] = SimpleQueue()
         # Each counter has one writer: whoever puts (one at a time), or the thread.
-        self._put_characters = self._taken_characters = 0
-        self._refused_lines = self._lost_lines = 0
-        self._refused_reported = self._lost_reported = 0
+        self._put_lines = self._put_characters = 0
+        self._taken_lines = self._taken_characters = 0
+        self._refused_lines = self._refused_reported = 0
+        self._lost_lines = self._lost_reported = 0
+        self._in_line = False
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="chatkit-printer", daemon=True)
         self._thread.start()
 
     @property
     def dropped(self) -> int:
-        """Lines that were not printed."""
-        return self._refused_lines + self._lost_lines
+        """Lines that were not printed; after `close` also those that waited too long."""
+        waiting = self._put_lines - self._taken_lines if self._closing.is_set() else 0
+        return self._refused_lines + self._lost_lines + waiting
 
     def put(self, line: str) -> None:
         """Print `line` soon. One caller at a time."""
@@ -48,9 +52,8 @@ class Printer:
             return
         if missing := self._refused_lines - self._refused_reported:
             self._refused_reported = self._refused_lines
-            self._queue.put(_dropped(missing))
-        self._put_characters += len(line)
-        self._queue.put(line)
+            self._enqueue(_dropped(missing))
+        self._enqueue(line)
 
     def close(self, timeout: float) -> None:
         """Print what waits, at most for `timeout` seconds."""
@@ -58,14 +61,19 @@ class Printer:
         self._queue.put(None)
         self._thread.join(timeout)
 
+    def _enqueue(self, line: str) -> None:
+        self._put_lines += 1
+        self._put_characters += len(line)
+        self._queue.put(line)
+
     def _run(self) -> None:
         while (first := self._queue.get()) is not None:
             lines = [first, *self._waiting()]
             missing = self._lost_lines - self._lost_reported
-            if missing and self._write([_dropped(missing)]):
-                self._lost_reported = self._lost_lines
-            if not self._write(lines):
-                self._lost_lines += len(lines)
+            if missing and not self._write([_dropped(missing)]):
+                self._lost_reported += missing
+            self._lost_lines += self._write(lines)
+            self._taken_lines += len(lines)
             self._taken_characters += sum(map(len, lines))
             self._closing.wait(GATHER_SECONDS)
 
@@ -79,20 +87,23 @@ class Printer:
             lines.append(line)
         return lines
 
-    def _write(self, lines: list[str]) -> bool:
-        """Whether the stream took it all."""
+    def _write(self, lines: list[str]) -> int:
+        """How many of the lines the stream refused. A line it took half of is ended before the next one."""
         if not self._raw:
-            return False
-        left = memoryview("".join(f"{line}\n" for line in lines).encode(errors="backslashreplace"))
+            return len(lines)
+        data = "".join(f"{line}\n" for line in lines).encode(errors="backslashreplace")
+        left = memoryview(b"\n" + data if self._in_line else data)
         try:
             while left:
                 written = self._raw.write(left)
                 if written is None:  # a stream that somebody made non-blocking, and full
                     self._closing.wait(GATHER_SECONDS)
-                left = left[written or 0 :]
+                elif written:
+                    self._in_line = left[written - 1] != ord("\n")
+                    left = left[written:]
         except OSError:
-            return False
-        return True
+            return min(len(lines), bytes(left).count(b"\n"))
+        return 0
 
 
 def _dropped(lines: int) -> str:

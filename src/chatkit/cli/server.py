@@ -15,18 +15,23 @@ from chatkit import Limits, Server
 from chatkit.addresses import host_and_port
 from chatkit.cli.common import CONTEXT, fail, open_missing_streams, option, reason, version_option
 from chatkit.cli.printer import LogPrinter, Printer, Transcript
+from chatkit.descriptors import raise_limit
 
 logger = logging.getLogger("chatkit")
 
 COMMAND = "chat-server"
-PRINT_SECONDS = 0.3  # for the last lines, of the 5 s in which the server ends
+UNITS = {"bytes": "BYTES", "seconds": "SECONDS"}
+# Together with what Python needs to leave, below the 5 s that an end may take.
+GRACE_SECONDS = 4.0
+PRINT_SECONDS = 0.3  # for the last lines, on each of stdout and stderr
 
 
 def _limit_options(command: Any) -> Any:
     """One option for each of `Limits`."""
     for limit in reversed(fields(Limits)):
-        kind = click.IntRange(min=1) if isinstance(limit.default, int) else click.FloatRange(min=0, min_open=True)
-        name, unit = "--" + limit.name.replace("_", "-"), limit.name.rpartition("_")[2].upper()
+        whole = "int" in str(limit.type)
+        kind = click.IntRange(min=1) if whole else click.FloatRange(min=0, min_open=True)
+        name, unit = "--" + limit.name.replace("_", "-"), UNITS.get(limit.name.rpartition("_")[2], "N")
         command = option(name, type=kind, metavar=unit, default=limit.default, help=limit.metadata["help"])(command)
     return command
 
@@ -53,18 +58,24 @@ def main(host: str, port: int, threads: int, **limits: Any) -> None:
 
     Each option can also be set in the environment, --max-clients as CHATKIT_MAX_CLIENTS.
     """
+    try:
+        bounds = Limits(**limits)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
     open_missing_streams()
     out, err = Printer(sys.stdout), Printer(sys.stderr)
     log = LogPrinter(err, COMMAND)
     logger.addHandler(log)
-    server = Server(host, port, handler=Transcript(out), limits=Limits(**limits), threads=threads)
+    server = Server(host, port, handler=Transcript(out), limits=bounds, threads=threads)
     try:
         _end_on_signals()
-        server.serve_forever()
+        raise_limit()
+        server.serve_forever(GRACE_SECONDS)
     except KeyboardInterrupt:
         pass
-    except OSError as error:
-        hint = "is a server running already? --port 0 takes a free one" if error.errno == errno.EADDRINUSE else ""
+    except (OSError, UnicodeError) as error:
+        in_use = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+        hint = "is a server running already? --port 0 takes a free one" if in_use else ""
         fail(COMMAND, f"cannot listen on {host_and_port((host, port))}: {reason(error)}", hint)
     except RuntimeError as error:
         fail(COMMAND, str(error))
