@@ -5,9 +5,11 @@ from __future__ import annotations
 import gc
 import os
 import queue
+import secrets
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
 from typing import Any
@@ -71,6 +73,23 @@ class Peer:
         line, _, self._received = self._received.partition(b"\n")
         return line
 
+    def pass_over(self, token: bytes) -> None:
+        """Read to the end of `token`, however much comes before it."""
+        while token not in self._received:
+            data = self.sock.recv(1 << 20)
+            assert data, f"ended before {token!r}"
+            self._received = self._received[-len(token) :] + data
+        self._received = self._received.partition(token)[2]
+
+    def drain(self) -> None:
+        """Drop what has arrived."""
+        self._received = b""
+        self.sock.setblocking(False)
+        with suppress(BlockingIOError):
+            while self.sock.recv(1 << 20):
+                pass
+        self.sock.settimeout(DEADLINE)
+
     def lines(self, number: int) -> list[bytes]:
         return [self.line() for _ in range(number)]
 
@@ -91,6 +110,21 @@ class Peer:
 
     def close(self) -> None:
         self.sock.close()
+
+
+def token_seconds(talker: Peer, reader: Peer) -> float:
+    """How long a fresh token takes from one member to another; what the reader gets before it is passed over."""
+    token = secrets.token_hex(8).encode() + b"\n"
+    talker.drain()
+    begun = time.monotonic()
+    talker.send(token)
+    reader.pass_over(token)
+    return time.monotonic() - begun
+
+
+def assert_healthy(talker: Peer, reader: Peer) -> None:
+    """A fresh token from one member reaches another in 200 ms."""
+    assert token_seconds(talker, reader) < 0.2
 
 
 class Started:
