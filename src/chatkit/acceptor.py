@@ -142,8 +142,12 @@ class Acceptor(threading.Thread):
         if self._trouble and time.monotonic() > self._trouble_until:
             self._trouble = False
             logger.warning("accepting connections again; %d were refused", self._refused)
-        prepare(sock, self._limits)
-        self._accepted(sock, two_tuple(address))
+        try:
+            prepare(sock, self._limits)
+            self._accepted(sock, two_tuple(address))
+        except BaseException:
+            sock.close()
+            raise
 
     def _refuse_one(self, error: OSError) -> None:
         """Accept with the spare descriptor, tell why, close: else the peer would wait, and the listener never rest."""

@@ -15,6 +15,8 @@ from chatkit.protocol import visible
 MAX_WAITING = 16 * 1024 * 1024
 # Lines that come within this time of the last write go out as one write.
 GATHER_SECONDS = 0.02
+# One write carries so many at the most: of a write that never returns, nobody knows how much was printed.
+LINES_AT_ONCE = 256
 
 
 class Printer:
@@ -41,7 +43,7 @@ class Printer:
 
     @property
     def dropped(self) -> int:
-        """Lines that were not printed; after `close` also those that waited too long."""
+        """Lines that were not printed; after `close` also those that waited too long (with one unfinished write)."""
         waiting = self._put_lines - self._taken_lines if self._closing.is_set() else 0
         return self._refused_lines + self._lost_lines + waiting
 
@@ -72,9 +74,11 @@ class Printer:
             missing = self._lost_lines - self._lost_reported
             if missing and not self._write([_dropped(missing)]):
                 self._lost_reported += missing
-            self._lost_lines += self._write(lines)
-            self._taken_lines += len(lines)
-            self._taken_characters += sum(map(len, lines))
+            for start in range(0, len(lines), LINES_AT_ONCE):
+                some = lines[start : start + LINES_AT_ONCE]
+                self._lost_lines += self._write(some)
+                self._taken_lines += len(some)
+                self._taken_characters += sum(map(len, some))
             self._closing.wait(GATHER_SECONDS)
 
     def _waiting(self) -> list[str]:

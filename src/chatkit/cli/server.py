@@ -82,7 +82,7 @@ def main(host: str, port: int, threads: int, **limits: Any) -> None:
     finally:
         out.close(PRINT_SECONDS)
         if out.dropped:
-            logger.warning("%d lines of the transcript were not printed", out.dropped)
+            logger.warning("up to %d lines of the transcript were not printed", out.dropped)
         logger.removeHandler(log)
         err.close(PRINT_SECONDS)
 
