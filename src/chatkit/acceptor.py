@@ -21,6 +21,9 @@ logger = logging.getLogger("chatkit")
 # The kernel's own queue of connections that wait for accept; it caps this at net.core.somaxconn.
 BACKLOG = 4096
 
+# The kernel counts these times in 16 bits.
+KERNEL_SECONDS = 32767
+
 # accept() can fail for lack of descriptors or memory, and the socket stays ready: pause instead of spinning.
 PAUSE_SECONDS = 0.1
 # Trouble that comes back within this time is the same trouble: one line in the log.
@@ -43,7 +46,7 @@ def listen(host: str, port: int) -> socket.socket:
 def prepare(sock: socket.socket, limits: Limits) -> None:
     """Set what an accepted socket needs: no waiting, no delay, and a kernel that notices a dead peer."""
     sock.setblocking(False)
-    silent = int(limits.silent_seconds)
+    silent = int(min(limits.silent_seconds, KERNEL_SECONDS))
     # Ask after half the time, then so often that three unanswered questions fill the rest.
     wanted = [
         (socket.IPPROTO_TCP, "TCP_NODELAY", 1),
@@ -51,7 +54,7 @@ def prepare(sock: socket.socket, limits: Limits) -> None:
         (socket.IPPROTO_TCP, "TCP_KEEPIDLE", max(1, silent // 2)),
         (socket.IPPROTO_TCP, "TCP_KEEPINTVL", max(1, silent // 6)),
         (socket.IPPROTO_TCP, "TCP_KEEPCNT", 3),
-        (socket.IPPROTO_TCP, "TCP_USER_TIMEOUT", int(limits.unacknowledged_seconds * 1000)),
+        (socket.IPPROTO_TCP, "TCP_USER_TIMEOUT", int(min(limits.unacknowledged_seconds, KERNEL_SECONDS) * 1000)),
     ]
     for level, name, value in wanted:
         with suppress(OSError, AttributeError):  # not every system has each; some refuse when the peer is gone
@@ -154,15 +157,15 @@ class Acceptor(threading.Thread):
         self._spare.give()
         try:
             sock, _ = self._listener.accept()
+            with sock, suppress(OSError):
+                sock.setblocking(False)
+                sock.send(b"*** the server has no descriptor left for you\n")
+                sock.shutdown(socket.SHUT_WR)
+                sock.recv(65536)  # what it said already: unread, it would turn our end into a reset
         finally:
-            self._spare.take()
+            self._spare.take()  # not before that socket has given back its own
         self._troubled(error)
         self._refused += 1
-        sock.setblocking(False)
-        with sock, suppress(OSError):
-            sock.send(b"*** the server has no descriptor left for you\n")
-            sock.shutdown(socket.SHUT_WR)
-            sock.recv(65536)  # what it said already: unread, it would turn our end into a reset
 
     def _troubled(self, error: OSError) -> None:
         """One log line for a time of trouble, however often it shows."""
