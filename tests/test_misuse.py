@@ -71,7 +71,8 @@ def test_hooks_may_kick_whoever_joins() -> None:
 def test_limits_without_end(serve: Serve, seconds: float) -> None:
     """A time as long as one likes is no error, and costs no CPU."""
     names = [limit.name for limit in dataclasses.fields(Limits) if limit.name.endswith("_seconds")]
-    started = serve(limits=dataclasses.replace(Limits(), **{name: seconds for name in names}))
+    times: dict[str, Any] = dict.fromkeys(names, seconds)
+    started = serve(limits=dataclasses.replace(Limits(), **times))
     talker, reader = started.peers(2)
     slow = started.peer(receive_buffer=4096)
     slow.send(b"half a line")

@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -104,6 +105,20 @@ def test_documents_name_every_limit_as_it_is() -> None:
     assert f"more than {limits.max_pending_bytes >> 20} MiB wait" in text
     assert f"no byte for {limits.stall_seconds:g} s" in text
     assert f"within {limits.drain_seconds:g} s" in text
+
+
+def test_guarantees_name_tests_that_exist() -> None:
+    """Every test that docs/guarantees.md names is there, and every limit of it too."""
+    text = (ROOT / "docs/guarantees.md").read_text()
+    tests = "".join(path.read_text() for path in (ROOT / "tests").glob("test_*.py"))
+    names = re.findall(r"`(?:\w+\.py::)?(test_\w+)`", text)
+    assert len(names) > 30
+    for name in names:
+        assert f"def {name}(" in tests, name
+    for name in re.findall(r"`(test_\w+\.py)(?:::\w+)?`", text):
+        assert (ROOT / "tests" / name).exists(), name
+    for limit in fields(Limits):
+        assert f"`{limit.name}`" in text, limit.name
 
 
 def test_links_in_documents_lead_somewhere() -> None:

@@ -9,7 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatkit import Message, Notice
-from chatkit.protocol import BadLine, Line, LineDecoder, check_sendable, clean, encode_text, parse_text, visible
+from chatkit.protocol import (
+    BadLine,
+    Foreign,
+    Line,
+    LineDecoder,
+    check_sendable,
+    clean,
+    encode_text,
+    parse_text,
+    visible,
+)
 
 LIMIT = 8
 TOO_LONG = BadLine("longer than 8 bytes")
@@ -76,6 +86,23 @@ def test_lines_never_hold_what_the_wire_forbids(data: bytes) -> None:
     for line in decode(data, limit=100):
         if isinstance(line, str):
             assert not any(unicodedata.category(character) == "Cc" and character != "\t" for character in line)
+
+
+@pytest.mark.parametrize(
+    ("data", "limit", "foreign"),
+    [
+        (b"GET / HTTP/1.1 is a protocol\n", 100, False),
+        (b"GET / HTTP/1.1\r\nHost: x\r\n", 100, True),
+        (b"GET /" + b"a" * 100 + b" HTTP/1.1\r\nHost: x\r\n", 64, True),
+        (b"GET well soon\n", 4, False),
+        (b"\x16\x03\n", 100, True),
+    ],
+)
+def test_other_protocols_in_any_chunks(data: bytes, limit: int, foreign: bool) -> None:
+    """Whether a stream speaks another protocol doesn't depend on how it is cut, and nothing comes after it."""
+    for cut in range(len(data)):
+        lines = decode(data[:cut], data[cut:], limit=limit)
+        assert [isinstance(line, Foreign) for line in lines] == [foreign]
 
 
 def test_a_line_without_end_takes_no_memory() -> None:

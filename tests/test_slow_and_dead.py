@@ -96,7 +96,7 @@ def test_fifty_slow_members_cost_as_much_as_one(run: Run) -> None:
     assert grown[1] < grown[0] + 16_384
 
 
-def test_fifty_byte_a_moment_peers(serve: Serve) -> None:
+def test_five_hundred_peers_that_drip(serve: Serve) -> None:
     """Peers that drip bytes without a line end are each cut off in time, and the room stays healthy throughout."""
     started = serve(limits=Limits(line_seconds=1.0, drain_seconds=0.1))
     talker, reader = started.peers(2)

@@ -155,7 +155,7 @@ class Client:
         """Read until the server's end, or TimeoutError."""
         if self._receiving.acquire(timeout=_lock_timeout(None if deadline is None else deadline - time.monotonic())):
             try:
-                while not self._ended:
+                while not self._ended and (deadline is None or time.monotonic() < deadline):
                     self._read(deadline)
             finally:
                 self._receiving.release()

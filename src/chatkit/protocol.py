@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from dataclasses import dataclass
 
 from chatkit.events import Event, Message, Notice
@@ -21,9 +22,9 @@ _CLEAN: dict[int, int | str] = {**_CONTROLS, **{code: f"\\x{code:02x}" for code 
 _REORDERING = (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
 _VISIBLE = {**_CLEAN, **{code: f"\\u{code:04x}" for code in (0x2028, 0x2029, *_REORDERING)}}
 
-# Combining marks beyond what any language stacks (four) run over the lines above and below.
-_MARK = "[\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]"
-_PILE_OF_MARKS = re.compile(f"({_MARK}{{4}}){_MARK}+")
+# Combining marks beyond what any language stacks run over the lines above and below.
+MOST_MARKS = 4
+_MAYBE_MARKS = re.compile(rf"[^\w\s\x00-\x7f]{{{MOST_MARKS + 1},}}")  # no mark is a letter, space or ASCII
 
 _MESSAGE = re.compile(r"([^\s:*]+): (.*)", re.DOTALL)
 
@@ -49,7 +50,7 @@ TLS_HELLO = b"\x16\x03"
 _TLS = Foreign("TLS", b"*** this port speaks plain text, not TLS\n")
 
 _HTTP_REQUEST = re.compile(rb"[A-Z]{1,20} \S+ HTTP/[0-9.]+\s*")
-_LONG_HTTP_REQUEST = re.compile(rb"[A-Z]{1,20} (/|\*|[a-z]+:)\S{1000}")
+_HTTP_BEGINNING = re.compile(rb"[A-Z]{1,20} (/|\*|[a-z]+:)")
 _HTTP_BODY = b"This is a chat room, not a web server. Join it with chat-client, or with nc.\n"
 _HTTP_HEAD = "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: {}\r\nConnection: close\r\n\r\n"
 _HTTP = Foreign("HTTP", _HTTP_HEAD.format(len(_HTTP_BODY)).encode() + _HTTP_BODY)
@@ -67,16 +68,26 @@ def visible(text: str) -> str:
     """`clean` for a screen or a log: nothing in it moves the cursor, breaks the line, reorders text or piles up."""
     if text.isascii() and text.isprintable():
         return text
-    return _PILE_OF_MARKS.sub(r"\1…", text.translate(_VISIBLE))
+    return _MAYBE_MARKS.sub(_thinned, text.translate(_VISIBLE))
 
 
-def _foreign(first_line: bytes) -> Foreign | None:
-    """The other protocol that a stream beginning like this speaks."""
+def _thinned(found: re.Match[str]) -> str:
+    """At most so many marks in a row, and an ellipsis for the others."""
+    shown, marks = "", 0
+    for character in found[0]:
+        marks = marks + 1 if unicodedata.category(character) in ("Mn", "Me") else 0
+        if marks <= MOST_MARKS:
+            shown += character
+        elif marks == MOST_MARKS + 1:
+            shown += "…"
+    return shown
+
+
+def _foreign(first_line: bytes, *, whole: bool) -> Foreign | None:
+    """The other protocol that a stream speaks whose first line is this, or, if it isn't the whole one, begins so."""
     if first_line.startswith(TLS_HELLO):
         return _TLS
-    if _HTTP_REQUEST.fullmatch(first_line) or _LONG_HTTP_REQUEST.match(first_line):
-        return _HTTP
-    return None
+    return _HTTP if (_HTTP_REQUEST.fullmatch if whole else _HTTP_BEGINNING.match)(first_line) else None
 
 
 class LineDecoder:
@@ -121,7 +132,7 @@ class LineDecoder:
         if not self._at_start:
             return [self._line(last)] if last else []
         self._at_start = False
-        foreign, last = _foreign(last), last.removeprefix(BYTE_ORDER_MARK)
+        foreign, last = _foreign(last, whole=True), last.removeprefix(BYTE_ORDER_MARK)
         return [foreign] if foreign else [self._line(last)] if last else []
 
     @property
@@ -133,12 +144,14 @@ class LineDecoder:
         """The first line tells another protocol, or begins with a byte-order mark: so it is looked at whole."""
         data, self._partial = self._partial + data, b""
         line, ended, _ = data.partition(b"\n")
-        if foreign := _foreign(line):
-            self._at_start, self._over = False, True
-            return [foreign]
-        if not ended and len(line) <= self._max_line_bytes + 1:
+        fits = len(line) <= self._max_line_bytes + 1
+        if fits and not ended and not line.startswith(TLS_HELLO):
             self._partial = data
             return []
+        # Judged by the same bytes in whatever chunks they come.
+        if foreign := _foreign(line[: self._max_line_bytes + 2], whole=fits):
+            self._at_start, self._over = False, True
+            return [foreign]
         self._at_start = False
         # The mark belongs to the stream, not to the line: it doesn't count in the line's length.
         return self.receive_data(data.removeprefix(BYTE_ORDER_MARK))
