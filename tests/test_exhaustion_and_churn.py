@@ -50,6 +50,7 @@ def wait_until(done: Callable[[], bool], seconds: float) -> None:
 
 
 @linux
+@pytest.mark.timed
 def test_out_of_descriptors(run: Run) -> None:
     """Members stay healthy, those who wait are told, the log stays short, no CPU is burnt, and service comes back at once."""
     server, port = limited_server(run, 60)

@@ -40,6 +40,7 @@ def traffic(run: Run, port: str, seconds: float, most_bytes: int) -> Running:
     return run(sys.executable, "-m", "tests.traffic", port, str(seconds), str(most_bytes))
 
 
+@pytest.mark.timed
 def test_a_member_that_never_reads_delays_nobody(run: Run) -> None:
     """While 20 MB flow past it, the others get all of it in order, their p99 at most 10 ms above idle."""
     server, port = start_server(run, "--max-pending-bytes", "1000000", "--drain-seconds", "0.2")
@@ -61,6 +62,7 @@ def test_a_member_that_never_reads_delays_nobody(run: Run) -> None:
     assert err.count("undelivered") == 1
 
 
+@pytest.mark.timed
 def test_a_flood_delays_nobody_much(run: Run) -> None:
     """One member that says as much as it can: another pair's p99 stays under 100 ms, no line is lost or reordered."""
     _, port = start_server(run)

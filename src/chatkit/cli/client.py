@@ -12,7 +12,7 @@ import click
 
 from chatkit import Client, ConnectionClosed, ProtocolError
 from chatkit.addresses import host_and_port
-from chatkit.cli.common import CONTEXT, complain, fail, open_missing_streams, option, reason, version_option
+from chatkit.cli.common import CONTEXT, abandon, complain, fail, open_missing_streams, option, reason, version_option
 from chatkit.limits import Limits
 from chatkit.protocol import BadLine, Line, LineDecoder, visible
 
@@ -50,6 +50,7 @@ def main(host: str, port: int, max_line_bytes: int) -> None:
         client = _connect(host, port, max_line_bytes)
         status = _chat(client, Typing(client, max_line_bytes))
     except KeyboardInterrupt:
+        abandon(sys.stdout)
         status = INTERRUPTED
     sys.exit(status)
 
@@ -76,7 +77,7 @@ def _chat(client: Client, typing: Typing) -> int:
     except (ConnectionClosed, ProtocolError) as error:
         lost = str(error)
     except _OutputLost as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what its buffer holds goes nowhere
+        abandon(sys.stdout)
         if error.reason:
             complain(COMMAND, f"cannot show the chat: {error.reason}")
         return CANNOT_SHOW if error.reason else LEFT

@@ -6,8 +6,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable
-from contextlib import suppress
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 import click
 
@@ -35,8 +34,16 @@ def fail(command: str, problem: str, hint: str = "", *, status: int = 1) -> NoRe
 
 def complain(command: str, problem: str) -> None:
     """One line on stderr, if it takes one."""
-    with suppress(OSError):
+    try:
         click.echo(f"{command}: {problem}", err=True)
+    except OSError:
+        abandon(sys.stderr)
+
+
+def abandon(stream: TextIO) -> None:
+    """What the stream's buffer holds goes nowhere: at the end Python would try, or wait, to write it once more."""
+    with open(os.devnull, "w") as nowhere:
+        os.dup2(nowhere.fileno(), stream.fileno())
 
 
 def reason(error: OSError | UnicodeError) -> str:
