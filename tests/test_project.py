@@ -21,7 +21,7 @@ SOURCE = Path(chatkit.__file__).parent
 
 # Top to bottom: a module imports only from those before it.
 LAYERS = (
-    "events errors limits protocol throttle deadlines addresses room waker connection worker descriptors acceptor server client "
+    "events errors limits stats protocol throttle deadlines addresses batch room waker connection keeper worker descriptors acceptor server client "
     "__init__ cli.__init__ cli.common cli.printer cli.server cli.client __main__"
 ).split()
 

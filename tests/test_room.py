@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatkit import Limits, Member, Message
+from chatkit.batch import Arrival, Batch
 from chatkit.errors import JoinRefused
 from chatkit.protocol import BadLine, Line, encode_notice
-from chatkit.room import Arrival, Batch, Room
+from chatkit.room import Room
 
 
 class Seat:

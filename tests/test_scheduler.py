@@ -209,7 +209,7 @@ class World:
         for number in range(self.random.randint(1, 3)):
             worker = Worker(f"worker-{number}", self.room, self.limits, self.accept, print)
             worker.release()
-            worker._selector = worker._waker = Selector(self, worker)  # type: ignore[assignment]
+            worker._selector = worker._waker = worker._keeper._selector = Selector(self, worker)  # type: ignore[assignment]
             self.workers.append(worker)
             self.wakes_at[worker] = 0.0
         self.said_at: dict[str, float] = {}  # when each line had arrived
@@ -361,8 +361,9 @@ def check(world: World) -> None:
     assert world.room.members == []
     assert not world.room._from_address
     for worker in world.workers:
-        kept = [worker._connections, worker._members, worker._behind, worker._heard, worker._selector.get_map()]
-        kept += [deadlines._times for deadlines in (worker._endings, worker._stalls, worker._lines, worker._pauses)]
+        keeper = worker._keeper
+        kept = [keeper._connections, keeper.members, keeper._behind, keeper.heard, worker._selector.get_map()]
+        kept += [deadlines._times for deadlines in (keeper._endings, keeper._stalls, keeper._lines, keeper._pauses)]
         assert not any(kept), "an ended connection is still known"
 
 
@@ -370,7 +371,8 @@ def check(world: World) -> None:
 def test_any_order_of_happenings_keeps_the_promises(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """One order, nothing lost, doubled or echoed, every socket closed once: whatever happens when."""
     world = World(seed)
-    monkeypatch.setattr("chatkit.worker.time", world)
+    for module in ("worker", "keeper"):
+        monkeypatch.setattr(f"chatkit.{module}.time", world)
     monkeypatch.setattr("chatkit.connection.time", world)
     try:
         for _ in range(STEPS):

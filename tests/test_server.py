@@ -13,7 +13,7 @@ import pytest
 
 from chatkit import Limits, Member, Message, Server
 from chatkit.room import Room
-from tests.conftest import DEADLINE, Peer, Started
+from tests.conftest import DEADLINE, Peer, Recorder, Started
 
 Serve = Callable[..., Started]
 
@@ -202,6 +202,31 @@ def test_shutdown_delivers_what_has_arrived(serve: Serve) -> None:
     assert ann.rest() == b""
     sender.join()
     assert started.server.members == []
+
+
+def test_shutdown_delivers_what_another_worker_still_reads(serve: Serve) -> None:
+    """A worker with nothing left to read waits for the others before it ends its members' conversations."""
+    seen, go_on = threading.Event(), threading.Event()
+
+    class Gate(Recorder):
+        def on_message(self, message: Message) -> Message:
+            seen.set()
+            assert go_on.wait(DEADLINE)
+            return message
+
+    started = serve(threads=2, handler=Gate(), limits=Limits(drain_seconds=0.2))
+    ann, bob = started.peers(2)
+    lines = b"".join(b"%d\n" % number for number in range(50_000))
+    sender = threading.Thread(target=ann.send, args=(lines,))
+    sender.start()
+    assert seen.wait(DEADLINE)
+    ending = threading.Thread(target=started.server.shutdown)
+    ending.start()
+    assert started.server._over.wait(DEADLINE)
+    go_on.set()
+    assert bob.rest().count(b"\n") == 50_000
+    for thread in (sender, ending):
+        thread.join(DEADLINE)
 
 
 def test_shutdown_with_a_member_that_never_reads(serve: Serve) -> None:

@@ -7,12 +7,13 @@ with Server(port=0) as server, Client(port=server.port) as ann, Client(port=serv
     print(bob.receive(timeout=1))
 """
 
+from chatkit.batch import Member
 from chatkit.client import Client
 from chatkit.errors import ChatError, ConnectionClosed, ProtocolError
 from chatkit.events import Event, Message, Notice
 from chatkit.limits import Limits
-from chatkit.room import Member
-from chatkit.server import Server, Stats
+from chatkit.server import Server
+from chatkit.stats import Stats
 
 __all__ = [
     "ChatError",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 Address = tuple[str, int]
@@ -10,7 +11,9 @@ Address = tuple[str, int]
 def two_tuple(address: Any) -> Address:
     """(host, port) of a socket's address; an IPv4 peer of an IPv6 socket shows its IPv4 address."""
     host, port, *_ = address
-    return (host.removeprefix("::ffff:") if "." in host else host), port
+    if "." in host:
+        host = host.removeprefix("::ffff:")
+    return sys.intern(host), port  # one string for all members of one address
 
 
 def host_and_port(address: Address) -> str:

@@ -22,7 +22,7 @@ from chatkit.protocol import Line, LineDecoder
 from chatkit.throttle import Throttle
 
 if TYPE_CHECKING:
-    from chatkit.room import Member
+    from chatkit.batch import Member
 
 # Small pending pieces are joined up to this, a copy of its own for each slow member: so it stays small.
 WRITE_BYTES = 64 * 1024

@@ -6,40 +6,26 @@ import logging
 import socket
 import threading
 import time
-from dataclasses import dataclass
 from functools import partial
 from types import TracebackType
 from typing import Self
 
 from chatkit.acceptor import Acceptor, listen
 from chatkit.addresses import Address, two_tuple
+from chatkit.batch import Member
 from chatkit.connection import Connection
 from chatkit.descriptors import room_for
 from chatkit.errors import JoinRefused
 from chatkit.limits import Limits
 from chatkit.protocol import encode_notice
-from chatkit.room import Member, Room
+from chatkit.room import Room
+from chatkit.stats import Stats
 from chatkit.worker import Call, Worker
 
 logger = logging.getLogger("chatkit")
 
 # After a worker died, the others have so long to deliver what they have: a supervisor waits to start anew.
 FAILED_GRACE_SECONDS = 1.0
-
-
-@dataclass(frozen=True, slots=True)
-class Stats:
-    """Counters of one moment, since the start.
-
-    members: present now. messages: accepted from members. deliveries: messages times those they were handed to.
-    slow_consumers: members that were cut off. refused: connections not taken, by reason (`full`, `address`, `handler`).
-    """
-
-    members: int
-    messages: int
-    deliveries: int
-    slow_consumers: int
-    refused: dict[str, int]
 
 
 class Server:
