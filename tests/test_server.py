@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import socket
 import threading
 import time
@@ -431,12 +433,13 @@ def test_a_dead_worker_ends_the_server(monkeypatch: pytest.MonkeyPatch, caplog: 
     peer.close()
 
 
-def test_accept_that_fails_pauses_and_goes_on(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EPERM])
+def test_accept_that_fails_pauses_and_goes_on(serve: Serve, caplog: pytest.LogCaptureFixture, code: int) -> None:
     """Lack of descriptors is logged once, and ends by itself; a peer that gave up while it waited is no matter."""
     started = serve()
     acceptor = started.server._acceptor
     assert acceptor
-    listener, failures = acceptor._listener, [OSError(24, "Too many open files")] * 3 + [ConnectionAbortedError()]
+    listener, failures = acceptor._listener, [OSError(code, os.strerror(code))] * 3 + [ConnectionAbortedError()]
 
     class Failing:
         def accept(self) -> Any:
@@ -454,4 +457,4 @@ def test_accept_that_fails_pauses_and_goes_on(serve: Serve, caplog: pytest.LogCa
     ann.send(b"in\n")
     assert bob.line() == f"{ann.name}: in".encode()
     assert failures == []
-    assert [record.getMessage() for record in caplog.records] == ["cannot accept connections: Too many open files"]
+    assert [record.getMessage() for record in caplog.records] == [f"cannot accept connections: {os.strerror(code)}"]
