@@ -81,6 +81,16 @@ def test_short_writes_lose_nothing(sends: list[int | None], writes: list[list[by
     assert sock.sent == written
 
 
+def test_nothing_to_write_costs_nothing() -> None:
+    """Who alone spoke in a turn gets nothing, without a system call."""
+    sock = ScriptedSocket([None])
+    conn = connection(sock)
+    assert conn.write_pieces([])
+    assert sock.calls == []
+    conn.write(b"x")
+    assert not conn.write_pieces([])
+
+
 def test_many_small_pieces_are_one_write() -> None:
     """A thousand pending lines cost a slow member's flush one system call, not a thousand."""
     sock = ScriptedSocket([None])

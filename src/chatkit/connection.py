@@ -129,6 +129,8 @@ class Connection:
 
     def write_pieces(self, pieces: list[memoryview]) -> bool:
         """`write` of several pieces in one system call, without a copy."""
+        if not pieces:
+            return not self._pending
         if self._pending:
             return self._keep(pieces, 0)
         try:
