@@ -21,6 +21,11 @@ from chatkit import Limits, Member, Message, Server
 DEADLINE = 10.0
 
 
+def needs(found: object, what: str) -> pytest.MarkDecorator:
+    """Marks a test that is skipped where a user lacks something, but never in CI."""
+    return pytest.mark.skipif(not found and "CI" not in os.environ, reason=f"needs {what}")
+
+
 class Recorder:
     """A handler that puts what happens into a queue, so that tests wait for it instead of sleeping."""
 

@@ -15,13 +15,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from chatkit import Limits
-from tests.conftest import DEADLINE, Peer, Started
+from tests.conftest import DEADLINE, Peer, Started, needs
 
 BIN = Path(sys.executable).parent
 CONNECTED = "Connected to chat server. Type 'exit' to leave."
@@ -204,7 +205,7 @@ def test_ipv6(run: Run) -> None:
     assert server.line() == f"Connection from ('::1', {name}) closed."
 
 
-@pytest.mark.skipif(not shutil.which("nc"), reason="nc is not installed")
+@needs(shutil.which("nc"), "nc")
 @pytest.mark.parametrize("typed", ["hi\n", "hi"])
 def test_nc_is_a_member(run: Run, serve: Serve, typed: str) -> None:
     """`printf 'hi' | nc -N` says its line, with and without line end, and ends."""
@@ -355,7 +356,7 @@ def shell(command: str) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
-@pytest.mark.skipif(not shutil.which("bash"), reason="bash is not installed")
+@needs(shutil.which("bash"), "bash")
 def test_closed_and_full_streams_of_the_client(serve: Serve) -> None:
     """No input is an empty one; no place for the output ends it with one line; a reader that has enough, quietly."""
     client = f"chat-client --port {serve().port}"
@@ -383,7 +384,7 @@ def chat_a_while(port: int) -> None:
     bob.close()
 
 
-@pytest.mark.skipif(not shutil.which("bash"), reason="bash is not installed")
+@needs(shutil.which("bash"), "bash")
 @pytest.mark.parametrize("streams", [">&-", "2>&-", "<&- >&- 2>&-", ">/dev/full 2>/dev/full"])
 def test_a_server_without_streams_runs_on(run: Run, streams: str) -> None:
     """Closed or full output never stops the room."""
@@ -474,4 +475,7 @@ def test_help_and_version(run: Run, command: tuple[str, ...]) -> None:
     short, long = run(*command, "-h").ends(), run(*command, "--help").ends()
     assert short == long
     assert short[1].startswith("Usage: ")
+    if command == ("chat-server",):
+        for limit in fields(Limits):
+            assert f"--{limit.name.replace('_', '-')} " in short[1]
     assert run(*command, "--version").ends() == (0, "chatkit 0.1.0\n", "")

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from chatkit import Limits
-from tests.conftest import DEADLINE, Peer, Started, assert_healthy, token_seconds
+from tests.conftest import DEADLINE, Peer, Started, assert_healthy, needs, token_seconds
 from tests.test_commands import BIN, Run, Running, run, start_server
 
 __all__ = ["run"]  # a fixture
@@ -219,7 +219,7 @@ def can_make_networks() -> bool:
 TALK = "import socket, sys; s = socket.create_connection(('10.123.4.1', {})); {}; s.recv(1)"
 
 
-@pytest.mark.skipif(not can_make_networks(), reason="needs root, ip and network namespaces")
+@needs(can_make_networks(), "root, ip and network namespaces")
 @pytest.mark.parametrize("talking", [False, True])
 def test_a_peer_whose_cable_is_pulled(run: Run, talking: bool) -> None:
     """It is noticed: by the kernel's questions when all is silent, by what it doesn't acknowledge when there is traffic."""
