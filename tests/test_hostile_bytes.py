@@ -106,6 +106,21 @@ def test_an_endless_line_is_told_why(serve: Serve) -> None:
     assert slow.rest() == b"*** you were cut off: a line took longer than 0.3 seconds\n"
 
 
+def test_after_a_line_that_was_too_long_the_next_has_its_own_time(serve: Serve) -> None:
+    """A line that begins in the read that ends a line too long isn't late with it."""
+    limits = Limits(max_line_bytes=100, overlong_seconds=0.3, line_seconds=30)
+    started = serve(limits=limits)
+    talker, reader, ticker = started.peers(3)
+    talker.send(b"x" * 200)
+    assert_healthy(ticker, reader)
+    talker.send(b"\nhel")
+    begun = time.monotonic()
+    while time.monotonic() - begun < 0.5:
+        assert_healthy(ticker, reader)
+    talker.send(b"lo\n")
+    assert texts(reader, 1) == ["hello"]
+
+
 def test_a_line_in_time_resets_the_clock(serve: Serve) -> None:
     """Each line has its own time; between lines a member may be silent for as long as it likes."""
     started = serve(limits=Limits(line_seconds=0.4))

@@ -83,6 +83,76 @@ def test_limits_without_end(serve: Serve, seconds: float) -> None:
     started.server.shutdown(grace=0.3)
 
 
+def test_a_rate_without_end(serve: Serve) -> None:
+    """Is none at all."""
+    talker, reader = serve(limits=Limits(messages_per_second=math.inf)).peers(2)
+    assert_healthy(talker, reader)
+
+
+def test_hooks_use_the_server_from_first_to_last() -> None:
+    """`broadcast` in `on_join` works for a peer that connects while the server starts, and for one while it ends."""
+
+    class Greeter:
+        server: Server
+        peers: list[Peer]
+
+        def on_listening(self, address: tuple[str, int]) -> None:
+            self.peers = [Peer(address[1])]
+
+        def on_join(self, member: Member) -> None:
+            self.server.broadcast("hello")
+
+    for _ in range(10):
+        greeter = Greeter()
+        greeter.server = Server(port=0, handler=greeter, limits=Limits(drain_seconds=0.1))
+        with greeter.server:
+            assert greeter.peers[0].line() == b"*** hello"
+            acceptor = greeter.server._acceptor
+            assert acceptor
+            with acceptor._accepting:
+                greeter.peers.append(Peer(greeter.server.port))
+                ending = threading.Thread(target=greeter.server.shutdown)
+                ending.start()
+                assert greeter.server._over.wait(DEADLINE)
+            ending.join(DEADLINE)
+            assert b"handler" not in greeter.peers[1].rest()
+        for peer in greeter.peers:
+            peer.close()
+
+
+def test_a_start_that_failed_is_no_start() -> None:
+    """`serve_forever` doesn't wait for what never began."""
+
+    def fail(address: object) -> None:
+        raise LookupError
+
+    server = Server(port=0, handler=type("Handler", (), {"on_listening": staticmethod(fail)})())
+    with pytest.raises(LookupError):
+        server.start()
+    with pytest.raises(RuntimeError, match="starts once"):
+        server.serve_forever()
+
+
+def test_input_that_looks_like_another_protocol(run: Run, serve: Serve) -> None:
+    """chat-client sends it like any line; the server's word on it is shown, and the end is no clean one."""
+    client = run("chat-client", "--port", str(serve().port))
+    assert client.line() == CONNECTED
+    client.type("GET / HTTP/1.1")
+    assert client.line() == "*** HTTP/1.1 400 Bad Request"
+    assert client.process.wait(DEADLINE) == 3
+    client.ends()
+
+
+def test_a_refusal_is_no_success(run: Run, serve: Serve) -> None:
+    """`echo x | chat-client` into a full room says so, with exit status 3: the line went nowhere."""
+    started = serve(limits=Limits(max_clients=1))
+    started.peer()
+    started.recorder.wait_for("join")
+    status, out, err = shell(f"echo x | chat-client --port {started.port}")
+    assert (status, out) == (3, f"{CONNECTED}\n*** the room is full\n")
+    assert err == "chat-client: disconnected: the server ended the conversation\n"
+
+
 @pytest.mark.parametrize("value", [0, -1, math.nan, None])
 def test_limits_that_are_none(value: Any) -> None:
     """Zero, less, and what is no number at all."""

@@ -134,6 +134,7 @@ def test_visible() -> None:
     assert visible("a\u202eb\u2066c\u2028d\u200fe\u061cf\x1b") == "a\\u202eb\\u2066c\\u2028d\\u200fe\\u061cf␛"
     assert visible("a\tb é") == "a\tb é"
     assert visible("z" + "\u0301" * 200 + "x") == "z" + "\u0301" * 4 + "…x"
+    assert visible("z" + ("\u0301" * 4 + "\u200d") * 20).count("\u0301") == 4
     assert visible("z" + "\u0301" * 4) == "z" + "\u0301" * 4
 
 

@@ -173,6 +173,30 @@ def test_a_rate_is_kept_by_not_reading(serve: Serve) -> None:
     assert reader.rest().endswith(f"{slow.name}: 4999\n{slow.name}: half\n".encode())
 
 
+def test_a_rate_cuts_nobody_off(serve: Serve) -> None:
+    """While a member's lines are held back, a line that has begun isn't late: the server reads no more of it."""
+    started = serve(limits=Limits(messages_per_second=20, line_seconds=0.3))
+    paster, reader = started.peers(2)
+    paster.send(b"".join(b"%d\n" % number for number in range(40)) + b"half")
+    lines = reader.lines(40)
+    paster.send(b" and half\n")
+    assert reader.line() == f"{paster.name}: half and half".encode()
+    assert [line.partition(b": ")[2] for line in lines] == [b"%d" % number for number in range(40)]
+    paster.send(b"half")
+    assert started.recorder.wait_for("leave") == "endless line"
+
+
+def test_what_a_rate_holds_back_is_little(serve: Serve) -> None:
+    """The kernel keeps what may not pass yet: a member that pasted a lot and left is gone soon after its turn."""
+    started = serve(limits=Limits(messages_per_second=2000))
+    paster, reader = started.peers(2)
+    paster.send(b"x\n" * 20_000)
+    reader.lines(100)
+    (connection,) = [c for m, c in started.server._workers[0]._keeper.members.items() if m.name == paster.name]
+    assert connection._throttle
+    assert len(connection._throttle._held) <= 512
+
+
 def test_clients_per_address(serve: Serve) -> None:
     """One address can't take every place; a place it gives back is its own again."""
     started = serve(limits=Limits(clients_per_address=2))

@@ -47,6 +47,8 @@ def prepare(sock: socket.socket, limits: Limits) -> None:
     """Set what an accepted socket needs: no waiting, no delay, and a kernel that notices a dead peer."""
     sock.setblocking(False)
     silent = int(min(limits.silent_seconds, KERNEL_SECONDS))
+    # Where it is set, this decides for silent peers as well (tcp(7)): so it is never the longer of the two.
+    unacknowledged = min(limits.unacknowledged_seconds, limits.silent_seconds, KERNEL_SECONDS)
     # Ask after half the time, then so often that three unanswered questions fill the rest.
     wanted = [
         (socket.IPPROTO_TCP, "TCP_NODELAY", 1),
@@ -54,7 +56,7 @@ def prepare(sock: socket.socket, limits: Limits) -> None:
         (socket.IPPROTO_TCP, "TCP_KEEPIDLE", max(1, silent // 2)),
         (socket.IPPROTO_TCP, "TCP_KEEPINTVL", max(1, silent // 6)),
         (socket.IPPROTO_TCP, "TCP_KEEPCNT", 3),
-        (socket.IPPROTO_TCP, "TCP_USER_TIMEOUT", int(min(limits.unacknowledged_seconds, KERNEL_SECONDS) * 1000)),
+        (socket.IPPROTO_TCP, "TCP_USER_TIMEOUT", int(unacknowledged * 1000)),
     ]
     for level, name, value in wanted:
         with suppress(OSError, AttributeError):  # not every system has each; some refuse when the peer is gone

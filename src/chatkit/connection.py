@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 # Small pending pieces are joined up to this, a copy of its own for each slow member: so it stays small.
 WRITE_BYTES = 64 * 1024
 
+# Where a rate is set, one read takes no more: what is held back meanwhile stays small, the rest is the kernel's.
+THROTTLED_READ_BYTES = 512
+
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
 
 
@@ -72,14 +75,15 @@ class Connection:
         self.line_due = math.inf
         self._limits = limits
         self._decoder = LineDecoder(limits.max_line_bytes)
-        self._throttle = Throttle(limits.messages_per_second) if limits.messages_per_second else None
+        rate = limits.messages_per_second
+        self._throttle = Throttle(rate) if rate and math.isfinite(rate) else None
         self._pending: deque[bytes | memoryview] | None = None  # made when needed: an empty deque costs 600 bytes
         self._broken = False
 
     def receive(self, max_bytes: int) -> list[Line]:
         """The lines that one read brings; sets `end` when the peer's side is over. After `finish`, drops them."""
         try:
-            data = self.sock.recv(max_bytes)
+            data = self.sock.recv(min(max_bytes, THROTTLED_READ_BYTES) if self._throttle else max_bytes)
         except (BlockingIOError, InterruptedError):
             return []
         except OSError:
@@ -90,14 +94,22 @@ class Connection:
             self.end = "connection reset" if self._broken else "end of stream"
         if self.ending or (self.end and self._broken):
             return []
+        skipped_before = self._decoder.skipped_bytes
         lines = self._decoder.receive_data(data) if data else self._decoder.receive_eof()
         if self._decoder.in_line or self.line_due != math.inf:
-            self._watch_line(bool(lines))
+            self._watch_line(bool(lines) or self._decoder.skipped_bytes < skipped_before)
         return self.resume(lines) if self._throttle else lines
 
     def resume(self, lines: Sequence[Line] = ()) -> list[Line]:
-        """Lines that were held back, and now may pass."""
-        return self._throttle.receive(lines, time.monotonic()) if self._throttle else list(lines)
+        """Lines that were held back, and now may pass. While some still are, a line that has begun has time."""
+        if not self._throttle:
+            return list(lines)
+        passed = self._throttle.receive(lines, time.monotonic())
+        if self.resume_at is not None:
+            self.line_due = math.inf
+        elif self._decoder.in_line and self.line_due == math.inf:
+            self._watch_line(new_line=True)
+        return passed
 
     def release(self) -> list[Line]:
         """Every line that was held back, and no holding back from now on."""

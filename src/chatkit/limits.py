@@ -36,7 +36,7 @@ class Limits:
     # A few round trips of a bad mobile link: one for our last lines, one for the peer's own end.
     drain_seconds: float = _limit(2.0, "How long an ended connection may take to read its last lines.")
     # A peer whose cable is pulled says nothing, not even goodbye; the kernel asks (SO_KEEPALIVE), here within a minute.
-    silent_seconds: float = _limit(60.0, "A silent peer that the network can't reach for so long is gone.")
+    silent_seconds: float = _limit(60.0, "A peer that the network can't reach is gone after so long at the most.")
     # Where the kernel knows TCP_USER_TIMEOUT (RFC 5482); else its own patience, some 15 minutes.
     unacknowledged_seconds: float = _limit(30.0, "A peer that acknowledges nothing that was sent for so long is gone.")
 

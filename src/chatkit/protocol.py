@@ -75,7 +75,9 @@ def _thinned(found: re.Match[str]) -> str:
     """At most so many marks in a row, and an ellipsis for the others."""
     shown, marks = "", 0
     for character in found[0]:
-        marks = marks + 1 if unicodedata.category(character) in ("Mn", "Me") else 0
+        category = unicodedata.category(character)
+        # What takes no cell of its own (Cf) doesn't begin a new pile.
+        marks = marks + 1 if category in ("Mn", "Me") else marks if category == "Cf" else 0
         if marks <= MOST_MARKS:
             shown += character
         elif marks == MOST_MARKS + 1:
@@ -98,15 +100,16 @@ class LineDecoder:
     skipped_bytes: how much of a line that is too long has been skipped so far.
 
     Holds at most `max_line_bytes` + 1 bytes. When the stream begins as HTTP or TLS, a `Foreign` is the last
-    line: a web page must not be able to talk into a room.
+    line: a web page must not be able to talk into a room. finds_foreign=False: whatever it begins with is lines.
     """
 
-    __slots__ = ("_at_start", "_max_line_bytes", "_over", "_partial", "skipped_bytes")
+    __slots__ = ("_at_start", "_finds_foreign", "_max_line_bytes", "_over", "_partial", "skipped_bytes")
 
-    def __init__(self, max_line_bytes: int) -> None:
+    def __init__(self, max_line_bytes: int, *, finds_foreign: bool = True) -> None:
         self._max_line_bytes = max_line_bytes
         self._partial = b""
         self._at_start = True
+        self._finds_foreign = finds_foreign
         self._over = False
         self.skipped_bytes = 0
 
@@ -132,7 +135,8 @@ class LineDecoder:
         if not self._at_start:
             return [self._line(last)] if last else []
         self._at_start = False
-        foreign, last = _foreign(last, whole=True), last.removeprefix(BYTE_ORDER_MARK)
+        foreign = self._finds_foreign and _foreign(last, whole=True)
+        last = last.removeprefix(BYTE_ORDER_MARK)
         return [foreign] if foreign else [self._line(last)] if last else []
 
     @property
@@ -149,7 +153,7 @@ class LineDecoder:
             self._partial = data
             return []
         # Judged by the same bytes in whatever chunks they come.
-        if foreign := _foreign(line[: self._max_line_bytes + 2], whole=fits):
+        if self._finds_foreign and (foreign := _foreign(line[: self._max_line_bytes + 2], whole=fits)):
             self._at_start, self._over = False, True
             return [foreign]
         self._at_start = False

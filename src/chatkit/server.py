@@ -104,7 +104,7 @@ class Server:
 
         Errors as `start` and `shutdown`.
         """
-        if not self._address:
+        if not self._running and not self._over.is_set():
             self.start()
         try:
             self._over.wait()
@@ -185,9 +185,12 @@ class Server:
             call()
 
         with self._posting:
-            if self._running:
+            if self._running and not self._failure:
                 self._workers[0].post(accept_and_call)
-            elif threading.current_thread() not in self._workers:  # a hook needn't know that this is the end
+            elif threading.current_thread() not in (
+                *self._workers,
+                acceptor,
+            ):  # a hook needn't know that this is the end
                 raise RuntimeError("the server isn't running")
 
     def _fit_descriptors(self) -> None:
@@ -197,6 +200,9 @@ class Server:
             logger.warning("max_clients is %d, not %d: the descriptor limit", self._room.max_clients, wanted)
 
     def _hand_out(self, sock: socket.socket, address: Address) -> None:
+        if self._failure:
+            sock.close()
+            return
         worker = min(self._workers, key=lambda worker: worker.load)
         connection = Connection(sock, self._limits)
         try:
@@ -219,9 +225,9 @@ class Server:
         for number in range(self._threads):
             name = f"chatkit-worker-{number}"
             self._workers.append(Worker(name, self._room, self._limits, acceptor.accept_waiting, self._fail))
+        self._running = True  # hooks may use the server from the first connection on
         for thread in (*self._workers, acceptor):
             thread.start()
-        self._running = True
 
     def _end_threads(self, grace: float) -> None:
         if not (acceptor := self._acceptor):

@@ -197,11 +197,11 @@ class Worker(threading.Thread):
         while self._turn(0) and time.monotonic() < reading:
             pass
         with suppress(threading.BrokenBarrierError):
-            all_read.wait(max(0, deadline - time.monotonic()))
+            all_read.wait(min(max(0, deadline - time.monotonic()), LONGEST_WAIT_SECONDS))
         self._take_inbox()
         self._room.receive([Arrival(member, [], "shutdown") for member in self._keeper.members])
         self._take_inbox()
         while len(self._keeper) and (left := deadline - time.monotonic()) > 0:
             patience = self._patience()
-            self._turn(left if patience is None else min(left, patience))
+            self._turn(min(left, LONGEST_WAIT_SECONDS if patience is None else patience))
         self._keeper.close_all()

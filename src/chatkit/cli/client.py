@@ -10,7 +10,7 @@ from collections import deque
 
 import click
 
-from chatkit import Client, ConnectionClosed, ProtocolError
+from chatkit import Client, ConnectionClosed, Notice, ProtocolError
 from chatkit.addresses import host_and_port
 from chatkit.cli.common import CONTEXT, abandon, complain, fail, open_missing_streams, option, reason, version_option
 from chatkit.limits import Limits
@@ -18,6 +18,9 @@ from chatkit.protocol import BadLine, Line, LineDecoder, visible
 
 COMMAND = "chat-client"
 READ_BYTES = 64 * 1024
+
+# The last word of a server that ends a conversation against its client's will.
+REFUSALS = ("the room is full", "too many members", "the server has no descriptor", "you were cut off")
 
 LEFT, CANNOT_SHOW, LOST, INTERRUPTED = 0, 1, 3, 130
 
@@ -68,9 +71,11 @@ def _chat(client: Client, typing: Typing) -> int:
     try:
         _show("Connected to chat server. Type 'exit' to leave.")
         typing.start()
+        refused = False
         for event in client:
+            refused = isinstance(event, Notice) and event.text.startswith(REFUSALS)
             _show(visible(str(event)))
-        if typing.left:
+        if typing.left and not refused:
             _show("Disconnected from server.")
             return LEFT
         lost = "the server ended the conversation"
@@ -115,7 +120,7 @@ class Typing(threading.Thread):
         super().__init__(daemon=True)
         self.left = False
         self._client = client
-        self._decoder = LineDecoder(max_line_bytes)
+        self._decoder = LineDecoder(max_line_bytes, finds_foreign=False)
         self._lines = deque[Line]()
         self._number = 0
 
@@ -154,8 +159,9 @@ class Typing(threading.Thread):
             line = self._lines[0]
             self._number += 1
             try:
-                if not isinstance(line, str):
-                    raise ValueError(f"not sent: {line.reason if isinstance(line, BadLine) else line.protocol}")
+                if isinstance(line, BadLine):
+                    raise ValueError(f"not sent: {line.reason}")
+                assert isinstance(line, str)
                 self.left = line.strip() == "exit"
                 self._client.send(line)
             except ValueError as error:
