@@ -47,21 +47,9 @@ class Connection:
     """
 
     __slots__ = (
-        "_broken",
-        "_decoder",
-        "_limits",
-        "_pending",
-        "_throttle",
-        "cut",
-        "end",
-        "ending",
-        "give_up_at",
-        "last_sent",
-        "line_due",
-        "member",
-        "pending_bytes",
-        "sock",
-    )
+        "_broken", "_decoder", "_limits", "_pending", "_throttle", "cut", "end", "ending", "give_up_at", "last_sent",
+        "line_due", "member", "pending_bytes", "sock",
+    )  # fmt: skip
 
     def __init__(self, sock: socket.socket, limits: Limits) -> None:
         self.sock = sock
