@@ -166,6 +166,29 @@ def test_a_transcript_that_nobody_reads(run: Run) -> None:
     assert 3000 + 5 <= lines <= 3000 + 5 + 256
 
 
+def test_a_log_that_nobody_reads(run: Run) -> None:
+    """stderr is a full pipe from the start, and there is something to log: the room goes on, and ends in time."""
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(writing, b"x" * 1000)
+    os.set_blocking(writing, True)
+    command = f'ulimit -n 60; exec "{BIN}/chat-server" --port 0'
+    server = run(shutil.which("bash") or "bash", "-c", command, stderr=writing)
+    os.close(writing)
+    port = int(server.line().rpartition(":")[2])
+    talker, reader = Peer(port), Peer(port)
+    assert_healthy(talker, reader)
+    talker.close()
+    reader.close()
+    begun = time.monotonic()
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(DEADLINE) == 0
+    assert time.monotonic() - begun < 5
+    os.close(reading)
+
+
 def test_a_worker_that_dies_ends_the_process(run: Run) -> None:
     """Exit status not zero within 2 s, everyone is closed, the reason is in the log: never half alive."""
     code = """

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import re
+import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -21,7 +23,7 @@ SOURCE = Path(chatkit.__file__).parent
 
 # Top to bottom: a module imports only from those before it.
 LAYERS = (
-    "events errors limits stats protocol throttle deadlines addresses batch room waker connection keeper worker descriptors acceptor server client "
+    "events errors limits stats protocol throttle deadlines addresses sockets batch room waker connection keeper worker descriptors acceptor server client "
     "__init__ cli.__init__ cli.common cli.printer cli.server cli.client __main__"
 ).split()
 
@@ -60,6 +62,24 @@ def test_importing_the_library_loads_nothing_but_the_standard_library() -> None:
     code = "import sys, chatkit; print([m for m in sys.modules if m.partition('.')[0] in ('click', 'asyncio', 'ssl')])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.timed
+def test_the_server_listens_soon() -> None:
+    """From `chat-server` typed to listening: at most 150 ms more than Python alone takes."""
+
+    def seconds(*command: str) -> float:
+        begun = time.monotonic()
+        with subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE) as process:
+            assert process.stdout
+            process.stdout.readline()
+            took = time.monotonic() - begun
+            process.terminate()
+        return took
+
+    server = [seconds("-m", "chatkit", "server", "--port", "0") for _ in range(5)]
+    python = [seconds("-c", "print()") for _ in range(5)]
+    assert statistics.median(server) - statistics.median(python) < 0.150
 
 
 def test_all_is_complete() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import selectors
 import socket
-import struct
 import threading
 import time
 from collections import deque
@@ -19,10 +18,9 @@ from chatkit.errors import ChatError, ConnectionClosed, ProtocolError
 from chatkit.events import Event
 from chatkit.limits import Limits
 from chatkit.protocol import BadLine, LineDecoder, check_sendable, parse_text
+from chatkit.sockets import LONGEST_WAIT_SECONDS, reset_on_close
 
 READ_BYTES = 64 * 1024
-# Selectors refuse to wait for more than some weeks; who waits so long may look up once an hour.
-LONGEST_WAIT_SECONDS = 3600.0
 MAX_RECEIVED_BYTES = 1024 * 1024
 
 
@@ -133,8 +131,7 @@ class Client:
             self._shutdown(socket.SHUT_WR)
             self._sending.release()
         else:  # another thread is in the middle of a line: only a reset keeps half of it from looking whole
-            with suppress(OSError):
-                self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            reset_on_close(self._socket)
         with suppress(TimeoutError):
             self._drain(deadline)
         self._shutdown(socket.SHUT_RDWR)  # wakes those who still wait

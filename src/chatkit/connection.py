@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import selectors
 import socket
-import struct
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from chatkit.limits import Limits
 from chatkit.protocol import Line, LineDecoder
+from chatkit.sockets import reset_on_close
 from chatkit.throttle import Throttle
 
 if TYPE_CHECKING:
@@ -30,15 +30,13 @@ WRITE_BYTES = 64 * 1024
 # Where a rate is set, one read takes no more: what is held back meanwhile stays small, the rest is the kernel's.
 THROTTLED_READ_BYTES = 512
 
-_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
-
 
 class Connection:
     """The server's side of one conversation.
 
     member: its place in the room, None before and when it was refused.
     end: why the peer's side is over, None while it may still send.
-    cut: why the server cut it off as a slow consumer, or None.
+    cut: why the server cut it off (a slow consumer, an endless line), or None.
     pending_bytes: what the kernel hasn't taken yet.
     last_sent: when (`time.monotonic`) the kernel last took some of what was pending.
     give_up_at: when an ended connection is closed though its peer still reads what is pending.
@@ -183,8 +181,7 @@ class Connection:
     def close(self) -> None:
         """Close the socket; with a reset if something is pending, so that half a line never looks whole."""
         if self._pending:
-            with suppress(OSError):
-                self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+            reset_on_close(self.sock)
         self.sock.close()
 
     def _watch_line(self, new_line: bool) -> None:

@@ -23,6 +23,7 @@ from chatkit.keeper import Keeper
 from chatkit.limits import Limits
 from chatkit.protocol import encode_text
 from chatkit.room import Room
+from chatkit.sockets import LONGEST_WAIT_SECONDS
 from chatkit.waker import Waker
 
 logger = logging.getLogger("chatkit")
@@ -32,9 +33,6 @@ logger = logging.getLogger("chatkit")
 TURN_BYTES = 1024 * 1024
 MAX_READ_BYTES = 64 * 1024
 MIN_READ_BYTES = 512
-
-# Selectors refuse to wait for more than some weeks; who waits so long may look up once an hour.
-LONGEST_WAIT_SECONDS = 3600.0
 
 Call = Callable[[], None]
 

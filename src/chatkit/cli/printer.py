@@ -11,7 +11,7 @@ from chatkit import Member, Message
 from chatkit.addresses import Address, host_and_port
 from chatkit.protocol import visible
 
-# What may wait for a reader of the transcript, in characters: a minute's reading of a busy room.
+# What may wait for a reader of the transcript, in characters: a thousand of the longest lines.
 MAX_WAITING = 16 * 1024 * 1024
 # Lines that come within this time of the last write go out as one write.
 GATHER_SECONDS = 0.02
