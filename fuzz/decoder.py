@@ -8,22 +8,16 @@ from __future__ import annotations
 
 import sys
 import unicodedata
+from contextlib import suppress
+from dataclasses import replace
 
 import atheris  # type: ignore[import-untyped, import-not-found, unused-ignore]
 
 with atheris.instrument_imports(include=["chatkit"]):
-    from chatkit.events import Message, Notice
-    from chatkit.protocol import (
-        BYTE_ORDER_MARK,
-        BadLine,
-        Foreign,
-        Line,
-        LineDecoder,
-        clean,
-        encode_text,
-        parse_text,
-        visible,
-    )
+    from chatkit.encoding import encode_json, encode_text, parse_json, parse_text
+    from chatkit.errors import ProtocolError
+    from chatkit.events import Message, Notice, Private
+    from chatkit.protocol import BYTE_ORDER_MARK, BadLine, Foreign, Line, LineDecoder, clean, visible
 
 # What a fuzzer would seldom make up: these bytes, which no UTF-8 holds, stand for it.
 PIECES = {
@@ -74,10 +68,13 @@ def check_text(text: str) -> None:
     assert is_harmless(seen)
     assert not any(unicodedata.bidirectional(character) in REORDERING for character in seen), f"reorders: {seen!r}"
     event = parse_text(text)
-    assert isinstance(event, Message | Notice)
-    if isinstance(event, Message):
-        assert str(event) == text
+    assert isinstance(event, Message | Private | Notice)
+    if not isinstance(event, Notice):
         assert encode_text(event).decode() == text + "\n"
+        event = replace(event, time=1.5)
+    if isinstance(event, Message):
+        event = replace(event, id=1)
+    assert parse_json(encode_json(event).decode()) == event
 
 
 REORDERING = {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
@@ -104,6 +101,8 @@ def test_one_input(data: bytes) -> None:
     assert is_harmless(clean(text))
     assert is_harmless(visible(text).replace("\n", ""))
     parse_text(text)
+    with suppress(ProtocolError):  # what a server may say: nothing else is raised
+        parse_json(text)
 
 
 if __name__ == "__main__":

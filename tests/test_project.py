@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 import chatkit
-from chatkit import Client, Limits, Server
+from chatkit import AsyncClient, Client, Limits, Server
 from tests.conftest import DEADLINE, Started
 
 ROOT = Path(__file__).parent.parent
@@ -23,8 +23,9 @@ SOURCE = Path(chatkit.__file__).parent
 
 # Top to bottom: a module imports only from those before it.
 LAYERS = (
-    "events errors limits stats protocol throttle deadlines addresses sockets batch room waker connection keeper worker descriptors acceptor server client "
-    "__init__ cli.__init__ cli.common cli.printer cli.server cli.client __main__"
+    "events errors limits stats protocol encoding throttle deadlines addresses names batch history roster hooks floor commands room "
+    "sockets waker connection keeper worker descriptors acceptor crew server session client aio __init__ testing "
+    "cli.__init__ cli.common cli.printer cli.server cli.screen cli.stdin cli.client __main__"
 ).split()
 
 
@@ -53,15 +54,19 @@ def test_imports_run_one_way() -> None:
                     assert LAYERS.index(inner) < LAYERS.index(name), f"{name} imports {inner}"
             elif imported.partition(".")[0] == "click":
                 assert name.startswith(("cli.", "__main__")), f"{name} imports click"
+            elif imported == "pytest":
+                assert name == "testing", f"{name} imports pytest"
             else:
                 assert imported.partition(".")[0] in sys.stdlib_module_names, f"{name} imports {imported}"
 
 
 def test_importing_the_library_loads_nothing_but_the_standard_library() -> None:
     """Neither click nor any extra."""
-    code = "import sys, chatkit; print([m for m in sys.modules if m.partition('.')[0] in ('click', 'asyncio', 'ssl')])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "[]\n"
+    for module, beside in (("chatkit", ""), ("chatkit.testing", "pytest")):
+        code = f"import sys, {beside or 'sys'}; before = set(sys.modules); import {module}; print(*set(sys.modules) - before)"
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+        assert "chatkit.server" in done.stdout.split()
+        assert not {name.partition(".")[0] for name in done.stdout.split()} & {"click", "asyncio", "ssl"}
 
 
 @pytest.mark.timed
@@ -88,7 +93,7 @@ def test_all_is_complete() -> None:
     public = {name for name, value in vars(chatkit).items() if isinstance(value, type) and not name.startswith("_")}
     assert public <= set(chatkit.__all__)
     assert all(getattr(chatkit, name).__doc__ for name in public)
-    for kind in (Server, Client):
+    for kind in (Server, Client, AsyncClient):
         assert "Resource handling: " in (kind.__doc__ or "")
         assert "Error handling: " in (kind.__doc__ or "")
 
@@ -146,56 +151,3 @@ def test_links_in_documents_lead_somewhere() -> None:
     for document in [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")]:
         for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text()):
             assert (document.parent / target).exists(), f"{document.name}: {target}"
-
-
-@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.name)
-def test_examples_are_short(path: Path) -> None:
-    """Under 40 lines each."""
-    assert len(path.read_text().splitlines()) < 40
-
-
-def example(name: str, *arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-W", "error", str(ROOT / "examples" / name), *arguments]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def test_echo_bot(serve: Callable[..., Started]) -> None:
-    """It answers, and ends with the room."""
-    started = serve()
-    with example("echo_bot.py", str(started.port)) as bot:
-        started.recorder.wait_for("join")
-        peer = started.peer()
-        peer.send(b"not this\n!echo hello\n")
-        assert peer.line().endswith(f": {peer.name} says hello".encode())
-        peer.close()
-        started.server.shutdown()
-        assert bot.communicate(timeout=DEADLINE) == ("", "")
-        assert bot.returncode == 0
-
-
-def test_log_room(serve: Callable[..., Started], tmp_path: Path) -> None:
-    """Every line is in the file, with a time."""
-    started = serve()
-    with example("log_room.py", str(tmp_path / "log"), str(started.port)) as log:
-        started.recorder.wait_for("join")
-        started.peer().send(b"one\ntwo\n")
-        assert [started.recorder.wait_for("message") for _ in range(2)]
-        started.server.shutdown()
-        assert log.communicate(timeout=DEADLINE) == ("", "")
-    lines = (tmp_path / "log").read_text().splitlines()
-    assert [re.sub(r"^[-0-9]{10} [:0-9]{8} [0-9]+: ", "", line) for line in lines] == ["one", "two"]
-
-
-def test_room_in_a_program() -> None:
-    """It greets, lowers shouting, and counts at Ctrl-C."""
-    with example("room_in_a_program.py", "0") as program:
-        assert program.stdout
-        port = int(program.stdout.readline().split()[-1])
-        with Client(port=port) as ann:
-            assert ann.receive(DEADLINE).text == f"welcome, {ann.address[1]}"
-            with Client(port=port) as bob:
-                bob.send("HELLO")
-                assert ann.receive(DEADLINE).text == f"welcome, {bob.address[1]}"
-                assert ann.receive(DEADLINE).text == "hello"
-        program.send_signal(2)
-        assert program.communicate(timeout=DEADLINE) == ("1 messages\n", "")

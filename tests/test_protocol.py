@@ -1,4 +1,4 @@
-"""The wire without a network: bytes into `LineDecoder`, text through `clean`, lines to events and back."""
+"""The wire without a network: bytes into `LineDecoder`, text through `clean`."""
 
 from __future__ import annotations
 
@@ -8,22 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatkit import Message, Notice
-from chatkit.protocol import (
-    BadLine,
-    Foreign,
-    Line,
-    LineDecoder,
-    check_sendable,
-    clean,
-    encode_text,
-    parse_text,
-    visible,
-)
+from chatkit.protocol import BadLine, Foreign, Line, LineDecoder, clean, visible
 
 LIMIT = 8
-TOO_LONG = BadLine("longer than 8 bytes")
-NOT_UTF8 = BadLine("not valid UTF-8")
+TOO_LONG = BadLine("too_long", "longer than 8 bytes")
+NOT_UTF8 = BadLine("not_utf8", "not valid UTF-8")
 
 
 def decode(*chunks: bytes, limit: int = LIMIT) -> list[Line]:
@@ -136,41 +125,3 @@ def test_visible() -> None:
     assert visible("z" + "\u0301" * 200 + "x") == "z" + "\u0301" * 4 + "…x"
     assert visible("z" + ("\u0301" * 4 + "\u200d") * 20).count("\u0301") == 4
     assert visible("z" + "\u0301" * 4) == "z" + "\u0301" * 4
-
-
-names = st.from_regex(r"[0-9]{1,5}(-[0-9])?|[a-z][a-z0-9_.-]{0,31}", fullmatch=True)
-texts = st.text(min_size=1).map(clean).filter(bool).filter(lambda text: text.isprintable())
-
-
-@given(st.builds(Message, names, texts) | st.builds(Notice, texts))
-def test_text_and_back(event: Message | Notice) -> None:
-    """An event's line of text tells the event again."""
-    encoded = encode_text(event)
-    assert encoded.endswith(b"\n")
-    assert parse_text(encoded[:-1].decode()) == event
-
-
-@pytest.mark.parametrize(
-    ("line", "event"),
-    [
-        ("51044: Hi!", Message("51044", "Hi!")),
-        ("51044: a: b", Message("51044", "a: b")),
-        ("51044-2: x", Message("51044-2", "x")),
-        ("*** the room is full", Notice("the room is full")),
-        ("*** a: b", Notice("a: b")),
-        ("SSH-2.0-OpenSSH_9.2", Notice("SSH-2.0-OpenSSH_9.2")),
-        ("two words: x", Notice("two words: x")),
-    ],
-)
-def test_parse_text(line: str, event: Message | Notice) -> None:
-    """The forms of a line, and what is none of them."""
-    assert parse_text(line) == event
-
-
-def test_check_sendable() -> None:
-    """What the wire can't carry is refused before it is sent."""
-    assert check_sendable("hé", 3) == "hé\n".encode()
-    assert check_sendable("a\rb", 8) == b"a\rb\n"
-    for text, problem in [("a\nb", "line end"), ("a\r", "line end"), ("héé", "longer than 4"), ("\ud800", "surrogate")]:
-        with pytest.raises(ValueError, match=problem):
-            check_sendable(text, 4)

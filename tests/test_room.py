@@ -12,10 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatkit import Limits, Member, Message
-from chatkit.batch import Arrival, Batch
+from chatkit import Error, Limits, Member, Message, Notice
+from chatkit.batch import Arrival, Batch, Encoded, Switch
+from chatkit.encoding import encode_json
 from chatkit.errors import JoinRefused
-from chatkit.protocol import BadLine, Line, encode_notice
+from chatkit.protocol import BadLine, Line
 from chatkit.room import Room
 
 
@@ -24,6 +25,7 @@ class Seat:
 
     def __init__(self, member: Member) -> None:
         self.member = member
+        self.json = False
         self.received = b""
         self.left: str | None = None
 
@@ -45,13 +47,15 @@ class Desk:
         self.room.join((host, port), admitted)
         return joined[0]
 
-    def deliver(self, batch: Batch) -> None:
+    def deliver(self, item: Batch | Switch) -> None:
+        if isinstance(item, Switch):
+            if seat := self.seats.get(item.member):
+                seat.json = True
+                seat.received += encode_json(*item.events)
+            return
         for seat in self.seats.values():
-            seat.received += b"".join(batch.text_for(seat.member))
-        for member, line in batch.private:
-            if member in self.seats:
-                self.seats[member].received += line
-        for member, reason in batch.left:
+            seat.received += b"".join((item.json if seat.json else item.text).pieces_for(seat.member))
+        for member, reason in item.left:
             if member in self.seats:
                 self.seats.pop(member).left = reason
 
@@ -70,28 +74,29 @@ def test_everyone_but_the_sender() -> None:
 
 def test_one_turn_is_one_batch() -> None:
     """What several members said in one turn is encoded once; each gets all of it but its own."""
-    room, batches = Room(), list[Batch]()
+    room, batches = Room(), list[Any]()
     desk = Desk(room)
     ann, bob, cid = desk.join(1), desk.join(2), desk.join(3)
     room.add_outlet(batches.append)
     room.receive([Arrival(ann.member, ["a", "b"]), Arrival(bob.member, ["c"]), Arrival(ann.member, ["d"])])
-    assert [batch.text for batch in batches] == [b"1: a\n1: b\n2: c\n1: d\n"]
+    assert [batch.text.data for batch in batches] == [b"1: a\n1: b\n2: c\n1: d\n"]
     assert (ann.received, bob.received) == (b"2: c\n", b"1: a\n1: b\n1: d\n")
-    assert cid.received == batches[0].text
+    assert cid.received == batches[0].text.data
     assert batches[0].messages == 4
 
 
 def test_merged_batches_read_like_one_after_the_other() -> None:
-    """A member's text of merged batches is the texts of the batches in order."""
+    """A member's lines of merged batches are its lines of each, in order, in both encodings."""
     ann, bob = Member("1", ("", 1)), Member("2", ("", 2))
-    first = Batch(b"1: a\n2: b\n", 2, own={ann: [(0, 5)], bob: [(5, 10)]}, left=[(bob, "exit")])
-    second = Batch(b"1: c\n", 1, own={ann: [(0, 5)]}, private=[(ann, b"*** x\n")])
-    merged = Batch.merged([first, second])
-    assert merged.messages == 3
-    assert (merged.private, merged.left) == (second.private, first.left)
+    first = Encoded(b"1: a\n2: b\n", {ann: [(0, 5, b"")], bob: [(5, 5, b"*** y\n"), (5, 10, b"")]})
+    second = Encoded(b"1: c\n", {ann: [(0, 5, b""), (5, 5, b"*** x\n")]})
+    batches = [Batch(first, second, 2, [(bob, "exit")]), Batch(second, Encoded(), 1), Batch(json=first)]
+    merged = Batch.merged(batches)
+    assert (merged.messages, merged.left) == (3, [(bob, "exit")])
     for member in (ann, bob, Member("3", ("", 3))):
-        texts = [b"".join(batch.text_for(member)) for batch in (first, second)]
-        assert b"".join(merged.text_for(member)) == b"".join(texts)
+        for encoding in ("text", "json"):
+            parts = [b"".join(getattr(batch, encoding).pieces_for(member)) for batch in batches]
+            assert b"".join(getattr(merged, encoding).pieces_for(member)) == b"".join(parts)
 
 
 def test_exit_and_empty_lines() -> None:
@@ -103,14 +108,14 @@ def test_exit_and_empty_lines() -> None:
     assert ann.left == "exit"
     desk.hear(ann, "later")
     assert b"later" not in bob.received
-    assert desk.room.members == [bob.member]
+    assert desk.room.roster.members == [bob.member]
 
 
 def test_bad_lines_are_told_to_the_sender_alone() -> None:
     """Each bad line brings its sender one notice; its neighbours are messages."""
     desk = Desk(Room())
     ann, bob = desk.join(1), desk.join(2)
-    desk.hear(ann, "a", BadLine("not valid UTF-8"), BadLine("longer than 8192 bytes"), "b")
+    desk.hear(ann, "a", BadLine("not_utf8", "not valid UTF-8"), BadLine("too_long", "longer than 8192 bytes"), "b")
     assert bob.received == b"1: a\n1: b\n"
     assert ann.received == b"*** not sent: not valid UTF-8\n*** not sent: longer than 8192 bytes\n"
 
@@ -138,7 +143,7 @@ def test_a_full_room_refuses() -> None:
     ann = desk.join(1)
     with pytest.raises(JoinRefused, match="the room is full"):
         desk.join(2)
-    assert desk.room.refused == {"full": 1}
+    assert desk.room.roster.refused == {"full": 1}
     desk.hear(ann, "exit")
     assert desk.join(2).member.name == "2"
 
@@ -152,7 +157,7 @@ def test_newcomers_hear_what_comes_after() -> None:
     desk.hear(ann, "before")
     room.join(("127.0.0.1", 2), order.append)
     desk.hear(ann, "after")
-    assert [item.name if isinstance(item, Member) else item.text for item in order] == [
+    assert [item.name if isinstance(item, Member) else item.text.data for item in order] == [
         b"1: before\n",
         "2",
         b"1: after\n",
@@ -163,12 +168,12 @@ def test_say_and_remove() -> None:
     """The room's own words are notices; a removed member is told why, and leaves."""
     desk = Desk(Room())
     ann, bob = desk.join(1), desk.join(2)
-    desk.room.say(encode_notice("closing\nsoon"))
-    desk.room.remove(ann.member, encode_notice("enough"), "removed: enough")
-    assert ann.received == "*** closing␊soon\n*** enough\n".encode()
+    desk.room.say(Notice("closing soon"))
+    desk.room.remove(ann.member, Error("enough", "removed"), "removed: enough")
+    assert ann.received == b"*** closing soon\n*** enough\n"
     assert (ann.left, bob.left) == ("removed: enough", None)
-    desk.room.remove(ann.member, b"*** twice\n", "twice")
-    assert desk.room.members == [bob.member]
+    desk.room.remove(ann.member, Notice("twice"), "twice")
+    assert desk.room.roster.members == [bob.member]
 
 
 class Hooks:
@@ -232,7 +237,7 @@ def test_a_failing_hook_ends_one_conversation(failing: str, caplog: pytest.LogCa
         if failing == "join":
             with pytest.raises(JoinRefused, match="handler"):
                 desk.join(1)
-            assert desk.room.refused == {"handler": 1}
+            assert desk.room.roster.refused == {"handler": 1}
         else:
             ann = desk.join(1)
             desk.hear(ann, "Hi", "exit")
@@ -270,15 +275,15 @@ def test_model(script: list[tuple[str, int, int]], workers: int) -> None:
         assert {who: seat.received.decode() for who, seat in seats.items()} == {
             who: "".join(lines) for who, lines in heard.items()
         }
-        assert sorted(member.name for member in room.members) == sorted(map(str, seats))
+        assert sorted(member.name for member in room.roster.members) == sorted(map(str, seats))
 
 
 @pytest.mark.stress
 def test_threads_agree_on_one_order() -> None:
     """Four threads publish at once: both outlets get the same batches in the same order, no line lost or doubled."""
-    room, one, two = Room(), list[bytes](), list[bytes]()
-    room.add_outlet(lambda batch: one.append(batch.text))
-    room.add_outlet(lambda batch: two.append(batch.text))
+    room, one, two = Room(), list[Any](), list[Any]()
+    room.add_outlet(one.append)
+    room.add_outlet(two.append)
     members: list[Member] = []
     for port in range(4):
         room.join(("127.0.0.1", port), members.append)
@@ -294,6 +299,6 @@ def test_threads_agree_on_one_order() -> None:
         thread.join()
     assert one == two
     for member in members:
-        mine = [line for line in one if line.startswith(member.name.encode() + b":")]
+        mine = [batch.text.data for batch in one if member in batch.text.edits]
         assert mine == [f"{member.name}: {number}\n".encode() for number in range(200)]
     assert room.newest_id == 800

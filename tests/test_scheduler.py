@@ -13,14 +13,16 @@ import random
 import selectors
 from collections.abc import Mapping
 from functools import partial
+from itertools import takewhile
 from typing import Any, cast
 
 import pytest
 
-from chatkit import Limits, Member, Message
+from chatkit import Gap, Joined, Left, Limits, Member, Message, Notice, Welcome
 from chatkit.connection import Connection
+from chatkit.encoding import parse_json
 from chatkit.errors import JoinRefused
-from chatkit.protocol import clean, encode_notice
+from chatkit.protocol import clean
 from chatkit.room import Room
 from chatkit.worker import Worker
 
@@ -28,6 +30,7 @@ SEEDS = [int(os.environ["CHATKIT_SEED"])] if "CHATKIT_SEED" in os.environ else l
 STEPS = 250
 PEERS = 9
 MAX_LINE_BYTES = 24
+ASK = b"/json 0\n"
 READ = selectors.EVENT_READ
 WRITE = selectors.EVENT_WRITE
 
@@ -44,6 +47,7 @@ class Peer:
         self.end = world.random.choice(["half-close", "half-close", "close", "reset", "exit", "stay silent"])
         self.deaf = world.random.random() < 0.15
         self.prompt = world.random.random() < 0.5
+        self.asks_at = world.random.choice([None, None, 0, 1, 3])  # before which of its lines it asks for JSON
         self.script = self.write_script()
         self.said = 0  # so much of the script has arrived
         self.heard = 0  # so much of the script has been read by the server
@@ -56,6 +60,7 @@ class Peer:
     def write_script(self) -> bytes:
         lines = []
         for number in range(self.world.random.randrange(8)):
+            lines += [ASK] if number == self.asks_at else []
             good = f"{self.port}.{number}".encode()
             kinds = [good, good, good, b"", b"\xff", b"y" * self.world.random.randint(MAX_LINE_BYTES + 1, 60)]
             lines.append(self.world.random.choice(kinds) + self.world.random.choice([b"\n", b"\r\n"]))
@@ -71,6 +76,8 @@ class Peer:
         good, bad = list[str](), 0
         *ended, rest = self.script.split(b"\n")
         for line in [*(line.removesuffix(b"\r") for line in ended), rest]:
+            if line == ASK.strip():
+                continue
             if line.strip() == b"exit":
                 return good, bad, 0
             if len(line) > MAX_LINE_BYTES or b"\xff" in line:
@@ -128,7 +135,7 @@ class Peer:
         self.broken = self.peer_ended and self.end == "close"  # who has closed answers with a reset
         return taken
 
-    def sendmsg(self, pieces: list[memoryview]) -> int:
+    def sendmsg(self, pieces: list[bytes | memoryview]) -> int:
         return self.send(b"".join(pieces))
 
     def shutdown(self, how: int) -> None:
@@ -253,14 +260,14 @@ class World:
     def say(self) -> None:
         def say(line: str) -> None:
             self.log.append(("line", "", line))
-            self.room.say(encode_notice(line.removeprefix("*** ")))
+            self.room.say(Notice(line.removeprefix("*** ")))
 
         self.workers[0].post(partial(say, f"*** said {self.tick:g}"))
 
     def kick(self) -> None:
-        if members := self.room.members:
+        if members := self.room.roster.members:
             member = self.random.choice(members)
-            self.workers[0].post(partial(self.room.remove, member, b"*** kicked\n", "removed"))
+            self.workers[0].post(partial(self.room.remove, member, Notice("kicked"), "removed"))
 
     def turn(self, worker: Worker) -> None:
         self.running.append(worker)
@@ -314,11 +321,29 @@ class World:
         pytest.fail("never ends")
 
 
+def as_text(lines: list[str], world: World, whole: bool) -> list[str]:
+    """What a member got, as if it had never asked for JSON; the replay that it asked for is checked and left out."""
+    texts = list(takewhile(lambda line: not line.startswith("{"), lines))
+    if len(texts) == len(lines):
+        return texts
+    events = [parse_json(line) for line in lines[len(texts) :]]
+    welcome, *rest = events
+    assert isinstance(welcome, Welcome)
+    missing = rest[0].missing if rest and isinstance(rest[0], Gap) else 0
+    told = [event for event in rest if isinstance(event, Message) and event.id and event.id <= welcome.newest]
+    said = [line for kind, who, line in world.log if kind == "line" and who]
+    assert [(event.id, str(event)) for event in told] == list(enumerate(said, 1))[missing : missing + len(told)]
+    assert missing + len(told) == welcome.newest or not whole, "the replay isn't all"
+    live = rest[len(told) + (missing > 0) :]
+    return texts + [str(event) for event in live if not isinstance(event, Joined | Left)]
+
+
 def heard_by(peer: Peer, world: World, whole: bool) -> None:
     """What a member got: a gapless piece of the one order from its joining on, to its leaving if it was served whole."""
     name, log = str(peer.port), world.log
     *lines, rest = peer.sent.decode(errors="replace").split("\n")
     assert not whole or (peer.shut and not rest), "half a line, or no end of stream"
+    lines = as_text(lines, world, whole)
     if ("join", name, "") not in log:
         assert lines == ["*** the room is full"] or not whole
         return
@@ -358,8 +383,8 @@ def check(world: World) -> None:
             assert whole, "not served whole, for no reason"
         heard_by(peer, world, whole)
         said_by(peer, world)
-    assert world.room.members == []
-    assert not world.room._from_address
+    assert world.room.roster.members == []
+    assert not world.room.roster._from_address
     for worker in world.workers:
         keeper = worker._keeper
         kept = [keeper._connections, keeper.members, keeper._behind, keeper.heard, worker._selector.get_map()]

@@ -4,13 +4,35 @@ from __future__ import annotations
 
 from typing import assert_type
 
-from chatkit import Client, ConnectionClosed, Event, Limits, Member, Message, Notice, Server, Stats
+from chatkit import (
+    Action,
+    AsyncClient,
+    Client,
+    ConnectionClosed,
+    Error,
+    Event,
+    Gap,
+    Joined,
+    Left,
+    Limits,
+    Member,
+    Message,
+    Private,
+    Renamed,
+    Server,
+    Stats,
+    Welcome,
+)
+from chatkit.testing import ChatRoom
 
 
 class Handler:
     def on_join(self, member: Member) -> None:
         assert_type(member.name, str)
         assert_type(member.address, tuple[str, int])
+
+    def on_rename(self, member: Member, old_name: str) -> None:
+        assert_type(member.json, bool)
 
     def on_message(self, message: Message) -> Message | None:
         assert_type(message.id, int | None)
@@ -26,6 +48,8 @@ def use_the_server() -> None:
         assert_type(server.stats, Stats)
         server.broadcast("text")
         server.kick("name", "reason")
+        server.tell("name", "text")
+        assert_type(server.stats.refused, dict[str, int])
         server.shutdown(grace=1)
 
 
@@ -34,9 +58,35 @@ def use_the_client() -> None:
         assert_type(client, Client)
         client.send("text")
         for event in client:
-            assert_type(event, Message | Notice)
+            assert_type(event, Event)
+            assert_type(event.text, str)
         try:
             event = client.receive(timeout=1)
         except ConnectionClosed as closed:
             assert_type(closed.clean, bool)
         assert_type(event, Event)
+
+
+async def use_asyncio() -> None:
+    async with Server(port=0, announce=True) as server:
+        assert_type(server, Server)
+        async with AsyncClient(port=server.port, name="ada", events=True, after=0) as client:
+            assert_type(client, AsyncClient)
+            await client.send("text")
+            assert_type(await client.receive(timeout=1), Event)
+            async for event in client:
+                match event:
+                    case Action(id=number) | Message(id=number):
+                        assert_type(number, int | None)
+                    case Error(code=code):
+                        assert_type(code, str)
+                    case Gap(missing=missing) | Welcome(newest=missing):
+                        assert_type(missing, int)
+                    case Joined(name=name) | Left(name=name) | Renamed(old=name) | Private(sender=name):
+                        assert_type(name, str)
+
+
+def test_with_fixtures(chat_room: ChatRoom, chat_server: Server) -> None:
+    ann, bob = chat_room.join(2)
+    assert_type(bob.expect("text", sender=ann), Event)
+    bob.expect_nothing()

@@ -7,27 +7,51 @@ with Server(port=0) as server, Client(port=server.port) as ann, Client(port=serv
     print(bob.receive(timeout=1))
 """
 
+from typing import TYPE_CHECKING
+
 from chatkit.batch import Member
 from chatkit.client import Client
-from chatkit.errors import ChatError, ConnectionClosed, ProtocolError
-from chatkit.events import Event, Message, Notice
+from chatkit.errors import ChatError, ConnectionClosed, NameTaken, ProtocolError
+from chatkit.events import Action, Error, Event, Gap, Joined, Left, Message, Notice, Private, Renamed, Welcome
 from chatkit.limits import Limits
 from chatkit.server import Server
 from chatkit.stats import Stats
 
+if TYPE_CHECKING:
+    from chatkit.aio import AsyncClient
+
 __all__ = [
+    "Action",
+    "AsyncClient",
     "ChatError",
     "Client",
     "ConnectionClosed",
+    "Error",
     "Event",
+    "Gap",
+    "Joined",
+    "Left",
     "Limits",
     "Member",
     "Message",
+    "NameTaken",
     "Notice",
+    "Private",
     "ProtocolError",
+    "Renamed",
     "Server",
     "Stats",
+    "Welcome",
     "__version__",
 ]
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> object:
+    """`AsyncClient`, when somebody asks for it: asyncio takes longer to load than all of this."""
+    if name == "AsyncClient":
+        from chatkit.aio import AsyncClient
+
+        return AsyncClient
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

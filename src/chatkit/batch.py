@@ -2,66 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
+from chatkit.encoding import encode, encode_json, encode_text
+from chatkit.events import Event, Message
 from chatkit.protocol import Line
 
 
 class Member:
-    """A connection in the room. name: unique among the living. address: (host, port) of the peer."""
+    """A connection in the room.
 
-    __slots__ = ("address", "name", "present")
+    name: unique among the living. address: (host, port) of the peer. json: whether it asked for JSON Lines.
+    """
+
+    __slots__ = ("address", "json", "name", "present")
 
     def __init__(self, name: str, address: tuple[str, int]) -> None:
         self.name = name
         self.address = address
+        self.json = False
         self.present = True
 
     def __repr__(self) -> str:
         return f"<Member {self.name} {self.address}>"
-
-
-@dataclass(slots=True)
-class Batch:
-    """What one turn brought, for all members of all workers.
-
-    text: the lines for everyone, encoded once.
-    messages: how many lines `text` holds.
-    own: where in `text` each sender's own lines stand, which it doesn't get back.
-    private: lines for one member only.
-    left: members that are no longer in the room, and why.
-    """
-
-    text: bytes = b""
-    messages: int = 0
-    own: dict[Member, list[tuple[int, int]]] = field(default_factory=dict)
-    private: list[tuple[Member, bytes]] = field(default_factory=list)
-    left: list[tuple[Member, str]] = field(default_factory=list)
-
-    def text_for(self, member: Member) -> list[memoryview]:
-        """`text` without the member's own lines, in pieces that share its memory."""
-        whole, pieces, position = memoryview(self.text), [], 0
-        for start, end in self.own.get(member, ()):
-            pieces.append(whole[position:start])
-            position = end
-        pieces.append(whole[position:])
-        return [piece for piece in pieces if piece]
-
-    @classmethod
-    def merged(cls, batches: list[Batch]) -> Batch:
-        """Several batches as one, so that each member still gets one write."""
-        if len(batches) == 1:
-            return batches[0]
-        whole, offset = cls(b"".join(batch.text for batch in batches)), 0
-        for batch in batches:
-            for member, spans in batch.own.items():
-                moved = [(start + offset, end + offset) for start, end in spans]
-                whole.own.setdefault(member, []).extend(moved)
-            whole.messages += batch.messages
-            whole.private += batch.private
-            whole.left += batch.left
-            offset += len(batch.text)
-        return whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,3 +35,150 @@ class Arrival:
     member: Member
     lines: list[Line]
     end: str | None = None
+
+
+# From, to, and what this member gets instead of these bytes: nothing for its own lines; a line that is for it
+# alone stands between two bytes.
+Edit = tuple[int, int, bytes]
+
+
+@dataclass(slots=True)
+class Encoded:
+    """Lines in one encoding. data: for everyone, encoded once. edits: for whom something is different, in order."""
+
+    data: bytes = b""
+    edits: dict[Member, list[Edit]] = field(default_factory=dict)
+
+    def pieces_for(self, member: Member) -> list[bytes | memoryview]:
+        """What this member gets, in pieces that share the memory of `data`."""
+        whole, pieces, position = memoryview(self.data), list[bytes | memoryview](), 0
+        for start, end, instead in self.edits.get(member, ()):
+            pieces += (whole[position:start], instead)
+            position = end
+        pieces.append(whole[position:])
+        return [piece for piece in pieces if piece]
+
+    @classmethod
+    def joined(cls, parts: Sequence[Encoded]) -> Encoded:
+        whole, offset = cls(b"".join([part.data for part in parts])), 0
+        for part in parts:
+            for member, edits in part.edits.items():
+                moved = [(start + offset, end + offset, instead) for start, end, instead in edits]
+                whole.edits.setdefault(member, []).extend(moved)
+            offset += len(part.data)
+        return whole
+
+
+@dataclass(slots=True)
+class Batch:
+    """What one turn brought, for all members of all workers.
+
+    text, json: for the members that read the one or the other.
+    messages: how many there are in it.
+    left: members that are no longer in the room, and why.
+    """
+
+    text: Encoded = field(default_factory=Encoded)
+    json: Encoded = field(default_factory=Encoded)
+    messages: int = 0
+    left: list[tuple[Member, str]] = field(default_factory=list)
+
+    @classmethod
+    def merged(cls, batches: list[Batch]) -> Batch:
+        """Several batches as one, so that each member still gets one write."""
+        if len(batches) == 1:
+            return batches[0]
+        return cls(
+            Encoded.joined([batch.text for batch in batches]),
+            Encoded.joined([batch.json for batch in batches]),
+            sum(batch.messages for batch in batches),
+            [left for batch in batches for left in batch.left],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Switch:
+    """From here on `member` reads JSON. events: what it is told first."""
+
+    member: Member
+    events: list[Event]
+
+
+class Draft:
+    """A batch in the making: what happens, in order, encoded once for all who read the same.
+
+    json: whether anyone reads JSON.
+    """
+
+    __slots__ = ("_json", "_said", "_sender", "_text", "left", "messages")
+
+    def __init__(self, *, json: bool) -> None:
+        self.messages: list[Message] = []
+        self.left: list[tuple[Member, str]] = []
+        self._text = _Pen(encode_text)
+        self._json = _Pen(encode_json) if json else None
+        self._said: list[Message] = []
+        self._sender: Member | None = None
+
+    def say(self, sender: Member, message: Message) -> None:
+        """For everyone but its sender."""
+        if sender is not self._sender:
+            self._write_said()
+            self._sender = sender
+        self._said.append(message)
+
+    def tell(self, member: Member, event: Event | bytes) -> None:
+        """For one member alone."""
+        self._write_said()
+        line = event if isinstance(event, bytes) else encode(event, as_json=member.json)
+        pen = self._json if member.json and self._json else self._text
+        pen.insert(member, line)
+
+    def announce(self, event: Event, *, in_text: bool, besides: Member | None = None) -> None:
+        """For everyone besides one; those who read plain text don't need to know if not `in_text`."""
+        self._write_said()
+        if in_text:
+            self._text.write([event], besides)
+        if self._json:
+            self._json.write([event], besides)
+
+    def batch(self) -> Batch | None:
+        """What was put in so far; None if that is nothing."""
+        self._write_said()
+        text, json = self._text.encoded(), self._json.encoded() if self._json else Encoded()
+        if not (text.data or text.edits or json.data or json.edits or self.left):
+            return None
+        return Batch(text, json, len(self.messages), self.left)
+
+    def _write_said(self) -> None:
+        if said := self._said:
+            self._said = []
+            self.messages += said
+            self._text.write(said, self._sender)
+            if self._json:
+                self._json.write(said, self._sender)
+
+
+class _Pen:
+    """Writes events in one encoding."""
+
+    __slots__ = ("_edits", "_encode", "_parts", "_size")
+
+    def __init__(self, encode: Callable[..., bytes]) -> None:
+        self._encode = encode
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._edits: dict[Member, list[Edit]] = {}
+
+    def write(self, events: Iterable[Event], besides: Member | None) -> None:
+        data = self._encode(*events)
+        if besides:
+            self._edits.setdefault(besides, []).append((self._size, self._size + len(data), b""))
+        self._parts.append(data)
+        self._size += len(data)
+
+    def insert(self, member: Member, line: bytes) -> None:
+        self._edits.setdefault(member, []).append((self._size, self._size, line))
+
+    def encoded(self) -> Encoded:
+        return Encoded(b"".join(self._parts), self._edits)

@@ -7,21 +7,19 @@ import selectors
 import socket
 import threading
 import time
-from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
 from chatkit.addresses import two_tuple
-from chatkit.errors import ChatError, ConnectionClosed, ProtocolError
+from chatkit.errors import ConnectionClosed, ProtocolError
 from chatkit.events import Event
 from chatkit.limits import Limits
-from chatkit.protocol import BadLine, LineDecoder, check_sendable, parse_text
+from chatkit.session import Session
 from chatkit.sockets import LONGEST_WAIT_SECONDS, reset_on_close
 
 READ_BYTES = 64 * 1024
-MAX_RECEIVED_BYTES = 1024 * 1024
 
 
 class Client:
@@ -32,14 +30,18 @@ class Client:
             print(client.receive(timeout=1))
 
     host, port: where the server is; each address of a host name is tried.
-    timeout: seconds for connecting to one address; None waits as long as the system does.
+    timeout: seconds for connecting to one address, and for the answer to `name` and `events`; None waits for ever.
+    name: what to be called instead of the port.
+    events: receive JSON: first a `Welcome`, then messages with id and time, `Joined`, `Left` and so on.
+    after: with events, receive first what was said after the message with this id; 0 for all that is kept.
     max_line_bytes: the server's limit of that name; `send` refuses longer lines.
     address: (host, port) of this side; the port is the member's name, unless something on the way translates it.
 
     Resource handling: one socket, no thread. `close`, also at the end of `with`, frees it.
 
-    Error handling: OSError when it can't connect. `receive` and iteration raise ConnectionClosed when the
-    conversation has ended, ProtocolError (and the conversation is over) when the server sent what isn't chat.
+    Error handling: OSError when it can't connect, NameTaken when another member has the name, ValueError when it
+    breaks the rule for names. `receive` and iteration raise ConnectionClosed when the conversation has ended,
+    ProtocolError (and the conversation is over) when the server sent what isn't chat.
 
     Threads: `send`, `receive` and `close` may be called at the same time from several threads; each message goes
     to one caller of `receive`.
@@ -51,21 +53,24 @@ class Client:
         port: int = 12345,
         *,
         timeout: float | None = 10.0,
+        name: str | None = None,
+        events: bool = False,
+        after: int | None = None,
         max_line_bytes: int = Limits().max_line_bytes,
     ) -> None:
-        self._max_line_bytes = max_line_bytes
-        self._events: deque[Event] = deque()
-        # Cleaning makes three bytes of one at the most; a name comes on top. Room for a server with higher limits.
-        self._decoder = LineDecoder(max(3 * max_line_bytes + 1024, MAX_RECEIVED_BYTES))
-        self._ended: ChatError | None = None
-        self._closing = False
+        self._session = Session(max_line_bytes, name=name, events=events, after=after)
         self._sending = threading.Lock()
         self._receiving = threading.Lock()
         self._socket = socket.create_connection((host, port), timeout)
-        self._socket.setblocking(False)
-        self.address = two_tuple(self._socket.getsockname())
-        with suppress(OSError):  # some systems refuse options of a socket whose peer is gone
-            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        try:
+            self._socket.setblocking(False)
+            self.address = two_tuple(self._socket.getsockname())
+            with suppress(OSError):  # some systems refuse options of a socket whose peer is gone
+                self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._open(_deadline(timeout))
+        except BaseException:
+            self._socket.close()
+            raise
 
     def send(self, text: str) -> None:
         """Say one line. The line `exit` ends the conversation.
@@ -75,33 +80,27 @@ class Client:
 
         Waits while the server reads nothing; `close` in another thread ends the wait.
         """
-        line = memoryview(check_sendable(text, self._max_line_bytes))
-        with self._sending:
-            try:
-                while line:
-                    try:
-                        line = line[self._socket.send(line) :]
-                    except BlockingIOError:
-                        self._wait(selectors.EVENT_WRITE, None)
-            except OSError as error:
-                raise self._broken(error) from None
+        self._write(self._session.line(text))
 
     def receive(self, timeout: float | None = None) -> Event:
-        """The next `Message` or `Notice`.
+        """The next event: a `Message`, a `Notice` ...
 
         timeout: seconds to wait; 0 only looks, None waits for ever.
         TimeoutError: nothing arrived in time. ConnectionClosed: the conversation is over.
         ProtocolError: the server sent what isn't chat; the conversation is over.
         """
+        with suppress(IndexError):
+            return self._session.received.popleft()  # in one step: safe without the lock
         deadline = _deadline(timeout)
         if not self._receiving.acquire(timeout=_lock_timeout(timeout)):
             raise TimeoutError("nothing arrived in time")
         try:
-            while not self._events:
-                if self._ended:
-                    raise self._ended.with_traceback(None)
+            while True:
+                with suppress(IndexError):
+                    return self._session.received.popleft()
+                if self._session.ended:
+                    raise self._session.ended.with_traceback(None)
                 self._read(deadline)
-            return self._events.popleft()
         finally:
             self._receiving.release()
 
@@ -125,7 +124,7 @@ class Client:
 
         What wasn't received yet is dropped. Whoever waits in `send` or `receive` gets ConnectionClosed.
         """
-        self._closing = True
+        self._session.begin_close()
         deadline = _deadline(grace)
         if self._sending.acquire(timeout=_lock_timeout(grace)):
             self._shutdown(socket.SHUT_WR)
@@ -136,8 +135,7 @@ class Client:
             self._drain(deadline)
         self._shutdown(socket.SHUT_RDWR)  # wakes those who still wait
         with self._sending, self._receiving:
-            self._events.clear()
-            self._ended = ConnectionClosed("this client is closed", clean=True)
+            self._session.close()
             self._socket.close()
 
     def __enter__(self) -> Self:
@@ -148,11 +146,29 @@ class Client:
     ) -> None:
         self.close()
 
+    def _open(self, deadline: float | None) -> None:
+        """Ask for the name and the events that this client wants, and wait for them."""
+        self._write(self._session.opening)
+        while self._session.is_opening:
+            self._read(deadline)
+
+    def _write(self, data: bytes) -> None:
+        left = memoryview(data)
+        with self._sending:
+            try:
+                while left:
+                    try:
+                        left = left[self._socket.send(left) :]
+                    except BlockingIOError:
+                        self._wait(selectors.EVENT_WRITE, None)
+            except OSError as error:
+                raise self._session.lose(error) from None
+
     def _drain(self, deadline: float | None) -> None:
         """Read until the server's end, or TimeoutError."""
         if self._receiving.acquire(timeout=_lock_timeout(None if deadline is None else deadline - time.monotonic())):
             try:
-                while not self._ended and (deadline is None or time.monotonic() < deadline):
+                while not self._session.ended and (deadline is None or time.monotonic() < deadline):
                     self._read(deadline)
             finally:
                 self._receiving.release()
@@ -164,30 +180,11 @@ class Client:
         except BlockingIOError:
             self._wait(selectors.EVENT_READ, deadline)
         except OSError as error:
-            self._ended = self._broken(error)
+            self._session.end(self._session.lose(error))
         else:
-            if not data:
-                self._ended = self._end_of_stream()
-            elif not self._closing:
-                self._take(data)
-
-    def _take(self, data: bytes) -> None:
-        for line in self._decoder.receive_data(data):
-            if not isinstance(line, str):
-                fault = f"a line {line.reason}" if isinstance(line, BadLine) else f"{line.protocol}, not chat"
-                self._ended = ProtocolError(f"the server sent {fault}")
+            self._session.receive_data(data)
+            if isinstance(self._session.ended, ProtocolError):
                 self._shutdown(socket.SHUT_RDWR)
-                return
-            self._events.append(parse_text(line))
-
-    def _end_of_stream(self) -> ConnectionClosed:
-        if self._decoder.in_line and not self._closing:
-            return ConnectionClosed("the server ended in the middle of a line", clean=False)
-        return ConnectionClosed("the server ended the conversation", clean=True)
-
-    def _broken(self, error: OSError) -> ConnectionClosed:
-        reason = "this client is closed" if self._closing else error.strerror or str(error)
-        return ConnectionClosed(reason, clean=self._closing)
 
     def _shutdown(self, how: int) -> None:
         with suppress(OSError):  # the server is gone, or this client closed

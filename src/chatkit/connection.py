@@ -27,6 +27,9 @@ if TYPE_CHECKING:
 # Small pending pieces are joined up to this, a copy of its own for each slow member: so it stays small.
 WRITE_BYTES = 64 * 1024
 
+# Systems take 1024 in one call (IOV_MAX, writev(2)).
+MAX_PIECES = 512
+
 # Where a rate is set, one read takes no more: what is held back meanwhile stays small, the rest is the kernel's.
 THROTTLED_READ_BYTES = 512
 
@@ -125,8 +128,10 @@ class Connection:
             sent = self._failed(error)
         return sent == len(data) or self._keep([data], sent)
 
-    def write_pieces(self, pieces: list[memoryview]) -> bool:
-        """`write` of several pieces in one system call, without a copy."""
+    def write_pieces(self, pieces: list[bytes | memoryview]) -> bool:
+        """`write` of several pieces in one system call; without a copy, unless they are very many."""
+        if len(pieces) > MAX_PIECES:
+            return self.write(b"".join(pieces))
         if not pieces:
             return not self._pending
         if self._pending:

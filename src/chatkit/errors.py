@@ -4,6 +4,7 @@
      +-- ProtocolError       the other side sent what the protocol doesn't allow
      +-- ConnectionClosed    the conversation is over
      +-- JoinRefused         the room doesn't take this connection
+     +-- NameTaken           another member has that name
 
 A mistake of the caller is a `ValueError` or `TypeError`; an `OSError` passes through untouched.
 """
@@ -49,3 +50,14 @@ class JoinRefused(ChatError):
 
     def __str__(self) -> str:
         return self.reason
+
+
+class NameTaken(ChatError):
+    """Another member has that name, or one that differs only in case."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.name = name
+
+    def __str__(self) -> str:
+        return f"the name {self.name} is taken"

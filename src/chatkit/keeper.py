@@ -10,9 +10,10 @@ import time
 from chatkit.batch import Arrival, Member
 from chatkit.connection import Connection
 from chatkit.deadlines import Deadlines
-from chatkit.events import Notice
+from chatkit.encoding import encode
+from chatkit.events import Error
 from chatkit.limits import Limits
-from chatkit.protocol import Line, encode_text
+from chatkit.protocol import Line
 
 logger = logging.getLogger("chatkit")
 
@@ -22,13 +23,16 @@ SLOW_CONSUMER = "slow consumer"
 class Keeper:
     """The connections of one worker, in its selector. Used by that worker's thread alone, but for `add`.
 
-    members: those that get what is said. heard: what arrived, for the worker to publish.
+    readers: those that get what is said as plain text. programs: those that get it as JSON.
+    heard: what arrived, for the worker to publish.
     """
 
     def __init__(self, limits: Limits, selector: selectors.BaseSelector) -> None:
-        self.members: dict[Member, Connection] = {}
+        self.readers: dict[Member, Connection] = {}
+        self.programs: dict[Member, Connection] = {}
         self.heard: list[Arrival] = []
         self.slow_consumers = 0
+        self.bytes = 0  # handed to connections
         self._limits = limits
         self._selector = selector
         self._connections: set[Connection] = set()
@@ -50,10 +54,25 @@ class Keeper:
         """Keep this connection from now on; safe from any thread."""
         self._connections.add(connection)
 
+    @property
+    def members(self) -> list[Member]:
+        """All that get what is said."""
+        return [*self.readers, *self.programs]
+
+    def find(self, member: Member) -> Connection | None:
+        """Its connection, if it is one of these."""
+        return self.readers.get(member) or self.programs.get(member)
+
     def admit(self, connection: Connection, member: Member) -> None:
         """From now on it gets what is said, and is read."""
-        self.members[member] = connection
+        self.readers[member] = connection
         self.watch(connection)
+
+    def switch(self, member: Member, first: bytes) -> None:
+        """From now on it gets JSON, and `first` of all this."""
+        if connection := self.readers.pop(member, None):
+            self.programs[member] = connection
+            self.write(connection, first)
 
     def hear(self, connection: Connection, lines: list[Line]) -> None:
         """Keep what arrived for the next batch; set the clock for what didn't arrive yet."""
@@ -67,7 +86,8 @@ class Keeper:
             self._lines.set(connection, connection.line_due)
 
     def write(self, connection: Connection, data: bytes) -> None:
-        """A line for this one alone."""
+        """Lines for this one alone."""
+        self.bytes += len(data)
         if not connection.write(data):
             self.fall_behind(connection)
 
@@ -80,7 +100,8 @@ class Keeper:
     def end(self, connection: Connection) -> None:
         """Write what is pending, then the end of stream; close it when the peer has ended too, or takes too long."""
         if connection.member:
-            self.members.pop(connection.member, None)
+            self.readers.pop(connection.member, None)
+            self.programs.pop(connection.member, None)
         self._lines.clear(connection)
         self._pauses.clear(connection)
         now = time.monotonic()
@@ -159,7 +180,8 @@ class Keeper:
         self.slow_consumers += kind == SLOW_CONSUMER
         connection.cut = reason
         self.heard.append(Arrival(connection.member, connection.release(), kind))
-        self.write(connection, encode_text(Notice(f"you were cut off: {reason}")))
+        last = Error(f"you were cut off: {reason}", kind.replace(" ", "_"))
+        self.write(connection, encode(last, as_json=connection.member in self.programs))
         self.end(connection)
 
     def _end_or_close(self, connection: Connection, now: float) -> None:

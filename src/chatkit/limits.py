@@ -33,6 +33,8 @@ class Limits:
     max_clients: int = _limit(10_000, "Members at one time; the next one is told that the room is full.")
     clients_per_address: int | None = _limit(None, "Members at one time from one address.")
     messages_per_second: float | None = _limit(None, "Lines of one member per second; what is more waits.")
+    # A busy classroom's hour; at the longest lines some 8 MB.
+    history_size: int = _limit(1000, "Messages that are kept, for programs that ask for what they missed.")
     # A few round trips of a bad mobile link: one for our last lines, one for the peer's own end.
     drain_seconds: float = _limit(2.0, "How long an ended connection may take to read its last lines.")
     # A peer whose cable is pulled says nothing, not even goodbye; the kernel asks (SO_KEEPALIVE), here within a minute.

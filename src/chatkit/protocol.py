@@ -1,4 +1,4 @@
-"""The wire: bytes to lines, lines to text, text to events. No sockets, no threads, no I/O.
+"""The wire: bytes to clean lines. No sockets, no threads, no I/O.
 
 `docs/protocol.md` says the same for people who write their own client.
 """
@@ -8,8 +8,6 @@ from __future__ import annotations
 import re
 import unicodedata
 from dataclasses import dataclass
-
-from chatkit.events import Event, Message, Notice
 
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
@@ -26,13 +24,15 @@ _VISIBLE = {**_CLEAN, **{code: f"\\u{code:04x}" for code in (0x2028, 0x2029, *_R
 MOST_MARKS = 4
 _MAYBE_MARKS = re.compile(rf"[^\w\s\x00-\x7f]{{{MOST_MARKS + 1},}}")  # no mark is a letter, space or ASCII
 
-_MESSAGE = re.compile(r"([^\s:*]+): (.*)", re.DOTALL)
-
 
 @dataclass(frozen=True, slots=True)
 class BadLine:
-    """A line that the wire doesn't carry. reason: `longer than 8192 bytes` or `not valid UTF-8`."""
+    """A line that the wire doesn't carry.
 
+    code: `too_long` or `not_utf8`. reason: the same in words, `longer than 8192 bytes` or `not valid UTF-8`.
+    """
+
+    code: str
     reason: str
 
 
@@ -177,43 +177,8 @@ class LineDecoder:
         try:
             text = line.decode()
         except UnicodeDecodeError:
-            return BadLine("not valid UTF-8")
+            return BadLine("not_utf8", "not valid UTF-8")
         return text if text.isprintable() else clean(text)
 
     def _too_long(self) -> BadLine:
-        return BadLine(f"longer than {self._max_line_bytes} bytes")
-
-
-def encode_text(event: Event) -> bytes:
-    """The line of plain text that tells `event`."""
-    return f"{event}\n".encode()
-
-
-def encode_notice(text: str) -> bytes:
-    """A notice of the room's, made clean. TypeError: no text. ValueError: not valid Unicode (a lone surrogate)."""
-    if not isinstance(text, str):
-        raise TypeError(f"a notice is text, not {text!r}")
-    return encode_text(Notice(clean(text)))
-
-
-def parse_text(line: str) -> Event:
-    """The event that a line of plain text tells. A line of no known form counts as a notice."""
-    if said := _MESSAGE.fullmatch(line):
-        return Message(said[1], said[2])
-    return Notice(line.removeprefix("*** "))
-
-
-def check_sendable(text: str, max_line_bytes: int) -> bytes:
-    """`text` as a line for the wire.
-
-    ValueError: it holds a line end, is longer than `max_line_bytes`, or isn't valid Unicode.
-    """
-    if "\n" in text or text.endswith("\r"):
-        raise ValueError("not sent: holds a line end (send one line at a time)")
-    try:
-        line = text.encode()
-    except UnicodeEncodeError:
-        raise ValueError("not sent: not valid Unicode (a lone surrogate)") from None
-    if len(line) > max_line_bytes:
-        raise ValueError(f"not sent: longer than {max_line_bytes} bytes")
-    return line + b"\n"
+        return BadLine("too_long", f"longer than {self._max_line_bytes} bytes")

@@ -10,11 +10,15 @@ class Stats:
     """Counters of one moment, since the start.
 
     members: present now. messages: accepted from members. deliveries: messages times those they were handed to.
-    slow_consumers: members that were cut off. refused: connections not taken, by reason (`full`, `address`, `handler`).
+    bytes: of all lines that were handed to members, and to those who were refused. slow_consumers: members that were cut off.
+    refused: connections not taken, by reason (`full`, `address`, `handler`).
+    dropped: lines that the handler, such as a transcript, could not keep; it says so by an attribute of that name.
     """
 
     members: int
     messages: int
     deliveries: int
+    bytes: int
     slow_consumers: int
     refused: dict[str, int]
+    dropped: int

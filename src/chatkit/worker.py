@@ -16,12 +16,13 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
-from chatkit.batch import Arrival, Batch, Member
+from chatkit.batch import Arrival, Batch, Encoded, Member, Switch
 from chatkit.connection import Connection
+from chatkit.encoding import encode_json, encode_text
 from chatkit.events import Notice
+from chatkit.floor import SHUTDOWN
 from chatkit.keeper import Keeper
 from chatkit.limits import Limits
-from chatkit.protocol import encode_text
 from chatkit.room import Room
 from chatkit.sockets import LONGEST_WAIT_SECONDS
 from chatkit.waker import Waker
@@ -57,7 +58,7 @@ class Worker(threading.Thread):
         self._room = room
         self._accept_waiting = accept_waiting
         self._failed = failed
-        self._inbox: deque[Batch | Call] = deque()
+        self._inbox: deque[Batch | Switch | Call] = deque()
         self._selector = selectors.DefaultSelector()
         self._waker = Waker(self._selector)
         self._keeper = Keeper(limits, self._selector)
@@ -70,11 +71,16 @@ class Worker(threading.Thread):
         return len(self._keeper)
 
     @property
+    def bytes(self) -> int:
+        """How much was handed to its connections."""
+        return self._keeper.bytes
+
+    @property
     def slow_consumers(self) -> int:
         """How many of its members were cut off for reading too slowly."""
         return self._keeper.slow_consumers
 
-    def post(self, item: Batch | Call) -> None:
+    def post(self, item: Batch | Switch | Call) -> None:
         """Leave a batch to deliver or something to call; handled in the order of the posts. Never blocks."""
         self._inbox.append(item)
         if threading.get_ident() != self.ident:
@@ -156,33 +162,40 @@ class Worker(threading.Thread):
             item = self._inbox.popleft()
             if isinstance(item, Batch):
                 batches.append(item)
-            else:
-                self._deliver(batches)
-                batches = []
+                continue
+            self._deliver(batches)
+            batches = []
+            if not isinstance(item, Switch):
                 item()
+            elif item.member in self._keeper.readers:
+                self._keeper.switch(item.member, encode_json(*item.events))
         self._deliver(batches)
 
     def _deliver(self, batches: list[Batch]) -> None:
         """One write per member, however many batches."""
         if not batches:
             return
-        batch = Batch.merged(batches)
-        text, own, keeper = batch.text, batch.own, self._keeper
-        if text:
-            self.deliveries += batch.messages * len(keeper.members)
-            for member, connection in keeper.members.items():
-                if member not in own:
-                    taken = connection.write(text)
-                else:
-                    taken = connection.write_pieces(batch.text_for(member))
-                if not taken:
-                    keeper.fall_behind(connection)
-        for member, line in batch.private:
-            if reader := keeper.members.get(member):
-                keeper.write(reader, line)
+        batch, keeper = Batch.merged(batches), self._keeper
+        self.deliveries += batch.messages * (len(keeper.readers) + len(keeper.programs))
+        self._write(batch.text, keeper.readers)
+        self._write(batch.json, keeper.programs)
         for member, _ in batch.left:
-            if leaver := keeper.members.get(member):
+            if leaver := keeper.find(member):
                 keeper.end(leaver)
+
+    def _write(self, lines: Encoded, members: dict[Member, Connection]) -> None:
+        data, edits, fall_behind = lines.data, lines.edits, self._keeper.fall_behind
+        if data:
+            self._keeper.bytes += len(data) * len(members)
+            for member, connection in members.items():
+                if member not in edits and not connection.write(data):
+                    fall_behind(connection)
+        for member in edits:
+            if reader := members.get(member):
+                pieces = lines.pieces_for(member)
+                self._keeper.bytes += sum(map(len, pieces)) - len(data)
+                if not reader.write_pieces(pieces):
+                    fall_behind(reader)
 
     def _refuse(self, connection: Connection, reason: str) -> None:
         self._keeper.write(connection, encode_text(Notice(reason)))
@@ -197,7 +210,7 @@ class Worker(threading.Thread):
         with suppress(threading.BrokenBarrierError):
             all_read.wait(min(max(0, deadline - time.monotonic()), LONGEST_WAIT_SECONDS))
         self._take_inbox()
-        self._room.receive([Arrival(member, [], "shutdown") for member in self._keeper.members])
+        self._room.receive([Arrival(member, [], SHUTDOWN) for member in self._keeper.members])
         self._take_inbox()
         while len(self._keeper) and (left := deadline - time.monotonic()) > 0:
             patience = self._patience()

@@ -12,6 +12,8 @@ import click
 
 from chatkit import __version__
 
+CHAT_CLIENT = "chat-client"
+
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 version_option = click.version_option(__version__, "--version", prog_name="chatkit", message="%(prog)s %(version)s")
@@ -20,10 +22,10 @@ version_option = click.version_option(__version__, "--version", prog_name="chatk
 NO_SUCH_HOST = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)}
 
 
-def option(name: str, **kwargs: Any) -> Callable[[Any], Any]:
+def option(name: str, *names: str, **kwargs: Any) -> Callable[[Any], Any]:
     """A Click option that can also be set as CHATKIT_<NAME> in the environment."""
     envvar = "CHATKIT" + name.removeprefix("-").replace("-", "_").upper()
-    return click.option(name, envvar=envvar, show_default=True, **kwargs)
+    return click.option(name, *names, envvar=envvar, show_default=True, **kwargs)
 
 
 def fail(command: str, problem: str, hint: str = "", *, status: int = 1) -> NoReturn:

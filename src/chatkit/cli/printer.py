@@ -118,7 +118,12 @@ class Transcript:
     """The handler of `chat-server`: prints what happens. Uses nothing that other handlers don't have."""
 
     def __init__(self, printer: Printer) -> None:
+        self._printer = printer
         self._print = printer.put
+
+    @property
+    def dropped(self) -> int:
+        return self._printer.dropped
 
     def on_listening(self, address: Address) -> None:
         self._print(f"Server listening on {host_and_port(address)}")
@@ -129,6 +134,9 @@ class Transcript:
     def on_message(self, message: Message) -> Message:
         self._print(visible(str(message)))
         return message
+
+    def on_rename(self, member: Member, old_name: str) -> None:
+        self._print(f"{old_name} is now {member.name}")
 
     def on_leave(self, member: Member, reason: str) -> None:
         self._print(f"Connection from {member.address} closed.")

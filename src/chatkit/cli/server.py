@@ -48,13 +48,14 @@ def _limit_options(command: Any) -> Any:
     help="Port to listen on; 0 takes a free one.",
 )
 @option("--threads", type=click.IntRange(min=1), metavar="N", default=1, help="Workers; more than 1 rarely pays.")
+@option("--announce", is_flag=True, help="Tell members who joins, leaves or takes a name: `*** ada joined`.")
 @_limit_options
 @version_option
-def main(host: str, port: int, threads: int, **limits: Any) -> None:
+def main(host: str, port: int, threads: int, announce: bool, **limits: Any) -> None:
     """Start a chat room and print what is said in it.
 
     Join it with `chat-client`, or with nothing but `nc 127.0.0.1 12345`: each line goes to everyone else, the line
-    `exit` leaves. Ctrl-C ends the room, after everybody got what was said.
+    `exit` leaves, `/help` lists what else there is. Ctrl-C ends the room, after everybody got what was said.
 
     Each option can also be set in the environment, --max-clients as CHATKIT_MAX_CLIENTS.
     """
@@ -66,7 +67,7 @@ def main(host: str, port: int, threads: int, **limits: Any) -> None:
     out, err = Printer(sys.stdout), Printer(sys.stderr)
     log = LogPrinter(err, COMMAND)
     logger.addHandler(log)
-    server = Server(host, port, handler=Transcript(out), limits=bounds, threads=threads)
+    server = Server(host, port, handler=Transcript(out), limits=bounds, threads=threads, announce=announce)
     try:
         _end_on_signals()
         raise_limit()

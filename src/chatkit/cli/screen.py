@@ -1,0 +1,73 @@
+"""What `chat-client` shows: the chat, JSON Lines, or only what went wrong."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+from chatkit import Error, Event
+from chatkit.cli.common import CHAT_CLIENT, complain, reason
+from chatkit.encoding import encode_json
+from chatkit.protocol import visible
+
+
+class OutputLost(Exception):
+    """Standard output takes no more. reason: None when who read it has seen enough (`chat-client | head`)."""
+
+    def __init__(self, error: OSError) -> None:
+        self.reason = None if isinstance(error, BrokenPipeError) else reason(error)
+
+
+class Screen:
+    """The chat, for people.
+
+    refused: whether the room didn't do something. taken: whether it is known to have heard everything.
+    OutputLost: standard output is gone.
+    """
+
+    refused = False
+    taken = True
+
+    def begin(self) -> None:
+        self._print("Connected to chat server. Type 'exit' to leave.")
+
+    def show(self, event: Event) -> None:
+        self._print(visible(str(event)))
+
+    def end(self) -> None:
+        self._print("Disconnected from server.")
+
+    def _print(self, line: str) -> None:
+        try:
+            sys.stdout.write(f"{line}\n")
+            sys.stdout.flush()
+        except OSError as error:
+            raise OutputLost(error) from None
+
+
+class Lines(Screen):
+    """JSON Lines, for programs; in ASCII, so that no terminal and no locale comes to harm."""
+
+    def begin(self) -> None:
+        pass
+
+    def show(self, event: Event) -> None:
+        self._print(json.dumps(json.loads(encode_json(event)), separators=(",", ":")))
+
+    def end(self) -> None:
+        pass
+
+
+class Nothing(Lines):
+    """Only what the room didn't do. When it answers the `/json` that is sent last, it has heard all before."""
+
+    taken = False
+
+    def show(self, event: Event) -> None:
+        if not isinstance(event, Error):
+            return
+        if event.code == "already_json":
+            self.taken = True
+        else:
+            self.refused = True
+            complain(CHAT_CLIENT, visible(event.text))

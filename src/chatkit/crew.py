@@ -1,0 +1,129 @@
+"""The threads of a server: one that accepts, workers that serve. Starts, feeds and ends them."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable
+from functools import partial
+
+from chatkit.acceptor import Acceptor
+from chatkit.addresses import Address
+from chatkit.connection import Connection
+from chatkit.errors import JoinRefused
+from chatkit.limits import Limits
+from chatkit.room import Room
+from chatkit.worker import Call, Worker
+
+# After a worker died, the others have so long to deliver what they have: a supervisor waits to start anew.
+FAILED_GRACE_SECONDS = 1.0
+
+
+class Crew:
+    """Works from `start` to `end`.
+
+    failed(): called when a thread died of an error, which is `failure` then; the others are ending.
+    """
+
+    def __init__(self, room: Room, limits: Limits, threads: int, failed: Callable[[], None]) -> None:
+        self.failure: BaseException | None = None
+        self.running = False
+        self._room = room
+        self._limits = limits
+        self._threads = threads
+        self._failed = failed
+        self._all_read = threading.Barrier(threads)
+        self._workers: list[Worker] = []
+        self._acceptor: Acceptor | None = None
+        self._posting = threading.Lock()  # held for a moment by `soon`, and by `end`
+
+    @property
+    def here(self) -> bool:
+        """Whether this is one of the crew's threads: a hook is being called."""
+        return threading.current_thread() in (*self._workers, self._acceptor)
+
+    @property
+    def deliveries(self) -> int:
+        """Messages times members, their senders included."""
+        return sum(worker.deliveries for worker in self._workers)
+
+    @property
+    def bytes(self) -> int:
+        """Handed to connections."""
+        return sum(worker.bytes for worker in self._workers)
+
+    @property
+    def slow_consumers(self) -> int:
+        """Members that were cut off."""
+        return sum(worker.slow_consumers for worker in self._workers)
+
+    def start(self, listener: socket.socket) -> None:
+        """Accept at `listener`, which is the crew's from now on."""
+        self._acceptor = acceptor = Acceptor(listener, self._limits, self._hand_out, self._fail)
+        for number in range(self._threads):
+            name = f"chatkit-worker-{number}"
+            self._workers.append(Worker(name, self._room, self._limits, acceptor.accept_waiting, self._fail))
+        self.running = True  # hooks may use the server from the first connection on
+        for thread in (*self._workers, acceptor):
+            thread.start()
+
+    def soon(self, call: Call) -> None:
+        """Have a worker call it: the caller may be inside a hook, and so inside the room's lock.
+
+        RuntimeError: nobody works, and this isn't a hook, which needn't know that this is the end.
+        """
+        acceptor = self._acceptor
+
+        def accept_and_call() -> None:
+            if acceptor:
+                acceptor.accept_waiting()  # who was connected before hears it, as with lines
+            call()
+
+        with self._posting:
+            if self.running and not self.failure:
+                self._workers[0].post(accept_and_call)
+            elif not self.here:
+                raise RuntimeError("the server isn't running")
+
+    def end(self, grace: float) -> None:
+        """Deliver what has arrived, end every connection and thread, within `grace` seconds."""
+        if not (acceptor := self._acceptor):
+            return
+        grace = min(grace, FAILED_GRACE_SECONDS) if self.failure else grace
+        deadline = time.monotonic() + 0.9 * grace  # the rest is for the hard way
+        with self._posting:
+            self.running = False
+        acceptor.stop()
+        if acceptor.is_alive():
+            acceptor.join()
+        for worker in self._workers:
+            worker.stop(deadline, self._all_read)
+        for worker in self._workers:
+            if worker.is_alive():
+                worker.join()
+        acceptor.release()
+        for worker in self._workers:
+            worker.release()
+        self._acceptor = None
+
+    def _hand_out(self, sock: socket.socket, address: Address) -> None:
+        if self.failure:
+            sock.close()
+            return
+        worker = min(self._workers, key=lambda worker: worker.load)
+        connection = Connection(sock, self._limits)
+        try:
+            self._room.join(address, partial(worker.admit, connection))
+        except JoinRefused as refusal:
+            worker.refuse(connection, refusal.reason)
+
+    def _fail(self, error: BaseException) -> None:
+        """A thread died: take no more connections, end those there are, wake whoever serves or will shut down."""
+        self.failure = error
+        self._all_read.abort()  # the dead don't come to the meeting
+        if self._acceptor:
+            self._acceptor.stop()
+        for worker in self._workers:
+            worker.stop(time.monotonic() + FAILED_GRACE_SECONDS, self._all_read)
+        self._failed()

@@ -1,0 +1,107 @@
+"""A client's side of a conversation: bytes in, events out. No sockets, no waiting: both clients are built on it."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from chatkit.encoding import check_sendable, parse_json, parse_text
+from chatkit.errors import ChatError, ConnectionClosed, NameTaken, ProtocolError
+from chatkit.events import Event, Notice, Welcome
+from chatkit.names import check_name
+from chatkit.protocol import BadLine, LineDecoder
+
+MAX_RECEIVED_BYTES = 1024 * 1024
+
+
+class Session:
+    """What has been received, and how it ends.
+
+    max_line_bytes: of a line to send. name, events, after: what to ask the server for, as in `Client`.
+    opening: the lines that ask for it, to be sent first.
+    received: events that nobody has taken yet.
+    ended: why there will be no more, or None.
+
+    ValueError: the name breaks the rule, or `after` is set without `events`.
+    """
+
+    def __init__(self, max_line_bytes: int, *, name: str | None, events: bool, after: int | None) -> None:
+        if name is not None:
+            check_name(name)
+        if after is not None and (not events or after < 0):
+            raise ValueError("after is an id, from 0, and needs events=True")
+        self.received: deque[Event] = deque()
+        self.ended: ChatError | None = None
+        self.opening = f"/nick {name}\n".encode() if name else b""
+        self.opening += f"/json {'' if after is None else after}\n".encode() if events else b""
+        self._max_line_bytes = max_line_bytes
+        self._name = name
+        # What answers the opening, in order. Before the welcome, messages have no id, and `after` would tell them twice.
+        self._awaited: list[Event | type[Welcome]] = [Notice(f"you are now {name}")] if name else []
+        self._awaited += [Welcome] if events else []
+        self._closing = False
+        # Cleaning makes three bytes of one at the most; a name comes on top. Room for a server with higher limits.
+        self._decoder = LineDecoder(max(3 * max_line_bytes + 1024, MAX_RECEIVED_BYTES))
+
+    @property
+    def is_opening(self) -> bool:
+        """Whether the server has still to answer `opening`. NameTaken, ConnectionClosed, ProtocolError: it won't."""
+        if self._awaited and self.ended:
+            last = self.received[-1] if self.received else None
+            if isinstance(self.ended, ConnectionClosed) and isinstance(last, Notice):
+                raise ConnectionClosed(last.text, clean=self.ended.clean)  # such as: the room is full
+            raise self.ended
+        return bool(self._awaited)
+
+    def line(self, text: str) -> bytes:
+        """`text` for the wire. ValueError: it can't be sent."""
+        return check_sendable(text, self._max_line_bytes)
+
+    def receive_data(self, data: bytes) -> None:
+        """What the socket gave; nothing means the server's end."""
+        if not data:
+            whole = self._closing or not self._decoder.in_line
+            reason = "the server ended the conversation" if whole else "the server ended in the middle of a line"
+            self.end(ConnectionClosed(reason, clean=whole))
+        elif not self._closing and not self.ended:
+            try:
+                self._take(data)
+            except ChatError as error:
+                self.end(error)
+
+    def lose(self, error: OSError) -> ConnectionClosed:
+        """The socket failed: what to raise for that."""
+        reason = "this client is closed" if self._closing else error.strerror or str(error)
+        return ConnectionClosed(reason, clean=self._closing)
+
+    def end(self, reason: ChatError) -> None:
+        """Nothing more will be received; the first reason counts."""
+        self.ended = self.ended or reason
+
+    def begin_close(self) -> None:
+        """From now on nothing that arrives is kept, and every end is a clean one."""
+        self._closing = True
+
+    def close(self) -> None:
+        """The end, for whoever still waits."""
+        self.received.clear()
+        self.ended = ConnectionClosed("this client is closed", clean=True)
+
+    def _take(self, data: bytes) -> None:
+        for line in self._decoder.receive_data(data):
+            if not isinstance(line, str):
+                fault = f"a line {line.reason}" if isinstance(line, BadLine) else f"{line.protocol}, not chat"
+                raise ProtocolError(f"the server sent {fault}")
+            # No name begins with a brace, and so no line of text.
+            event = parse_json(line) if line.startswith("{") else parse_text(line)
+            if event and (not self._awaited or self._opens(event)):
+                self.received.append(event)
+
+    def _opens(self, event: Event) -> bool:
+        """Look for what is awaited; whether the event is also for the caller. NameTaken: the name can't be had."""
+        if self._name and event == Notice(str(NameTaken(self._name))):
+            raise NameTaken(self._name)
+        awaited = self._awaited[0]
+        if event == awaited or type(event) is awaited:
+            del self._awaited[0]
+            return isinstance(event, Welcome)
+        return isinstance(event, Notice) or Welcome not in self._awaited

@@ -1,0 +1,137 @@
+"""Fixtures for tests of what you build with chatkit; pytest finds them by itself once chatkit is installed.
+
+    def test_greeting(chat_room):
+        ann, bob = chat_room.join(2)
+        ann.send("Hi!")
+        bob.expect("Hi!", sender=ann)
+        ann.expect_nothing()
+
+`chat_server` is a running `Server`, `chat_room` a `ChatRoom` on it. For a server with a handler or limits of your own:
+
+    with Server(port=0, handler=Moderation()) as server, ChatRoom(server) as room: ...
+
+Nothing here sleeps or waits for silence: absence is proved by asking the server for a sign and finding nothing before it.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Self
+
+import pytest
+
+from chatkit.client import Client
+from chatkit.errors import ConnectionClosed
+from chatkit.events import Event, Message, Private
+from chatkit.server import Server
+
+TIMEOUT_SECONDS = 5.0
+
+
+class Guest(Client):
+    """A `Client` that knows what to expect."""
+
+    def __init__(self, room: ChatRoom, **options: Any) -> None:
+        super().__init__(*room.server.address, **options)
+        self._name: str = options.get("name") or str(self.address[1])
+        self._room = room
+        self._kept: list[Event] = []
+
+    @property
+    def name(self) -> str:
+        """What the others see, or saw last."""
+        for member in self._room.server.members:
+            if member.address == self.address:
+                self._name = member.name
+        return self._name
+
+    def receive(self, timeout: float | None = TIMEOUT_SECONDS) -> Event:
+        """As `Client.receive`, but it doesn't wait for ever unless told to."""
+        return self._kept.pop(0) if self._kept else super().receive(timeout)
+
+    def expect(self, text: str, *, sender: Guest | str | None = None, timeout: float = TIMEOUT_SECONDS) -> Event:
+        """The next event has this text, and this sender if one is given. AssertionError: it is another one, or none."""
+        __tracebackhide__ = True
+        wanted = f"{text!r} from {getattr(sender, 'name', sender)}" if sender else repr(text)
+        try:
+            event = self.receive(timeout)
+        except (TimeoutError, ConnectionClosed) as error:
+            raise AssertionError(f"{self.name} expected {wanted}: {error}") from None
+        said_by = event.sender if isinstance(event, Message | Private) else None
+        if event.text != text or (sender and said_by != getattr(sender, "name", sender)):
+            raise AssertionError(f"{self.name} expected {wanted}, received {event!r}")
+        return event
+
+    def expect_nothing(self) -> None:
+        """Of all that the guests of the room have sent, and the server has said, nothing was left to receive here.
+
+        AssertionError: something was.
+        """
+        __tracebackhide__ = True
+        for guest in self._room.guests:
+            with suppress(ConnectionClosed):  # who has left has been heard to the end
+                guest.sync()
+        self._room.sync()
+        with suppress(ConnectionClosed):
+            self.sync()
+        if self._kept:
+            raise AssertionError(f"{self.name} expected nothing, received {self._kept[0]!r}")
+
+    def sync(self) -> None:
+        """Return when the server has heard all that was sent here, and what came up to then can be received."""
+        sign = f"/{secrets.token_hex(8)}"
+        self.send(sign)
+        while sign not in (event := super().receive(TIMEOUT_SECONDS)).text:  # an unknown command is told to us alone
+            self._kept.append(event)
+
+
+class ChatRoom:
+    """Guests of a server, who leave at the end of `with`. guests: those that are there."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self.guests: list[Guest] = []
+
+    def join(self, number: int = 1, **options: Any) -> list[Guest]:
+        """So many new guests, in the room when it returns. options: as for `Client`."""
+        joined = [Guest(self, **options) for _ in range(number)]
+        self.guests += joined
+        for guest in joined:
+            guest.sync()
+        return joined
+
+    def sync(self) -> None:
+        """Return when all that the server's own program has said is on its way to the guests."""
+        said = threading.Event()
+        with suppress(RuntimeError):  # the server isn't running: it says nothing more
+            self.server._crew.soon(said.set)
+            said.wait(TIMEOUT_SECONDS)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for guest in self.guests:
+            guest.close(grace=0 if kind else TIMEOUT_SECONDS)
+
+
+@pytest.fixture
+def chat_server() -> Iterator[Server]:
+    """A running server on a free port of 127.0.0.1. It is shut down at the end, and has left no thread."""
+    before = set(threading.enumerate())
+    with Server(port=0) as server:
+        yield server
+    assert not [thread for thread in set(threading.enumerate()) - before if thread.name.startswith("chatkit-")]
+
+
+@pytest.fixture
+def chat_room(chat_server: Server) -> Iterator[ChatRoom]:
+    """A room on `chat_server`: `ann, bob = chat_room.join(2)`."""
+    with ChatRoom(chat_server) as room:
+        yield room
