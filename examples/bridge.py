@@ -21,9 +21,11 @@ async def pass_on(source: AsyncClient, target: AsyncClient) -> None:
 async def main(port: int, other_port: int) -> None:
     async with AsyncClient(port=port, name="bridge") as one, AsyncClient(port=other_port, name="bridge") as other:
         directions = [asyncio.create_task(pass_on(one, other)), asyncio.create_task(pass_on(other, one))]
-        await asyncio.wait(directions, return_when=asyncio.FIRST_COMPLETED)
-        for direction in directions:
+        done, others = await asyncio.wait(directions, return_when=asyncio.FIRST_COMPLETED)
+        for direction in others:
             direction.cancel()
+        for direction in done:
+            direction.result()  # raises what went wrong
 
 
 if __name__ == "__main__":

@@ -7,16 +7,20 @@ import os
 import queue
 import secrets
 import socket
+import ssl
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 from chatkit import Limits, Member, Message, Server
+from chatkit.tls import server_context
 
 DEADLINE = 10.0
 
@@ -53,17 +57,20 @@ class Recorder:
 class Peer:
     """The other end of a connection, as plain as `nc`."""
 
-    def __init__(self, port: int, *, host: str = "127.0.0.1", receive_buffer: int | None = None) -> None:
+    def __init__(
+        self, port: int, *, host: str = "127.0.0.1", receive_buffer: int | None = None, tls: bool = False
+    ) -> None:
         self.sock = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
         if receive_buffer:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.sock.settimeout(DEADLINE)
         try:
             self.sock.connect((host, port))
+            self.name = str(self.sock.getsockname()[1])
+            self.sock = trusting().wrap_socket(self.sock, suppress_ragged_eofs=False) if tls else self.sock
         except OSError:
             self.sock.close()
             raise
-        self.name = str(self.sock.getsockname()[1])
         self._received = b""
 
     def send(self, data: bytes) -> None:
@@ -90,7 +97,7 @@ class Peer:
         """Drop what has arrived."""
         self._received = b""
         self.sock.setblocking(False)
-        with suppress(BlockingIOError):
+        with suppress(BlockingIOError, ssl.SSLWantReadError):
             while self.sock.recv(1 << 20):
                 pass
         self.sock.settimeout(DEADLINE)
@@ -137,24 +144,59 @@ class Started:
 
     def __init__(self, stack: ExitStack, **options: Any) -> None:
         self._stack = stack
+        self._tls = options.get("tls") is not None
         self.recorder = Recorder()
         self.server = stack.enter_context(Server(port=0, **{"handler": self.recorder, **options}))
         self.port = self.server.port
 
     def peer(self, **options: Any) -> Peer:
-        peer = Peer(self.port, **options)
+        peer = Peer(self.port, tls=self._tls, **options)
         self._stack.callback(peer.close)
+        until = time.monotonic() + DEADLINE
+        while self._tls and peer.name not in [member.name for member in self.server.members]:
+            assert time.monotonic() < until  # the server's side of the handshake ends a moment after ours
         return peer
 
     def peers(self, number: int) -> list[Peer]:
         return [self.peer() for _ in range(number)]
 
 
+over_tls = pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
+
+
+def trusting() -> ssl.SSLContext:
+    """For tests of something else than trust."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate for 127.0.0.1 with its key, in one file."""
+    path = tmp_path_factory.mktemp("tls") / "server.pem"
+    trustme.CA().issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(path))
+    return path
+
+
 @pytest.fixture
-def serve() -> Iterator[Callable[..., Started]]:
+def tls() -> bool:
+    """Whether `serve`, and its peers, speak TLS; `over_tls` makes a test run with both."""
+    return False
+
+
+@pytest.fixture
+def tls_options(tls: bool, certificate: Path) -> list[str]:
+    """The same for chat-server."""
+    return ["--tls-cert", str(certificate)] if tls else []
+
+
+@pytest.fixture
+def serve(tls: bool, certificate: Path) -> Iterator[Callable[..., Started]]:
     """serve(limits=..., threads=...) starts a server that is shut down, after its peers are closed, with the test."""
     with ExitStack() as stack:
-        yield lambda **options: Started(stack, **options)
+        context = {"tls": server_context(certificate)} if tls else {}
+        yield lambda **options: Started(stack, **context, **options)
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from typing import Any, Self
 
 import pytest
 
-from chatkit import AsyncClient, Client, ConnectionClosed, Event, Limits, NameTaken, Notice, ProtocolError, Server, aio
+from chatkit import AsyncClient, Client, ConnectionClosed, Event, Limits, NameTaken, Notice, ProtocolError, Server, wire
 from chatkit.events import Error, Gap, Joined, Left, Message, Renamed, Welcome
 from chatkit.testing import ChatRoom
 from tests.conftest import DEADLINE, Peer, open_descriptors
@@ -379,14 +379,18 @@ async def test_after(kind: Kind, after: int, missing: int, first: int) -> None:
 async def test_after_while_others_talk(chat_server: Server, chat_room: ChatRoom, kind: Kind, seed: int) -> None:
     """Between the replay and what is said meanwhile nothing is missing and nothing comes twice."""
     (ann,) = chat_room.join()
-    for _ in range(seed):
-        ann.send("x")
+
+    def talk(number: int) -> None:
+        for _ in range(number):
+            ann.send("x")
+
+    talk(seed)
     ann.sync()
-    talk = asyncio.gather(*(asyncio.to_thread(ann.send, "x") for _ in range(900 - seed)))
+    talking = asyncio.create_task(asyncio.to_thread(talk, 900 - seed))
     async with kind(port=chat_server.port, events=True, after=seed) as bob:
         events = await received(bob, 901 - seed)
         assert [event.id for event in events if isinstance(event, Message)] == list(range(seed + 1, 901))
-    await talk
+    await talking
 
 
 @both
@@ -501,7 +505,7 @@ async def test_the_wrong_time(chat_server: Server) -> None:
 @in_loop
 async def test_who_takes_nothing_stops_reading(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not much more than MAX_WAITING_EVENTS wait for a client that doesn't receive; in the end all arrive, in order."""
-    monkeypatch.setattr(aio, "MAX_WAITING_EVENTS", 10)
+    monkeypatch.setattr(wire, "MAX_WAITING_EVENTS", 10)
     number, one_read = 2000, 256 * 1024
     async with raw_server() as (client, sock):
         lines = "".join(f"*** {line} {BLOCK}\n" for line in range(number)).encode()

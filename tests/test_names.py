@@ -29,6 +29,11 @@ SCRIPTS = {
 OTHERS = string.digits + "_.-"
 
 
+def added(roster: Roster, address: tuple[str, int]) -> Member:
+    roster.reserve(address)
+    return roster.add(address)
+
+
 def spelled(letters: str) -> st.SearchStrategy[str]:
     """Names that follow the rule, with these letters."""
     rest = st.text(letters + OTHERS, max_size=MAX_NAME_CHARACTERS - 1)
@@ -78,7 +83,7 @@ def test_names_that_may_be_taken(name: str) -> None:
     """A letter of any script first, then letters of that script, ASCII digits, _ . and -, up to 32 characters."""
     check_name(name)
     roster = Roster(Limits())
-    ann = roster.add(("", 1))
+    ann = added(roster, ("", 1))
     roster.rename(ann, name)
     assert (ann.name, roster.find(name)) == (name, ann)
 
@@ -164,7 +169,7 @@ REFUSED = {
 def test_names_that_may_not_be_taken(name: str) -> None:
     """What isn't a name, or only looks like one, is refused in the words of the rule, and nothing changes."""
     roster = Roster(Limits())
-    ann = roster.add(("", 1))
+    ann = added(roster, ("", 1))
     with pytest.raises(ValueError, match=re.escape(RULE)):
         roster.rename(ann, name)
     assert (ann.name, roster.find("1"), roster.members) == ("1", ann, [ann])
@@ -179,7 +184,7 @@ def test_names_that_may_not_be_taken(name: str) -> None:
 def test_names_that_differ_in_case_are_one(one: str, other: str) -> None:
     """Their key is one, so the second member doesn't get the name, and keeps its own."""
     roster = Roster(Limits())
-    ann, bob = roster.add(("", 1)), roster.add(("", 2))
+    ann, bob = added(roster, ("", 1)), added(roster, ("", 2))
     roster.rename(ann, one)
     assert name_key(one) == name_key(other)
     with pytest.raises(NameTaken, match=f"the name {other} is taken") as caught:
@@ -196,7 +201,7 @@ def test_names_that_differ_in_case_are_one(one: str, other: str) -> None:
 def test_names_that_differ_in_more_are_two(one: str, other: str) -> None:
     """Two members may have them at one time."""
     roster = Roster(Limits())
-    ann, bob = roster.add(("", 1)), roster.add(("", 2))
+    ann, bob = added(roster, ("", 1)), added(roster, ("", 2))
     roster.rename(ann, one)
     roster.rename(bob, other)
     assert (roster.find(one), roster.find(other)) == (ann, bob)
@@ -205,7 +210,7 @@ def test_names_that_differ_in_more_are_two(one: str, other: str) -> None:
 def test_ones_own_name_in_another_case() -> None:
     """It may be taken, and again as it is; the member stays one member."""
     roster = Roster(Limits())
-    ann, bob = roster.add(("", 1)), roster.add(("", 2))
+    ann, bob = added(roster, ("", 1)), added(roster, ("", 2))
     for name in ("Ada", "ada", "ada", "ADA"):
         roster.rename(ann, name)
         assert (ann.name, roster.find("aDa"), roster.find("1")) == (name, ann, None)
@@ -216,7 +221,7 @@ def test_ones_own_name_in_another_case() -> None:
 def test_a_name_is_free_at_once() -> None:
     """As soon as its member is gone or has another name, in whatever case."""
     roster = Roster(Limits())
-    ann, bob, cid = (roster.add(("", port)) for port in (1, 2, 3))
+    ann, bob, cid = (added(roster, ("", port)) for port in (1, 2, 3))
     roster.rename(ann, "Ada")
     roster.remove(ann)
     assert roster.find("ada") is None
@@ -229,10 +234,10 @@ def test_a_name_is_free_at_once() -> None:
 def test_a_port_is_free_when_its_member_has_a_name() -> None:
     """A second host's connection with that port is then named by the port alone, and nobody can go back to it."""
     roster = Roster(Limits())
-    ann = roster.add(("10.0.0.1", 7))
+    ann = added(roster, ("10.0.0.1", 7))
     roster.rename(ann, "ada")
-    assert roster.add(("10.0.0.2", 7)).name == "7"
-    assert roster.add(("10.0.0.3", 7)).name == "7-2"
+    assert added(roster, ("10.0.0.2", 7)).name == "7"
+    assert added(roster, ("10.0.0.3", 7)).name == "7-2"
     with pytest.raises(ValueError, match=re.escape(RULE)):
         roster.rename(ann, "7")
 
@@ -240,7 +245,7 @@ def test_a_port_is_free_when_its_member_has_a_name() -> None:
 def test_first_are_those_that_have_their_names_the_longest() -> None:
     """A new name puts its member last; a refused one doesn't."""
     roster = Roster(Limits())
-    ann, bob, cid = (roster.add(("", port)) for port in (1, 2, 3))
+    ann, bob, cid = (added(roster, ("", port)) for port in (1, 2, 3))
     roster.rename(ann, "ada")
     with pytest.raises(NameTaken):
         roster.rename(bob, "ADA")
@@ -277,7 +282,7 @@ def test_a_key_is_its_own_key(name: str) -> None:
     key = name_key(name)
     assert name_key(key) == key
     roster = Roster(Limits())
-    ann = roster.add(("", 1))
+    ann = added(roster, ("", 1))
     roster.rename(ann, name)
     assert roster.find(name) is roster.find(key) is ann
 
@@ -291,7 +296,7 @@ def test_model(script: list[tuple[int, str]]) -> None:
     expected: dict[int, str] = {}
     for who, name in script:
         if who not in members:
-            members[who] = roster.add(("", who))
+            members[who] = added(roster, ("", who))
             expected[who] = str(who)
         elif not name:
             roster.remove(members.pop(who))

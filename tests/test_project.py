@@ -23,9 +23,9 @@ SOURCE = Path(chatkit.__file__).parent
 
 # Top to bottom: a module imports only from those before it.
 LAYERS = (
-    "events errors limits stats protocol encoding throttle deadlines addresses names batch history roster hooks floor commands room "
-    "sockets waker connection keeper worker descriptors acceptor crew server session client aio __init__ testing "
-    "cli.__init__ cli.common cli.printer cli.server cli.screen cli.stdin cli.client __main__"
+    "events errors limits stats protocol encoding throttle deadlines addresses names password tls selfsigned batch history roster hooks floor commands room "
+    "sockets waker connection tls_connection keeper lobby worker descriptors acceptor crew server session client wire aio __init__ testing "
+    "cli.__init__ cli.common cli.printer cli.protection cli.server cli.screen cli.stdin cli.trust cli.client __main__"
 ).split()
 
 
@@ -54,6 +54,8 @@ def test_imports_run_one_way() -> None:
                     assert LAYERS.index(inner) < LAYERS.index(name), f"{name} imports {inner}"
             elif imported.partition(".")[0] == "click":
                 assert name.startswith(("cli.", "__main__")), f"{name} imports click"
+            elif imported.partition(".")[0] == "cryptography":
+                assert name == "selfsigned", f"{name} imports cryptography"
             elif imported == "pytest":
                 assert name == "testing", f"{name} imports pytest"
             else:

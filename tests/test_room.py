@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from chatkit import Error, Limits, Member, Message, Notice
 from chatkit.batch import Arrival, Batch, Encoded, Switch
-from chatkit.encoding import encode_json
 from chatkit.errors import JoinRefused
 from chatkit.protocol import BadLine, Line
 from chatkit.room import Room
@@ -44,6 +43,7 @@ class Desk:
         def admitted(member: Member) -> None:
             joined.append(self.seats.setdefault(member, Seat(member)))
 
+        self.room.reserve((host, port))
         self.room.join((host, port), admitted)
         return joined[0]
 
@@ -51,7 +51,7 @@ class Desk:
         if isinstance(item, Switch):
             if seat := self.seats.get(item.member):
                 seat.json = True
-                seat.received += encode_json(*item.events)
+                seat.received += b"".join(item.lines)
             return
         for seat in self.seats.values():
             seat.received += b"".join((item.json if seat.json else item.text).pieces_for(seat.member))
@@ -91,7 +91,7 @@ def test_merged_batches_read_like_one_after_the_other() -> None:
     first = Encoded(b"1: a\n2: b\n", {ann: [(0, 5, b"")], bob: [(5, 5, b"*** y\n"), (5, 10, b"")]})
     second = Encoded(b"1: c\n", {ann: [(0, 5, b""), (5, 5, b"*** x\n")]})
     batches = [Batch(first, second, 2, [(bob, "exit")]), Batch(second, Encoded(), 1), Batch(json=first)]
-    merged = Batch.merged(batches)
+    merged = Batch.merged(batches, {})
     assert (merged.messages, merged.left) == (3, [(bob, "exit")])
     for member in (ann, bob, Member("3", ("", 3))):
         for encoding in ("text", "json"):
@@ -155,6 +155,7 @@ def test_newcomers_hear_what_comes_after() -> None:
     desk = Desk(room)
     ann = desk.join(1)
     desk.hear(ann, "before")
+    room.reserve(("127.0.0.1", 2))
     room.join(("127.0.0.1", 2), order.append)
     desk.hear(ann, "after")
     assert [item.name if isinstance(item, Member) else item.text.data for item in order] == [
@@ -286,6 +287,7 @@ def test_threads_agree_on_one_order() -> None:
     room.add_outlet(two.append)
     members: list[Member] = []
     for port in range(4):
+        room.reserve(("127.0.0.1", port))
         room.join(("127.0.0.1", port), members.append)
 
     def publish(member: Member) -> None:

@@ -252,6 +252,7 @@ class World:
             self.connections[peer] = connection = SameEveryTime(peer, self.limits)  # type: ignore[arg-type]
             worker = self.random.choice(self.workers)
             try:
+                self.room.reserve(("127.0.0.1", peer.port))
                 self.room.join(("127.0.0.1", peer.port), partial(worker.admit, connection))
             except JoinRefused as refusal:
                 worker.refuse(connection, refusal.reason)
@@ -385,6 +386,7 @@ def check(world: World) -> None:
         said_by(peer, world)
     assert world.room.roster.members == []
     assert not world.room.roster._from_address
+    assert not world.room.roster._reserved
     for worker in world.workers:
         keeper = worker._keeper
         kept = [keeper._connections, keeper.members, keeper._behind, keeper.heard, worker._selector.get_map()]

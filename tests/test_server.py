@@ -15,13 +15,14 @@ import pytest
 
 from chatkit import Limits, Member, Message, Server
 from chatkit.room import Room
-from tests.conftest import DEADLINE, Peer, Recorder, Started
+from tests.conftest import DEADLINE, Peer, Recorder, Started, over_tls
 
 Serve = Callable[..., Started]
 
 has_ipv6 = pytest.mark.skipif(not socket.has_ipv6, reason="this system has no IPv6")
 
 
+@over_tls
 def test_a_conversation(serve: Serve) -> None:
     """Lines go to everyone else, named by their port; `exit` ends with an end of stream."""
     started = serve()
@@ -139,6 +140,7 @@ def flood(talker: Peer, reader: Peer, size: int) -> bytes:
     return b"".join(heard)
 
 
+@over_tls
 @pytest.mark.parametrize("why", ["bytes", "stalled"])
 def test_a_slow_consumer_is_cut_off(serve: Serve, why: str, caplog: pytest.LogCaptureFixture) -> None:
     """A member that doesn't read gets a gapless prefix and the reason; the others get everything; one line is logged."""
@@ -191,6 +193,7 @@ def test_a_pause_below_the_limits_loses_nothing(serve: Serve) -> None:
     assert reader.line() == f"{pausing.name}: back".encode()
 
 
+@over_tls
 def test_shutdown_delivers_what_has_arrived(serve: Serve) -> None:
     """Everything that was sent before reaches every member that reads; then an end of stream, no reset."""
     started = serve(threads=2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 from hypothesis import example, given
@@ -32,8 +33,8 @@ WELCOME = b'{"type":"welcome","name":"ada","newest":7}\n'
 MESSAGE = b'{"type":"message","id":8,"time":"1970-01-01T00:01:00.000Z","from":"bob","text":"hi"}\n'
 
 
-def session(*, name: str | None = None, events: bool = False, after: int | None = None) -> Session:
-    return Session(16, name=name, events=events, after=after)
+def session(**asked: Any) -> Session:
+    return Session(16, **{"password": None, "name": None, "events": False, "after": None, **asked})
 
 
 def json_line(**fields: object) -> bytes:
@@ -159,16 +160,23 @@ def test_nonsense_ends_the_conversation(nonsense: bytes) -> None:
     assert reader.ended is reason
 
 
-@pytest.mark.parametrize(
-    ("data", "protocol"), [(b"GET / HTTP/1.1\r\nHost: x\r\n", "HTTP"), (b"\x16\x03\x01\x00", "TLS")]
-)
-def test_another_protocol_ends_the_conversation(data: bytes, protocol: str) -> None:
-    """Its name is told, and nothing of it is an event."""
+@pytest.mark.parametrize("line", ["BOB (private): HTTP/1.1", "GET: / HTTP/1.1", "\x16\x03: x"])
+def test_no_words_of_a_member_end_the_conversation(line: str) -> None:
+    """Also if they are the first that arrive, and look like another protocol."""
     reader = session()
-    reader.receive_data(data)
-    assert isinstance(reader.ended, ProtocolError)
-    assert str(reader.ended) == f"the server sent {protocol}, not chat"
-    assert not taken(reader)
+    reader.receive_data(f"{line}\n".encode())
+    assert reader.ended is None
+    assert len(taken(reader)) == 1
+
+
+@pytest.mark.parametrize("asked", [{"name": "ada"}, {"events": True}, {"password": "x"}])
+def test_a_server_that_does_not_know_what_was_asked_for(asked: dict[str, Any]) -> None:
+    """An older server's answer is told at once, instead of waiting for one that won't come."""
+    reader = session(**asked)
+    word = reader.opening.decode().split()[0]
+    reader.receive_data(f"*** unknown command {word} (try /help)\n".encode())
+    with pytest.raises(ProtocolError, match="unknown command"):
+        assert reader.is_opening
 
 
 @pytest.mark.parametrize(
@@ -184,7 +192,7 @@ def test_another_protocol_ends_the_conversation(data: bytes, protocol: str) -> N
 )
 def test_opening_lines(asked: dict[str, object], lines: list[bytes]) -> None:
     """What is asked for is what is sent first, the name before the rest; asking for nothing awaits nothing."""
-    opening = session(**asked)  # type: ignore[arg-type]
+    opening = session(**asked)
     assert [line.rstrip() for line in opening.opening.splitlines()] == lines
     assert opening.opening.count(b"\n") == len(lines)
     assert opening.is_opening == bool(lines)
@@ -247,7 +255,7 @@ def test_an_end_instead_of_the_answer(
     asked: dict[str, object], chunks: list[bytes], kind: type[ChatError], reason: str, clean: bool | None
 ) -> None:
     """The room's own words are the reason if it gave some before it ended the conversation."""
-    opening = session(**asked)  # type: ignore[arg-type]
+    opening = session(**asked)
     for chunk in chunks:
         opening.receive_data(chunk)
     with pytest.raises(kind) as caught:
@@ -340,4 +348,4 @@ def test_line_is_the_text_and_its_end(text: str) -> None:
 def test_what_cannot_be_asked_for(asked: dict[str, object]) -> None:
     """A name against the rule, or an `after` that is no id or comes without events, is the caller's mistake."""
     with pytest.raises(ValueError, match=r"a name begins|after is an id"):
-        session(**asked)  # type: ignore[arg-type]
+        session(**asked)

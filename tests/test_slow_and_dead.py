@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import ssl
 import statistics
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from chatkit import Limits
-from tests.conftest import DEADLINE, Peer, Started, assert_healthy, needs, token_seconds
+from tests.conftest import DEADLINE, Peer, Started, assert_healthy, needs, over_tls, token_seconds
 from tests.test_commands import BIN, Run, Running, run, start_server
 
 __all__ = ["run"]  # a fixture
@@ -36,21 +37,23 @@ def tokens_while(process: subprocess.Popen[bytes], talker: Peer, reader: Peer) -
     return seconds
 
 
-def traffic(run: Run, port: str, seconds: float, most_bytes: int) -> Running:
-    return run(sys.executable, "-m", "tests.traffic", port, str(seconds), str(most_bytes))
+def traffic(run: Run, port: str, seconds: float, most_bytes: int, tls: bool) -> Running:
+    return run(sys.executable, "-m", "tests.traffic", port, str(seconds), str(most_bytes), *(["tls"] if tls else []))
 
 
+@over_tls
 @pytest.mark.timed
-def test_a_member_that_never_reads_delays_nobody(run: Run) -> None:
+def test_a_member_that_never_reads_delays_nobody(run: Run, tls: bool, tls_options: list[str]) -> None:
     """While 20 MB flow past it, the others get all of it in order, their p99 at most 10 ms above idle."""
-    server, port = start_server(run, "--max-pending-bytes", "1000000", "--drain-seconds", "0.2")
-    talker, reader, deaf = Peer(int(port)), Peer(int(port)), Peer(int(port), receive_buffer=4096)
+    server, port = start_server(run, "--max-pending-bytes", "1000000", "--drain-seconds", "0.2", *tls_options)
+    talker, reader = Peer(int(port), tls=tls), Peer(int(port), tls=tls)
+    deaf = Peer(int(port), receive_buffer=4096, tls=tls)
     idle = p99([token_seconds(talker, reader) for _ in range(500)])
-    flow = traffic(run, port, 60, 20_000_000)
+    flow = traffic(run, port, 60, 20_000_000, tls)
     busy = p99(tokens_while(flow.process, talker, reader))
     assert flow.ends() == (0, "312512\n", "")
     assert busy < idle + 0.010
-    with pytest.raises(ConnectionResetError):
+    with pytest.raises((ConnectionResetError, ssl.SSLEOFError)):
         deaf.rest()
     server.process.send_signal(signal.SIGTERM)
     for peer in (talker, reader, deaf):
@@ -62,12 +65,13 @@ def test_a_member_that_never_reads_delays_nobody(run: Run) -> None:
     assert err.count("undelivered") == 1
 
 
+@over_tls
 @pytest.mark.timed
-def test_a_flood_delays_nobody_much(run: Run) -> None:
+def test_a_flood_delays_nobody_much(run: Run, tls: bool, tls_options: list[str]) -> None:
     """One member that says as much as it can: another pair's p99 stays under 100 ms, no line is lost or reordered."""
-    _, port = start_server(run)
-    talker, reader = Peer(int(port)), Peer(int(port))
-    flow = traffic(run, port, float(os.environ.get("CHATKIT_FLOOD_SECONDS", "2")), 1 << 40)
+    _, port = start_server(run, *tls_options)
+    talker, reader = Peer(int(port), tls=tls), Peer(int(port), tls=tls)
+    flow = traffic(run, port, float(os.environ.get("CHATKIT_FLOOD_SECONDS", "2")), 1 << 40, tls)
     busy = p99(tokens_while(flow.process, talker, reader))
     status, out, err = flow.ends()
     assert (status, err) == (0, "")
@@ -81,15 +85,16 @@ def resident_kib(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") // 1024
 
 
+@over_tls
 @pytest.mark.skipif(not Path("/proc").exists(), reason="this system has no /proc")
-def test_fifty_slow_members_cost_as_much_as_one(run: Run) -> None:
+def test_fifty_slow_members_cost_as_much_as_one(run: Run, tls: bool, tls_options: list[str]) -> None:
     """What many wait for is shared: memory grows by about one member's pending bytes, not by fifty times that."""
     grown = []
     for deaf_members in (1, 50):
-        server, port = start_server(run, "--max-pending-bytes", "50000000")
-        peers = [Peer(int(port), receive_buffer=4096) for _ in range(deaf_members)]
+        server, port = start_server(run, "--max-pending-bytes", "50000000", *tls_options)
+        peers = [Peer(int(port), receive_buffer=4096, tls=tls) for _ in range(deaf_members)]
         before = resident_kib(server.process.pid)
-        flow = traffic(run, port, 60, 20_000_000)
+        flow = traffic(run, port, 60, 20_000_000, tls)
         assert flow.ends()[0] == 0
         grown.append(resident_kib(server.process.pid) - before)
         server.process.kill()
@@ -116,17 +121,19 @@ def test_five_hundred_peers_that_drip(serve: Serve) -> None:
     assert time.monotonic() - begun < 5
 
 
+@pytest.mark.timed
+@over_tls
 def test_a_reader_at_a_slow_but_steady_pace_stays(serve: Serve) -> None:
     """Any byte in `stall_seconds` is progress, also where the kernel calls a socket writable only now and then."""
-    started = serve(limits=Limits(stall_seconds=0.3, max_pending_bytes=20_000_000))
+    started = serve(limits=Limits(stall_seconds=0.5, max_pending_bytes=20_000_000))
     talker, reader = started.peers(2)
     slow = started.peer(receive_buffer=4096)
-    for _ in range(6000):
-        talker.send(b"x" * 999 + b"\n")
-        reader.line()
+    for _ in range(100):  # quickly: it mustn't look stalled before it begins to read
+        talker.send((b"x" * 999 + b"\n") * 60)
+        reader.lines(60)
     begun, read = time.monotonic(), 0
     while time.monotonic() - begun < 1.5:
-        if read < (time.monotonic() - begun) * 200_000:
+        if read < (time.monotonic() - begun) * 400_000:  # the kernel frees 64 KiB at a time
             read += len(slow.sock.recv(2000))
         talker.send(b"tick\n")
         reader.line()

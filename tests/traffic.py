@@ -1,6 +1,6 @@
 """A stream of numbered lines through a room, in a process of its own so that it shares no interpreter lock.
 
-python -m tests.traffic PORT SECONDS BYTES: one member says numbered lines as fast as it can, for so long and at most so
+python -m tests.traffic PORT SECONDS BYTES [tls]: one member says numbered lines as fast as it can, for so long and at most so
 many bytes; another checks that each arrives once and in order. Prints the number of lines.
 """
 
@@ -41,8 +41,8 @@ def talk(talker: Peer, seconds: float, most_bytes: int) -> int:
     return number
 
 
-def main(port: int, seconds: float, most_bytes: int) -> None:
-    talker, reader = Peer(port), Peer(port)
+def main(port: int, seconds: float, most_bytes: int, tls: bool) -> None:
+    talker, reader = Peer(port, tls=tls), Peer(port, tls=tls)
     received: list[int] = []
     reading = threading.Thread(target=lambda: received.append(check(reader, talker.name)))
     reading.start()
@@ -55,4 +55,4 @@ def main(port: int, seconds: float, most_bytes: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]))
+    main(int(sys.argv[1]), float(sys.argv[2]), int(sys.argv[3]), sys.argv[4:] == ["tls"])

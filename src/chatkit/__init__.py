@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from chatkit.batch import Member
 from chatkit.client import Client
-from chatkit.errors import ChatError, ConnectionClosed, NameTaken, ProtocolError
+from chatkit.errors import ChatError, ConnectionClosed, NameTaken, PasswordRefused, ProtocolError
 from chatkit.events import Action, Error, Event, Gap, Joined, Left, Message, Notice, Private, Renamed, Welcome
 from chatkit.limits import Limits
 from chatkit.server import Server
@@ -36,6 +36,7 @@ __all__ = [
     "Message",
     "NameTaken",
     "Notice",
+    "PasswordRefused",
     "Private",
     "ProtocolError",
     "Renamed",

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections.abc import AsyncIterator
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from chatkit.addresses import Address, two_tuple
-from chatkit.errors import ConnectionClosed, ProtocolError
+from chatkit.errors import ConnectionClosed
 from chatkit.events import Event
 from chatkit.limits import Limits
 from chatkit.session import Session
+from chatkit.wire import Wire
 
-# Who takes nothing for so long makes the server wait, and in the end be cut off, instead of filling the memory.
-MAX_WAITING_EVENTS = 10_000
+if TYPE_CHECKING:
+    import ssl
 
 
 class AsyncClient:
@@ -40,6 +42,8 @@ class AsyncClient:
         port: int = 12345,
         *,
         timeout: float | None = 10.0,
+        tls: bool | ssl.SSLContext = False,
+        password: str | None = None,
         name: str | None = None,
         events: bool = False,
         after: int | None = None,
@@ -47,8 +51,9 @@ class AsyncClient:
     ) -> None:
         self._connect_to = host, port
         self._timeout = timeout
-        self._session = Session(max_line_bytes, name=name, events=events, after=after)
-        self._wire: _Wire | None = None
+        self._tls = tls
+        self._session = Session(max_line_bytes, password=password, name=name, events=events, after=after)
+        self._wire: Wire | None = None
 
     @property
     def address(self) -> Address:
@@ -58,14 +63,17 @@ class AsyncClient:
     async def connect(self) -> None:
         """Join the room; at its end the name is settled, and events begin.
 
-        RuntimeError: it was connected before. TimeoutError, an OSError: no answer in time. Others as for `Client`.
+        RuntimeError: it was connected, or failed to, before. TimeoutError, an OSError: no answer in time.
+        Others as for `Client`.
         """
         if self._wire:
             raise RuntimeError("a client connects once; make a new one")
-        self._wire = wire = _Wire(self._session)
+        self._wire = wire = Wire(self._session)
         try:
             async with asyncio.timeout(self._timeout):
-                await asyncio.get_running_loop().create_connection(lambda: wire, *self._connect_to)
+                await self._reach(wire)
+                if self._session.is_closing:
+                    raise ConnectionClosed("this client is closed", clean=True)
                 wire.transport.write(self._session.opening)
                 while self._session.is_opening:
                     await wire.arrival()
@@ -77,12 +85,12 @@ class AsyncClient:
         """Say one line. The line `exit` ends the conversation. Waits while the server reads nothing.
 
         ValueError: `text` holds a line end, or is longer than `max_line_bytes`; nothing was sent.
-        ConnectionClosed: the conversation is over.
+        ConnectionClosed, ProtocolError: the conversation is over. RuntimeError: not connected.
         """
         line, wire = self._session.line(text), self._connected
         self._raise_if_ended()
         if wire.has_sent_eof:
-            raise ConnectionClosed("nothing can be sent after send_eof", clean=False)
+            raise self._session.lose(BrokenPipeError(errno.EPIPE, "nothing can be sent after send_eof"))
         wire.transport.write(line)
         if not wire.writable.is_set():
             await wire.writable.wait()
@@ -93,16 +101,15 @@ class AsyncClient:
 
         timeout: seconds to wait; 0 only looks, None waits for ever.
         TimeoutError: nothing arrived in time. ConnectionClosed: the conversation is over.
-        ProtocolError: the server sent what isn't chat; the conversation is over.
+        ProtocolError: the server sent what isn't chat; the conversation is over. RuntimeError: not connected.
         """
         received = self._session.received
         if not received:
-            wire = self._connected
-            async with asyncio.timeout(timeout):
-                while not received:
-                    self._raise_if_ended()
-                    wire.resume_reading()
-                    await wire.arrival()
+            try:
+                async with asyncio.timeout(timeout):
+                    await self._arrival()
+            except TimeoutError:
+                raise TimeoutError("nothing arrived in time") from None
         return received.popleft()
 
     async def __aiter__(self) -> AsyncIterator[Event]:
@@ -124,10 +131,11 @@ class AsyncClient:
 
         What wasn't received yet is dropped. Whoever waits in `send` or `receive` gets ConnectionClosed.
         """
-        wire = self._wire
-        if not wire or not wire.is_open:
+        if not (wire := self._wire):
             return
         self._session.begin_close()
+        if not wire.connected:
+            return  # a `connect` that is under way finds it closed
         try:
             wire.send_eof()
             wire.resume_reading()
@@ -150,82 +158,28 @@ class AsyncClient:
         await self.close()
 
     @property
-    def _connected(self) -> _Wire:
-        if not self._wire or not self._wire.is_open:
+    def _connected(self) -> Wire:
+        if not self._wire or not self._wire.connected:
             raise RuntimeError("the client isn't connected")
         return self._wire
+
+    async def _reach(self, wire: Wire) -> None:
+        loop, (host, port) = asyncio.get_running_loop(), self._connect_to
+        if not self._tls:
+            await loop.create_connection(lambda: wire, host, port)
+            return
+        from chatkit.tls import client_context
+
+        context = client_context() if isinstance(self._tls, bool) else self._tls
+        await loop.create_connection(lambda: wire, host, port, ssl=context, server_hostname=host)
+
+    async def _arrival(self) -> None:
+        wire = self._connected
+        while not self._session.received:
+            self._raise_if_ended()
+            wire.resume_reading()
+            await wire.arrival()
 
     def _raise_if_ended(self) -> None:
         if self._session.ended:
             raise self._session.ended.with_traceback(None)
-
-
-class _Wire(asyncio.Protocol):
-    """Between the event loop and the session.
-
-    writable: set while the server takes what is sent. lost: set when the connection is gone.
-    """
-
-    transport: asyncio.Transport
-
-    def __init__(self, session: Session) -> None:
-        self.writable = asyncio.Event()
-        self.writable.set()
-        self.lost = asyncio.Event()
-        self.has_sent_eof = False
-        self._session = session
-        self._arrived = asyncio.Event()
-
-    @property
-    def is_open(self) -> bool:
-        """Whether there has been a connection."""
-        return hasattr(self, "transport")
-
-    async def arrival(self) -> None:
-        """Wait for something to arrive, or for the end."""
-        self._arrived.clear()
-        await self._arrived.wait()
-
-    def resume_reading(self) -> None:
-        if not self.transport.is_closing() and not self.transport.is_reading():
-            self.transport.resume_reading()
-
-    def send_eof(self) -> None:
-        self.has_sent_eof = True
-        if not self.transport.is_closing():
-            self.transport.write_eof()
-
-    def abort(self) -> None:
-        """The end at once, if there was a beginning."""
-        if self.is_open:
-            self.transport.abort()
-
-    # What the event loop calls
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self.transport = transport
-
-    def data_received(self, data: bytes) -> None:
-        self._session.receive_data(data)
-        if isinstance(self._session.ended, ProtocolError):
-            self.transport.abort()
-        elif len(self._session.received) > MAX_WAITING_EVENTS:
-            self.transport.pause_reading()
-        self._arrived.set()
-
-    def eof_received(self) -> None:
-        self._session.receive_data(b"")
-        self._arrived.set()
-
-    def connection_lost(self, error: Exception | None) -> None:
-        lost = error if isinstance(error, OSError) else OSError("the connection was lost")
-        self._session.end(self._session.lose(lost))
-        for event in (self.lost, self.writable, self._arrived):
-            event.set()
-
-    def pause_writing(self) -> None:
-        self.writable.clear()
-
-    def resume_writing(self) -> None:
-        self.writable.set()

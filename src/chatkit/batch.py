@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from chatkit.encoding import encode, encode_json, encode_text
@@ -59,8 +59,11 @@ class Encoded:
         return [piece for piece in pieces if piece]
 
     @classmethod
-    def joined(cls, parts: Sequence[Encoded]) -> Encoded:
+    def joined(cls, parts: Sequence[Encoded], newcomers: Mapping[Member, int]) -> Encoded:
+        """Several as one. newcomers: for whom so many of the parts, the first ones, are not."""
         whole, offset = cls(b"".join([part.data for part in parts])), 0
+        for member, number in newcomers.items():
+            whole.edits[member] = [(0, sum(len(part.data) for part in parts[:number]), b"")]
         for part in parts:
             for member, edits in part.edits.items():
                 moved = [(start + offset, end + offset, instead) for start, end, instead in edits]
@@ -84,13 +87,16 @@ class Batch:
     left: list[tuple[Member, str]] = field(default_factory=list)
 
     @classmethod
-    def merged(cls, batches: list[Batch]) -> Batch:
-        """Several batches as one, so that each member still gets one write."""
-        if len(batches) == 1:
+    def merged(cls, batches: list[Batch], newcomers: Mapping[Member, int]) -> Batch:
+        """Several batches as one, so that each member still gets one write.
+
+        newcomers: who joined after so many of the batches; those before are not for it.
+        """
+        if len(batches) == 1 and not newcomers:
             return batches[0]
         return cls(
-            Encoded.joined([batch.text for batch in batches]),
-            Encoded.joined([batch.json for batch in batches]),
+            Encoded.joined([batch.text for batch in batches], newcomers),
+            Encoded.joined([batch.json for batch in batches], {}),  # whoever joins begins with text
             sum(batch.messages for batch in batches),
             [left for batch in batches for left in batch.left],
         )
@@ -98,10 +104,10 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Switch:
-    """From here on `member` reads JSON. events: what it is told first."""
+    """From here on `member` reads JSON. lines: what it is told first; they are shared with others who ask."""
 
     member: Member
-    events: list[Event]
+    lines: list[bytes]
 
 
 class Draft:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from chatkit.addresses import two_tuple
 from chatkit.errors import ConnectionClosed, ProtocolError
@@ -18,6 +18,11 @@ from chatkit.events import Event
 from chatkit.limits import Limits
 from chatkit.session import Session
 from chatkit.sockets import LONGEST_WAIT_SECONDS, reset_on_close
+
+if TYPE_CHECKING:
+    import ssl
+
+    from chatkit.tls import TlsSocket
 
 READ_BYTES = 64 * 1024
 
@@ -30,6 +35,8 @@ class Client:
             print(client.receive(timeout=1))
 
     host, port: where the server is; each address of a host name is tried.
+    tls: True checks the server's certificate against the system's store; or a context (`chatkit.tls.client_context`).
+    password: what the room asks for.
     timeout: seconds for connecting to one address, and for the answer to `name` and `events`; None waits for ever.
     name: what to be called instead of the port.
     events: receive JSON: first a `Welcome`, then messages with id and time, `Joined`, `Left` and so on.
@@ -39,8 +46,9 @@ class Client:
 
     Resource handling: one socket, no thread. `close`, also at the end of `with`, frees it.
 
-    Error handling: OSError when it can't connect, NameTaken when another member has the name, ValueError when it
-    breaks the rule for names. `receive` and iteration raise ConnectionClosed when the conversation has ended,
+    Error handling: OSError when it can't connect (`ssl.SSLError` when TLS fails, `ssl.SSLCertVerificationError` when the
+    certificate can't be trusted), PasswordRefused for the room's password, NameTaken when another member has the
+    name, ValueError when it breaks the rule for names. `receive` and iteration raise ConnectionClosed when the conversation has ended,
     ProtocolError (and the conversation is over) when the server sent what isn't chat.
 
     Threads: `send`, `receive` and `close` may be called at the same time from several threads; each message goes
@@ -53,23 +61,27 @@ class Client:
         port: int = 12345,
         *,
         timeout: float | None = 10.0,
+        tls: bool | ssl.SSLContext = False,
+        password: str | None = None,
         name: str | None = None,
         events: bool = False,
         after: int | None = None,
         max_line_bytes: int = Limits().max_line_bytes,
     ) -> None:
-        self._session = Session(max_line_bytes, name=name, events=events, after=after)
+        self._session = Session(max_line_bytes, password=password, name=name, events=events, after=after)
         self._sending = threading.Lock()
         self._receiving = threading.Lock()
-        self._socket = socket.create_connection((host, port), timeout)
+        sock = socket.create_connection((host, port), timeout)
         try:
-            self._socket.setblocking(False)
-            self.address = two_tuple(self._socket.getsockname())
+            sock.setblocking(False)
+            self.address = two_tuple(sock.getsockname())
             with suppress(OSError):  # some systems refuse options of a socket whose peer is gone
-                self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._tls = self._in_tls(sock, tls, host, _deadline(timeout)) if tls else None
+            self._socket = self._tls or sock
             self._open(_deadline(timeout))
         except BaseException:
-            self._socket.close()
+            sock.close()
             raise
 
     def send(self, text: str) -> None:
@@ -108,7 +120,7 @@ class Client:
         """Everything until the conversation ends. ConnectionClosed: it broke instead of ending in order."""
         while True:
             try:
-                yield self.receive()
+                yield self.receive(None)
             except ConnectionClosed as closed:
                 if closed.clean:
                     return
@@ -146,6 +158,19 @@ class Client:
     ) -> None:
         self.close()
 
+    def _in_tls(self, sock: socket.socket, tls: bool | ssl.SSLContext, host: str, deadline: float | None) -> TlsSocket:
+        """The socket inside TLS, after the handshake."""
+        from chatkit.tls import TlsSocket, client_context  # ssl takes longer to load than all of this
+
+        inside = TlsSocket(sock, client_context() if isinstance(tls, bool) else tls, host)
+        while not inside.ready:
+            try:
+                self._session.receive_data(inside.recv(READ_BYTES))
+            except BlockingIOError:
+                if not inside.ready:
+                    _wait(sock, selectors.EVENT_READ, deadline)
+        return inside
+
     def _open(self, deadline: float | None) -> None:
         """Ask for the name and the events that this client wants, and wait for them."""
         self._write(self._session.opening)
@@ -160,7 +185,7 @@ class Client:
                     try:
                         left = left[self._socket.send(left) :]
                     except BlockingIOError:
-                        self._wait(selectors.EVENT_WRITE, None)
+                        _wait(self._socket, selectors.EVENT_WRITE, None)
             except OSError as error:
                 raise self._session.lose(error) from None
 
@@ -178,7 +203,7 @@ class Client:
         try:
             data = self._socket.recv(READ_BYTES)
         except BlockingIOError:
-            self._wait(selectors.EVENT_READ, deadline)
+            self._wait_to_read(deadline)
         except OSError as error:
             self._session.end(self._session.lose(error))
         else:
@@ -186,17 +211,27 @@ class Client:
             if isinstance(self._session.ended, ProtocolError):
                 self._shutdown(socket.SHUT_RDWR)
 
+    def _wait_to_read(self, deadline: float | None) -> None:
+        """Meanwhile what TLS has to say by itself, our end of stream perhaps, goes out as soon as it can."""
+        if self._tls and self._tls.unsent:
+            _wait(self._socket, selectors.EVENT_READ | selectors.EVENT_WRITE, deadline)
+            with suppress(OSError):
+                self._tls.flush()
+        else:
+            _wait(self._socket, selectors.EVENT_READ, deadline)
+
     def _shutdown(self, how: int) -> None:
         with suppress(OSError):  # the server is gone, or this client closed
             self._socket.shutdown(how)
 
-    def _wait(self, event: int, deadline: float | None) -> None:
-        """Until the socket is ready for `event`. TimeoutError: the deadline came first."""
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._socket, event)
-            left = math.inf if deadline is None else deadline - time.monotonic()
-            if not selector.select(min(max(0, left), LONGEST_WAIT_SECONDS)) and left <= LONGEST_WAIT_SECONDS:
-                raise TimeoutError("nothing arrived in time")
+
+def _wait(sock: socket.socket | TlsSocket, event: int, deadline: float | None) -> None:
+    """Until the socket is ready for `event`. TimeoutError: the deadline came first."""
+    with selectors.DefaultSelector() as selector:
+        selector.register(sock, event)
+        left = math.inf if deadline is None else deadline - time.monotonic()
+        if not selector.select(min(max(0, left), LONGEST_WAIT_SECONDS)) and left <= LONGEST_WAIT_SECONDS:
+            raise TimeoutError("nothing arrived in time")
 
 
 def _lock_timeout(timeout: float | None) -> float:

@@ -13,6 +13,7 @@ from chatkit.batch import Member
 from chatkit.errors import NameTaken
 from chatkit.events import Action, Error, Notice
 from chatkit.floor import Floor
+from chatkit.password import NOT_NEEDED
 
 # What is longer than a screen helps nobody, and a short question must not have an endless answer.
 MAX_NAMES_SHOWN = 100
@@ -108,6 +109,10 @@ def _json(floor: Floor, member: Member, argument: str) -> None:
         floor.switch(member, int(after) if after else None)
 
 
+def _password(floor: Floor, member: Member, argument: str) -> None:
+    floor.tell(member, Notice(NOT_NEEDED))
+
+
 def _needed(argument: str) -> str:
     if not argument.strip():
         raise _Misused
@@ -121,6 +126,7 @@ COMMANDS = {
     "me": Command("/me TEXT", "say what you do", _me),
     "msg": Command("/msg NAME TEXT", "say something to one member alone", _msg),
     "say": Command("/say TEXT", "say any line, also `exit` or `/who`", _say),
+    "password": Command("/password WORD", "what lets you in, where a room asks for it", _password),
     "json": Command(
         "/json [AFTER]", "for programs: receive JSON Lines; with AFTER, first what came after that id", _json
     ),

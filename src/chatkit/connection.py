@@ -23,6 +23,7 @@ from chatkit.throttle import Throttle
 
 if TYPE_CHECKING:
     from chatkit.batch import Member
+    from chatkit.tls import TlsSocket
 
 # Small pending pieces are joined up to this, a copy of its own for each slow member: so it stays small.
 WRITE_BYTES = 64 * 1024
@@ -52,7 +53,9 @@ class Connection:
         "line_due", "member", "pending_bytes", "sock",
     )  # fmt: skip
 
-    def __init__(self, sock: socket.socket, limits: Limits) -> None:
+    ready = True  # to carry lines; in TLS only after the handshake
+
+    def __init__(self, sock: socket.socket | TlsSocket, limits: Limits) -> None:
         self.sock = sock
         self.member: Member | None = None
         self.end: str | None = None
@@ -128,16 +131,14 @@ class Connection:
             sent = self._failed(error)
         return sent == len(data) or self._keep([data], sent)
 
-    def write_pieces(self, pieces: list[bytes | memoryview]) -> bool:
-        """`write` of several pieces in one system call; without a copy, unless they are very many."""
-        if len(pieces) > MAX_PIECES:
-            return self.write(b"".join(pieces))
+    def write_pieces(self, pieces: Sequence[bytes | memoryview]) -> bool:
+        """`write` of several pieces in one system call, without a copy."""
         if not pieces:
             return not self._pending
         if self._pending:
             return self._keep(pieces, 0)
         try:
-            sent = self.sock.sendmsg(pieces)
+            sent = self.sock.sendmsg(pieces[:MAX_PIECES])
         except OSError as error:
             sent = self._failed(error)
         return sent == sum(map(len, pieces)) or self._keep(pieces, sent)

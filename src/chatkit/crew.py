@@ -7,14 +7,19 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import TYPE_CHECKING
 
 from chatkit.acceptor import Acceptor
 from chatkit.addresses import Address
 from chatkit.connection import Connection
 from chatkit.errors import JoinRefused
 from chatkit.limits import Limits
+from chatkit.password import Gate
 from chatkit.room import Room
 from chatkit.worker import Call, Worker
+
+if TYPE_CHECKING:
+    import ssl
 
 # After a worker died, the others have so long to deliver what they have: a supervisor waits to start anew.
 FAILED_GRACE_SECONDS = 1.0
@@ -23,16 +28,28 @@ FAILED_GRACE_SECONDS = 1.0
 class Crew:
     """Works from `start` to `end`.
 
+    tls: for new connections. gate: what asks for the room's password, if it has one.
     failed(): called when a thread died of an error, which is `failure` then; the others are ending.
     """
 
-    def __init__(self, room: Room, limits: Limits, threads: int, failed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        room: Room,
+        limits: Limits,
+        threads: int,
+        failed: Callable[[], None],
+        tls: ssl.SSLContext | None = None,
+        gate: Gate | None = None,
+    ) -> None:
+        self.tls = tls
         self.failure: BaseException | None = None
         self.running = False
+        self.starter: threading.Thread | None = None
         self._room = room
         self._limits = limits
         self._threads = threads
         self._failed = failed
+        self._gate = gate
         self._all_read = threading.Barrier(threads)
         self._workers: list[Worker] = []
         self._acceptor: Acceptor | None = None
@@ -40,8 +57,8 @@ class Crew:
 
     @property
     def here(self) -> bool:
-        """Whether this is one of the crew's threads: a hook is being called."""
-        return threading.current_thread() in (*self._workers, self._acceptor)
+        """Whether this thread is calling a hook: it is one of the crew's, or `starter`."""
+        return threading.current_thread() in (*self._workers, self._acceptor, self.starter)
 
     @property
     def deliveries(self) -> int:
@@ -63,7 +80,9 @@ class Crew:
         self._acceptor = acceptor = Acceptor(listener, self._limits, self._hand_out, self._fail)
         for number in range(self._threads):
             name = f"chatkit-worker-{number}"
-            self._workers.append(Worker(name, self._room, self._limits, acceptor.accept_waiting, self._fail))
+            self._workers.append(
+                Worker(name, self._room, self._limits, acceptor.accept_waiting, self._fail, self._gate)
+            )
         self.running = True  # hooks may use the server from the first connection on
         for thread in (*self._workers, acceptor):
             thread.start()
@@ -112,11 +131,23 @@ class Crew:
             sock.close()
             return
         worker = min(self._workers, key=lambda worker: worker.load)
-        connection = Connection(sock, self._limits)
+        connection = self._connection(sock)
         try:
-            self._room.join(address, partial(worker.admit, connection))
+            self._room.reserve(address)
+            if self.tls or self._gate:
+                worker.enter(connection, address)
+            else:
+                self._room.join(address, partial(worker.admit, connection))
         except JoinRefused as refusal:
             worker.refuse(connection, refusal.reason)
+
+    def _connection(self, sock: socket.socket) -> Connection:
+        if not self.tls:
+            return Connection(sock, self._limits)
+        from chatkit.tls import TlsSocket  # ssl takes longer to load than all of this
+        from chatkit.tls_connection import TlsConnection
+
+        return TlsConnection(TlsSocket(sock, self.tls), self._limits)
 
     def _fail(self, error: BaseException) -> None:
         """A thread died: take no more connections, end those there are, wake whoever serves or will shut down."""

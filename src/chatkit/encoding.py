@@ -33,7 +33,7 @@ def _text(value: object) -> str:
 
 
 def _count(value: object) -> int:
-    if not isinstance(value, int):
+    if type(value) is not int or value < 0:
         raise TypeError
     return value
 

@@ -5,6 +5,7 @@
      +-- ConnectionClosed    the conversation is over
      +-- JoinRefused         the room doesn't take this connection
      +-- NameTaken           another member has that name
+     +-- PasswordRefused     the room asks for a password, and this isn't it
 
 A mistake of the caller is a `ValueError` or `TypeError`; an `OSError` passes through untouched.
 """
@@ -61,3 +62,7 @@ class NameTaken(ChatError):
 
     def __str__(self) -> str:
         return f"the name {self.name} is taken"
+
+
+class PasswordRefused(ChatError):
+    """The room asks for a password, and got none or a wrong one."""

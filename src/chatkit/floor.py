@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from chatkit.batch import Batch, Draft, Member, Switch
+from chatkit.encoding import encode_json
 from chatkit.events import Error, Event, Gap, Joined, Left, Message, Notice, Private, Renamed, Welcome
 from chatkit.history import History
 from chatkit.hooks import HookFailed, Hooks
@@ -42,7 +43,7 @@ class Floor:
         self._announces = announce
         self._hooks = Hooks(handler)
         # A replay must not make a slow consumer of who asks for it.
-        self._history = History(limits.history_size, limits.max_pending_bytes)
+        self._history = History(limits.history_size, limits.max_pending_bytes // 2)
         self._readers_of_json = 0
         self._answers: Counter[Member] = Counter()
         self._draft = Draft(json=False)
@@ -53,7 +54,10 @@ class Floor:
         self._answers.clear()
 
     def join(self, address: tuple[str, int], admitted: Callable[[Member], None]) -> None:
-        """A connection becomes a member, which hears what is committed after this. JoinRefused: it doesn't."""
+        """Who has a place reserved becomes a member, which hears what is committed after this.
+
+        JoinRefused: it doesn't.
+        """
         member = self.roster.add(address)
         try:
             self._hooks.on_join(member)
@@ -100,15 +104,15 @@ class Floor:
     def switch(self, member: Member, after: int | None) -> None:
         """From here on the member reads JSON; first, if it asks for them, the messages with ids above `after`."""
         self.commit()
-        events: list[Event] = [Welcome(member.name, self.newest_id)]
+        lines = [encode_json(Welcome(member.name, self.newest_id))]
         if after is not None:
-            missing, messages = self._history.after(after, self.newest_id)
-            events += [Gap(missing)] if missing else []
-            events += messages
+            missing, kept = self._history.after(after, self.newest_id)
+            lines += [encode_json(Gap(missing))] if missing else []
+            lines += kept
         member.json = True
         self._readers_of_json += 1
         for outlet in self.outlets:
-            outlet(Switch(member, events))
+            outlet(Switch(member, lines))
         self._draft = Draft(json=True)
 
     def leave(self, member: Member, reason: str) -> None:

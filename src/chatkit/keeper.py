@@ -6,6 +6,7 @@ import logging
 import math
 import selectors
 import time
+from collections.abc import Callable
 
 from chatkit.batch import Arrival, Member
 from chatkit.connection import Connection
@@ -24,13 +25,15 @@ class Keeper:
     """The connections of one worker, in its selector. Used by that worker's thread alone, but for `add`.
 
     readers: those that get what is said as plain text. programs: those that get it as JSON.
-    heard: what arrived, for the worker to publish.
+    heard: what arrived, for the worker to publish. hear_entrant(connection, lines): what isn't a member yet is heard
+    there; gives the lines that are for the room, if it has become one.
     """
 
     def __init__(self, limits: Limits, selector: selectors.BaseSelector) -> None:
         self.readers: dict[Member, Connection] = {}
         self.programs: dict[Member, Connection] = {}
         self.heard: list[Arrival] = []
+        self.hear_entrant: Callable[[Connection, list[Line]], list[Line]] = lambda connection, lines: []
         self.slow_consumers = 0
         self.bytes = 0  # handed to connections
         self._limits = limits
@@ -68,21 +71,25 @@ class Keeper:
         self.readers[member] = connection
         self.watch(connection)
 
-    def switch(self, member: Member, first: bytes) -> None:
-        """From now on it gets JSON, and `first` of all this."""
+    def switch(self, member: Member, first: list[bytes]) -> None:
+        """From now on it gets JSON, and `first` of all these lines."""
         if connection := self.readers.pop(member, None):
             self.programs[member] = connection
-            self.write(connection, first)
+            self.bytes += sum(map(len, first))
+            if not connection.write_pieces(first):
+                self.fall_behind(connection)
 
     def hear(self, connection: Connection, lines: list[Line]) -> None:
         """Keep what arrived for the next batch; set the clock for what didn't arrive yet."""
+        if not connection.member:
+            lines = self.hear_entrant(connection, lines)
         end = connection.end
         if (resume_at := connection.resume_at) is not None:
             self._pauses.set(connection, resume_at)
             end = None  # the end comes after the lines that are held back
         if (lines or end) and connection.member:
             self.heard.append(Arrival(connection.member, lines, end))
-        if connection.line_due != math.inf:
+        if connection.line_due != math.inf and connection.member:
             self._lines.set(connection, connection.line_due)
 
     def write(self, connection: Connection, data: bytes) -> None:
@@ -176,7 +183,8 @@ class Keeper:
 
     def _cut_off(self, connection: Connection, reason: str, kind: str = SLOW_CONSUMER) -> None:
         """End a conversation that went over a limit: after what is pending the reason. Nobody else notices."""
-        assert connection.member
+        if not connection.member:  # the lobby has its own clock
+            return
         self.slow_consumers += kind == SLOW_CONSUMER
         connection.cut = reason
         self.heard.append(Arrival(connection.member, connection.release(), kind))

@@ -33,8 +33,12 @@ class Limits:
     max_clients: int = _limit(10_000, "Members at one time; the next one is told that the room is full.")
     clients_per_address: int | None = _limit(None, "Members at one time from one address.")
     messages_per_second: float | None = _limit(None, "Lines of one member per second; what is more waits.")
-    # A busy classroom's hour; at the longest lines some 8 MB.
+    # A busy classroom's hour; at the longest lines up to 32 MB (Python takes up to 4 bytes a character).
     history_size: int = _limit(1000, "Messages that are kept, for programs that ask for what they missed.")
+    # So long takes a handshake over a satellite, several times; who needs more, or says nothing, holds a place.
+    tls_handshake_seconds: float = _limit(5.0, "How long the TLS handshake may take.")
+    # A password manager, or a word from memory; half a minute would let strangers hold the room's places.
+    login_seconds: float = _limit(10.0, "How long the password may take.")
     # A few round trips of a bad mobile link: one for our last lines, one for the peer's own end.
     drain_seconds: float = _limit(2.0, "How long an ended connection may take to read its last lines.")
     # A peer whose cable is pulled says nothing, not even goodbye; the kernel asks (SO_KEEPALIVE), here within a minute.

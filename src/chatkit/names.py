@@ -14,7 +14,9 @@ RULE = (
 )
 
 _LETTERS = {"Lu", "Ll", "Lt", "Lo"}
-_INVISIBLE = "\u115f\u1160"  # the two Hangul fillers, letters by their category, that NFKC leaves alone
+
+# Of these scripts the name has two words.
+_FAMILIES = {"OLD", "NEW", "TAI", "LINEAR"}
 _OTHERS = set(string.digits + "_.-")
 
 
@@ -29,8 +31,11 @@ def check_name(name: str) -> None:
     if not 1 <= len(name) <= MAX_NAME_CHARACTERS or not _is_letter(name[0]):
         raise ValueError(RULE)
     letters = [character for character in name if character not in _OTHERS]
-    scripts = {unicodedata.name(letter, "").partition(" ")[0] for letter in letters}
-    if not all(map(_is_letter, letters)) or len(scripts) > 1 or unicodedata.normalize("NFKC", name) != name:
+    if (
+        not all(map(_is_letter, letters))
+        or len(set(map(_script, letters))) > 1
+        or unicodedata.normalize("NFKC", name) != name
+    ):
         raise ValueError(RULE)
 
 
@@ -40,4 +45,11 @@ def name_key(name: str) -> str:
 
 
 def _is_letter(character: str) -> bool:
-    return unicodedata.category(character) in _LETTERS and character not in _INVISIBLE
+    """Some that are letters by their category can't be seen: Hangul fillers, Egyptian blanks."""
+    visible = not {"FILLER", "BLANK"} & set(unicodedata.name(character, "").split())
+    return unicodedata.category(character) in _LETTERS and visible
+
+
+def _script(letter: str) -> str:
+    first, *others = unicodedata.name(letter).split()
+    return f"{first} {others[0]}" if first in _FAMILIES else first

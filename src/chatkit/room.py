@@ -49,11 +49,21 @@ class Room:
         """
         self._floor.outlets.append(outlet)
 
+    def reserve(self, address: tuple[str, int]) -> None:
+        """Keep a place for the peer at `address`, to be followed by `join` or `release`. JoinRefused: there is none."""
+        with self._lock:
+            self.roster.reserve(address)
+
+    def release(self, address: tuple[str, int]) -> None:
+        """The peer went away before it joined."""
+        with self._lock:
+            self.roster.release(address)
+
     def join(self, address: tuple[str, int], admitted: Callable[[Member], None]) -> None:
-        """Make the peer at `address` a member and tell the caller through `admitted(member)`.
+        """Make the peer that has a place a member and tell the caller through `admitted(member)`.
 
         `admitted` is called in the room's order: the batches after that call are for the new member, none before.
-        JoinRefused: the room is full, or the handler failed.
+        JoinRefused: the handler failed.
         """
         with self._lock:
             self._floor.join(address, admitted)

@@ -9,7 +9,7 @@ from itertools import count, islice
 from chatkit.batch import Member
 from chatkit.errors import JoinRefused, NameTaken
 from chatkit.limits import Limits
-from chatkit.names import check_name, name_key
+from chatkit.names import MAX_NAME_CHARACTERS, check_name, name_key
 
 
 class Roster:
@@ -24,6 +24,7 @@ class Roster:
         self._clients_per_address = limits.clients_per_address or math.inf
         self._by_key: dict[str, Member] = {}
         self._from_address: Counter[str] = Counter()
+        self._reserved = 0
 
     @property
     def members(self) -> list[Member]:
@@ -39,26 +40,39 @@ class Roster:
 
     def find(self, name: str) -> Member | None:
         """The member of that name, in whatever case; safe to call from anywhere."""
+        if len(name) > MAX_NAME_CHARACTERS:  # nobody's, and a long one takes long to normalise
+            return None
         return self._by_key.get(name_key(name))
 
-    def add(self, address: tuple[str, int]) -> Member:
-        """A new member, named by its port. JoinRefused: there is no place."""
-        if len(self._by_key) >= self.max_clients:
+    def reserve(self, address: tuple[str, int]) -> None:
+        """A place for whoever is about to become a member; to be followed by `add` or `release`.
+
+        JoinRefused: there is none.
+        """
+        if len(self._by_key) + self._reserved >= self.max_clients:
             raise self.refusal("full", "the room is full")
         if self._from_address[address[0]] >= self._clients_per_address:
             raise self.refusal("address", "too many members from your address")
+        self._reserved += 1
+        self._from_address[address[0]] += 1
+
+    def release(self, address: tuple[str, int]) -> None:
+        """The place isn't needed."""
+        self._reserved -= 1
+        self._forget(address)
+
+    def add(self, address: tuple[str, int]) -> Member:
+        """The new member that takes the reserved place, named by its port."""
+        self._reserved -= 1
         member = Member(self._free_name(str(address[1])), address)
         self._by_key[member.name] = member
-        self._from_address[address[0]] += 1
         return member
 
     def remove(self, member: Member) -> None:
         """Its name and place are free from now on."""
         member.present = False
         del self._by_key[name_key(member.name)]
-        self._from_address[member.address[0]] -= 1
-        if not self._from_address[member.address[0]]:
-            del self._from_address[member.address[0]]
+        self._forget(member.address)
 
     def rename(self, member: Member, name: str) -> None:
         """ValueError: the name breaks the rule (`names`). NameTaken: another member has it."""
@@ -73,6 +87,11 @@ class Roster:
         """Count a connection that isn't taken."""
         self.refused[code] = self.refused.get(code, 0) + 1
         return JoinRefused(code, reason)
+
+    def _forget(self, address: tuple[str, int]) -> None:
+        self._from_address[address[0]] -= 1
+        if not self._from_address[address[0]]:
+            del self._from_address[address[0]]
 
     def _free_name(self, wanted: str) -> str:
         """`wanted`, or `wanted-2` and so on: two hosts can use one port."""

@@ -6,7 +6,7 @@ import logging
 import threading
 from functools import partial
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from chatkit.acceptor import listen
 from chatkit.addresses import Address, two_tuple
@@ -16,8 +16,12 @@ from chatkit.descriptors import room_for
 from chatkit.encoding import clean_text
 from chatkit.events import Error, Notice
 from chatkit.limits import Limits
+from chatkit.password import Gate, checked_password
 from chatkit.room import Room
 from chatkit.stats import Stats
+
+if TYPE_CHECKING:
+    import ssl
 
 logger = logging.getLogger("chatkit")
 
@@ -40,6 +44,8 @@ class Server:
         Its attribute `dropped`, if it has one, is told in `stats`.
     limits: every bound, see `Limits`.
     threads: workers. One is fastest under the GIL; more can pay on a free-threaded Python.
+    tls: speak TLS from the first byte, as `chatkit.tls.server_context` makes it.
+    password: what a connection must say to become a member; only its digest is kept.
     announce: tell members with plain text, too, who joins, leaves or changes its name.
 
     Resource handling: `start` opens the listening socket and `threads` + 1 threads; `shutdown`, also at the end of
@@ -63,6 +69,8 @@ class Server:
         limits: Limits = Limits(),
         threads: int = 1,
         announce: bool = False,
+        tls: ssl.SSLContext | None = None,
+        password: str | None = None,
     ) -> None:
         if threads < 1:
             raise ValueError(f"threads must be at least 1, not {threads}")
@@ -71,7 +79,8 @@ class Server:
         self._limits = limits
         self._room = Room(handler, limits, announce=announce)
         self._over = threading.Event()
-        self._crew = Crew(self._room, limits, threads, self._over.set)
+        gate = None if password is None else Gate(checked_password(password, limits.max_line_bytes))
+        self._crew = Crew(self._room, limits, threads, self._over.set, tls, gate)
         self._address: Address | None = None
         self._life = threading.Lock()  # held by `start` and `shutdown`
 
@@ -87,8 +96,7 @@ class Server:
             try:
                 self._address = two_tuple(listener.getsockname())
                 self._fit_descriptors()
-                if on_listening := getattr(self._handler, "on_listening", None):
-                    on_listening(self._address)
+                self._call_on_listening()
                 self._crew.start(listener)
             except BaseException:
                 self._crew.end(grace=0)
@@ -132,21 +140,21 @@ class Server:
         self.shutdown()
 
     async def __aenter__(self) -> Self:
-        from asyncio import CancelledError, to_thread  # only who uses asyncio pays for it
+        from asyncio import CancelledError, shield, to_thread  # only who uses asyncio pays for it
 
         try:
             await to_thread(self.start)
         except CancelledError:
-            await to_thread(self.shutdown)
+            await shield(to_thread(self.shutdown))
             raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        from asyncio import to_thread
+        from asyncio import shield, to_thread
 
-        await to_thread(self.shutdown)
+        await shield(to_thread(self.shutdown))
 
     @property
     def address(self) -> Address:
@@ -179,6 +187,12 @@ class Server:
             dropped=getattr(self._handler, "dropped", 0),
         )
 
+    def set_tls(self, tls: ssl.SSLContext) -> None:
+        """For new connections from now on: a renewed certificate. RuntimeError: it began without TLS."""
+        if not self._crew.tls:
+            raise RuntimeError("the server speaks no TLS")
+        self._crew.tls = tls
+
     def broadcast(self, text: str) -> None:
         """Say something to every member, as a notice: `*** text`. Returns at once.
 
@@ -205,6 +219,14 @@ class Server:
         if member := self._room.roster.find(name):
             return member
         raise ValueError(f"no member is named {name!r}")
+
+    def _call_on_listening(self) -> None:
+        if on_listening := getattr(self._handler, "on_listening", None):
+            self._crew.starter = threading.current_thread()
+            try:
+                on_listening(self.address)
+            finally:
+                self._crew.starter = None
 
     def _fit_descriptors(self) -> None:
         wanted = self._limits.max_clients

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import deque
 
 from chatkit.encoding import check_sendable, parse_json, parse_text
-from chatkit.errors import ChatError, ConnectionClosed, NameTaken, ProtocolError
-from chatkit.events import Event, Notice, Welcome
-from chatkit.names import check_name
+from chatkit.errors import ChatError, ConnectionClosed, NameTaken, PasswordRefused, ProtocolError
+from chatkit.events import Event, Notice, Private, Welcome
+from chatkit.names import RULE, check_name
+from chatkit.password import ACCEPTED, ASKS, COMMAND, NOT_NEEDED, WRONG, checked_password
 from chatkit.protocol import BadLine, LineDecoder
 
 MAX_RECEIVED_BYTES = 1024 * 1024
@@ -16,41 +17,55 @@ MAX_RECEIVED_BYTES = 1024 * 1024
 class Session:
     """What has been received, and how it ends.
 
-    max_line_bytes: of a line to send. name, events, after: what to ask the server for, as in `Client`.
+    max_line_bytes: of a line to send. password, name, events, after: what to ask the server for, as in `Client`.
     opening: the lines that ask for it, to be sent first.
     received: events that nobody has taken yet.
     ended: why there will be no more, or None.
 
-    ValueError: the name breaks the rule, or `after` is set without `events`.
+    ValueError: the name breaks the rule, no line can say the password, or `after` is set without `events`.
     """
 
-    def __init__(self, max_line_bytes: int, *, name: str | None, events: bool, after: int | None) -> None:
+    def __init__(
+        self, max_line_bytes: int, *, password: str | None, name: str | None, events: bool, after: int | None
+    ) -> None:
         if name is not None:
             check_name(name)
+        if password is not None:
+            checked_password(password, max_line_bytes)
         if after is not None and (not events or after < 0):
             raise ValueError("after is an id, from 0, and needs events=True")
         self.received: deque[Event] = deque()
         self.ended: ChatError | None = None
-        self.opening = f"/nick {name}\n".encode() if name else b""
+        self.opening = b"" if password is None else f"{COMMAND}{password}\n".encode()
+        self.opening += f"/nick {name}\n".encode() if name else b""
         self.opening += f"/json {'' if after is None else after}\n".encode() if events else b""
         self._max_line_bytes = max_line_bytes
         self._name = name
         # What answers the opening, in order. Before the welcome, messages have no id, and `after` would tell them twice.
-        self._awaited: list[Event | type[Welcome]] = [Notice(f"you are now {name}")] if name else []
-        self._awaited += [Welcome] if events else []
+        self._awaited: list[tuple[Event | type[Welcome], ...]] = []
+        self._awaited += [] if password is None else [(Notice(ACCEPTED), Notice(NOT_NEEDED))]
+        self._awaited += [(Notice(f"you are now {name}"),)] if name else []
+        self._awaited += [(Welcome,)] if events else []
+        self._has_password = password is not None
+        self._unknown = [f"unknown command {line.split()[0]}" for line in self.opening.decode().splitlines()]
         self._closing = False
         # Cleaning makes three bytes of one at the most; a name comes on top. Room for a server with higher limits.
-        self._decoder = LineDecoder(max(3 * max_line_bytes + 1024, MAX_RECEIVED_BYTES))
+        self._decoder = LineDecoder(max(3 * max_line_bytes + 1024, MAX_RECEIVED_BYTES), finds_foreign=False)
 
     @property
     def is_opening(self) -> bool:
-        """Whether the server has still to answer `opening`. NameTaken, ConnectionClosed, ProtocolError: it won't."""
+        """Whether the server has still to answer `opening`. NameTaken, PasswordRefused, ConnectionClosed, ProtocolError: it won't."""
         if self._awaited and self.ended:
             last = self.received[-1] if self.received else None
             if isinstance(self.ended, ConnectionClosed) and isinstance(last, Notice):
                 raise ConnectionClosed(last.text, clean=self.ended.clean)  # such as: the room is full
             raise self.ended
         return bool(self._awaited)
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether this side has begun to leave."""
+        return self._closing
 
     def line(self, text: str) -> bytes:
         """`text` for the wire. ValueError: it can't be sent."""
@@ -88,20 +103,29 @@ class Session:
 
     def _take(self, data: bytes) -> None:
         for line in self._decoder.receive_data(data):
-            if not isinstance(line, str):
-                fault = f"a line {line.reason}" if isinstance(line, BadLine) else f"{line.protocol}, not chat"
-                raise ProtocolError(f"the server sent {fault}")
+            if isinstance(line, BadLine):
+                raise ProtocolError(f"the server sent a line {line.reason}")
+            assert isinstance(line, str)  # what looks like another protocol may be a member's words
             # No name begins with a brace, and so no line of text.
             event = parse_json(line) if line.startswith("{") else parse_text(line)
             if event and (not self._awaited or self._opens(event)):
                 self.received.append(event)
 
     def _opens(self, event: Event) -> bool:
-        """Look for what is awaited; whether the event is also for the caller. NameTaken: the name can't be had."""
+        """Look for what is awaited; whether the event is also for the caller.
+
+        NameTaken: the name can't be had. PasswordRefused: the password is wrong, or there is none.
+        ProtocolError: the server, an older one perhaps, doesn't know what was asked for.
+        """
         if self._name and event == Notice(str(NameTaken(self._name))):
             raise NameTaken(self._name)
-        awaited = self._awaited[0]
-        if event == awaited or type(event) is awaited:
+        if event == Notice(WRONG) or (event == Notice(ASKS) and not self._has_password):
+            raise PasswordRefused(event.text)
+        if isinstance(event, Notice) and event.text.startswith((RULE, *self._unknown)):
+            raise ProtocolError(f"the server doesn't do what it was asked for: {event.text}")
+        if event in self._awaited[0] or type(event) in self._awaited[0]:
             del self._awaited[0]
             return isinstance(event, Welcome)
-        return isinstance(event, Notice) or Welcome not in self._awaited
+        if event == Notice(ASKS):
+            return False
+        return isinstance(event, Notice | Private) or (Welcome,) not in self._awaited

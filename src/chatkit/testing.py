@@ -17,6 +17,8 @@ from __future__ import annotations
 
 import secrets
 import threading
+import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
 from types import TracebackType
@@ -30,16 +32,35 @@ from chatkit.events import Event, Message, Private
 from chatkit.server import Server
 
 TIMEOUT_SECONDS = 5.0
+# How often to look whether another thread, which receives from the same guest, has seen a sign.
+LOOK_SECONDS = 0.05
+
+
+class _Inbox(deque[Event]):
+    """What a guest has received, without the signs that it asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.signs: dict[str, threading.Event] = {}
+
+    def append(self, event: Event) -> None:
+        for sign, seen in list(self.signs.items()):  # another thread may ask for one
+            if sign in event.text:
+                seen.set()
+                return
+        super().append(event)
 
 
 class Guest(Client):
-    """A `Client` that knows what to expect."""
+    """A `Client` that knows what to expect. A thread of its own, such as a bot under test, may receive from it."""
 
     def __init__(self, room: ChatRoom, **options: Any) -> None:
         super().__init__(*room.server.address, **options)
         self._name: str = options.get("name") or str(self.address[1])
         self._room = room
-        self._kept: list[Event] = []
+        self._inbox = _Inbox()
+        self._inbox.extend(self._session.received)
+        self._session.received = self._inbox
 
     @property
     def name(self) -> str:
@@ -51,7 +72,7 @@ class Guest(Client):
 
     def receive(self, timeout: float | None = TIMEOUT_SECONDS) -> Event:
         """As `Client.receive`, but it doesn't wait for ever unless told to."""
-        return self._kept.pop(0) if self._kept else super().receive(timeout)
+        return super().receive(timeout)
 
     def expect(self, text: str, *, sender: Guest | str | None = None, timeout: float = TIMEOUT_SECONDS) -> Event:
         """The next event has this text, and this sender if one is given. AssertionError: it is another one, or none."""
@@ -78,15 +99,30 @@ class Guest(Client):
         self._room.sync()
         with suppress(ConnectionClosed):
             self.sync()
-        if self._kept:
-            raise AssertionError(f"{self.name} expected nothing, received {self._kept[0]!r}")
+        if self._inbox:
+            raise AssertionError(f"{self.name} expected nothing, received {self._inbox[0]!r}")
 
     def sync(self) -> None:
-        """Return when the server has heard all that was sent here, and what came up to then can be received."""
-        sign = f"/{secrets.token_hex(8)}"
-        self.send(sign)
-        while sign not in (event := super().receive(TIMEOUT_SECONDS)).text:  # an unknown command is told to us alone
-            self._kept.append(event)
+        """Return when the server has heard all that was sent here, and what came up to then can be received.
+
+        TimeoutError: the server gave no sign. ConnectionClosed: this guest has left.
+        """
+        sign, seen = f"/{secrets.token_hex(8)}", threading.Event()
+        self._inbox.signs[sign] = seen
+        self.send(sign)  # an unknown command is answered to us alone
+        deadline = time.monotonic() + TIMEOUT_SECONDS
+        while not seen.is_set():
+            if self._receiving.acquire(timeout=LOOK_SECONDS):  # else another thread receives, and may see the sign
+                try:
+                    if self._session.ended:
+                        raise self._session.ended.with_traceback(None)
+                    if not seen.is_set():
+                        self._read(deadline)
+                finally:
+                    self._receiving.release()
+            elif time.monotonic() > deadline:
+                raise TimeoutError("the server gave no sign")
+        del self._inbox.signs[sign]
 
 
 class ChatRoom:
@@ -98,8 +134,9 @@ class ChatRoom:
 
     def join(self, number: int = 1, **options: Any) -> list[Guest]:
         """So many new guests, in the room when it returns. options: as for `Client`."""
-        joined = [Guest(self, **options) for _ in range(number)]
-        self.guests += joined
+        for _ in range(number):
+            self.guests.append(Guest(self, **options))
+        joined = self.guests[len(self.guests) - number :]
         for guest in joined:
             guest.sync()
         return joined

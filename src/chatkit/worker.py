@@ -14,15 +14,19 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 
+from chatkit.addresses import Address
 from chatkit.batch import Arrival, Batch, Encoded, Member, Switch
 from chatkit.connection import Connection
-from chatkit.encoding import encode_json, encode_text
+from chatkit.encoding import encode_text
 from chatkit.events import Notice
 from chatkit.floor import SHUTDOWN
 from chatkit.keeper import Keeper
 from chatkit.limits import Limits
+from chatkit.lobby import Lobby
+from chatkit.password import Gate
 from chatkit.room import Room
 from chatkit.sockets import LONGEST_WAIT_SECONDS
 from chatkit.waker import Waker
@@ -38,11 +42,20 @@ MIN_READ_BYTES = 512
 Call = Callable[[], None]
 
 
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """From here on a member gets what is said, and is read."""
+
+    member: Member
+    connection: Connection
+
+
 class Worker(threading.Thread):
     """Runs turns until `stop`, then ends its connections.
 
     accept_waiting(): called before lines are published, so that whoever was connected before hears them.
     failed(error): called in the thread when it dies of an error; its connections are closed then.
+    gate: what asks for the room's password, if it has one.
     """
 
     def __init__(
@@ -52,16 +65,19 @@ class Worker(threading.Thread):
         limits: Limits,
         accept_waiting: Callable[[], object],
         failed: Callable[[BaseException], None],
+        gate: Gate | None = None,
     ) -> None:
         super().__init__(name=name, daemon=True)
         self.deliveries = 0
         self._room = room
         self._accept_waiting = accept_waiting
         self._failed = failed
-        self._inbox: deque[Batch | Switch | Call] = deque()
+        self._inbox: deque[Batch | Switch | Admission | Call] = deque()
         self._selector = selectors.DefaultSelector()
         self._waker = Waker(self._selector)
         self._keeper = Keeper(limits, self._selector)
+        self._lobby = Lobby(room, limits, gate, self._keeper, self.admit)
+        self._keeper.hear_entrant = self._lobby.hear
         self._stopping: tuple[float, threading.Barrier] | None = None
         room.add_outlet(self.post)
 
@@ -80,7 +96,7 @@ class Worker(threading.Thread):
         """How many of its members were cut off for reading too slowly."""
         return self._keeper.slow_consumers
 
-    def post(self, item: Batch | Switch | Call) -> None:
+    def post(self, item: Batch | Switch | Admission | Call) -> None:
         """Leave a batch to deliver or something to call; handled in the order of the posts. Never blocks."""
         self._inbox.append(item)
         if threading.get_ident() != self.ident:
@@ -90,7 +106,12 @@ class Worker(threading.Thread):
         """Own a member's connection from now on. Inside the room's lock: what is in the inbox is older than the member."""
         connection.member = member
         self._keeper.add(connection)
-        self.post(partial(self._keeper.admit, connection, member))
+        self.post(Admission(member, connection))
+
+    def enter(self, connection: Connection, address: Address) -> None:
+        """Own the connection of a peer that has to log in, and has a place."""
+        self._keeper.add(connection)
+        self.post(partial(self._lobby.enter, connection, address, time.monotonic()))
 
     def refuse(self, connection: Connection, reason: str) -> None:
         """Own a connection that gets no more than this reason and its end."""
@@ -129,13 +150,14 @@ class Worker(threading.Thread):
             self._room.receive(arrivals)
         self._take_inbox()
         self._keeper.look_after()
+        self._lobby.look_after()
         return has_read
 
     def _patience(self) -> float | None:
         """How long the selector may wait: until something is due, None for ever."""
         if self._inbox or self._keeper.heard:
             return 0
-        due = self._keeper.next_due
+        due = min(self._keeper.next_due, self._lobby.next_due)
         return None if due == math.inf else min(max(0, due - time.monotonic()), LONGEST_WAIT_SECONDS)
 
     def _read(self, patience: float | None) -> bool:
@@ -157,26 +179,30 @@ class Worker(threading.Thread):
         return has_read
 
     def _take_inbox(self) -> None:
-        batches: list[Batch] = []
+        batches, newcomers = list[Batch](), dict[Member, int]()
         for _ in range(len(self._inbox)):
             item = self._inbox.popleft()
             if isinstance(item, Batch):
                 batches.append(item)
-                continue
-            self._deliver(batches)
-            batches = []
-            if not isinstance(item, Switch):
-                item()
-            elif item.member in self._keeper.readers:
-                self._keeper.switch(item.member, encode_json(*item.events))
-        self._deliver(batches)
+            elif isinstance(item, Admission):
+                newcomers[item.member] = len(batches)
+                self._keeper.admit(item.connection, item.member)
+            else:
+                self._deliver(batches, newcomers)
+                batches, newcomers = [], {}
+                if isinstance(item, Switch):
+                    self._keeper.switch(item.member, item.lines)
+                else:
+                    item()
+        self._deliver(batches, newcomers)
 
-    def _deliver(self, batches: list[Batch]) -> None:
+    def _deliver(self, batches: list[Batch], newcomers: dict[Member, int]) -> None:
         """One write per member, however many batches."""
         if not batches:
             return
-        batch, keeper = Batch.merged(batches), self._keeper
+        batch, keeper = Batch.merged(batches, newcomers), self._keeper
         self.deliveries += batch.messages * (len(keeper.readers) + len(keeper.programs))
+        self.deliveries -= sum(early.messages for number in newcomers.values() for early in batches[:number])
         self._write(batch.text, keeper.readers)
         self._write(batch.json, keeper.programs)
         for member, _ in batch.left:
@@ -204,6 +230,7 @@ class Worker(threading.Thread):
     def _finish(self, deadline: float, all_read: threading.Barrier) -> None:
         """The way of `stop`."""
         reading = (time.monotonic() + deadline) / 2
+        self._lobby.close()
         self._keeper.release_held_back()
         while self._turn(0) and time.monotonic() < reading:
             pass

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import secrets
+import ssl
 import sys
+from pathlib import Path
 from typing import Any
 
 import click
 
-from chatkit import Client, ConnectionClosed, NameTaken, Notice, ProtocolError
+from chatkit import Client, ConnectionClosed, NameTaken, Notice, PasswordRefused, ProtocolError
 from chatkit.addresses import host_and_port
 from chatkit.cli.common import (
     CHAT_CLIENT,
@@ -20,13 +23,20 @@ from chatkit.cli.common import (
     reason,
     version_option,
 )
+from chatkit.cli.protection import password_option, read_password
 from chatkit.cli.screen import Lines, Nothing, OutputLost, Screen
 from chatkit.cli.stdin import Typing
+from chatkit.cli.trust import KnownHosts, tls_fault, trust, trust_options
 from chatkit.limits import Limits
 from chatkit.names import check_name
+from chatkit.password import ASKS, TOO_MANY, TOO_MUCH, WRONG
+from chatkit.tls import WrongCertificate
 
 # The last word of a server that ends a conversation against its client's will.
-REFUSALS = ("the room is full", "too many members", "the server has no descriptor", "you were cut off")
+REFUSALS = (
+    *("the room is full", "too many members", "the server has no descriptor", "you were cut off"),
+    *("this port speaks", ASKS, WRONG, TOO_MANY, TOO_MUCH),
+)
 
 LEFT, CANNOT_SHOW, NOT_TAKEN, LOST, INTERRUPTED = 0, 1, 1, 3, 130
 
@@ -43,6 +53,8 @@ def _checked_name(context: click.Context, parameter: click.Parameter, name: str 
 @click.command(context_settings=CONTEXT)
 @option("--host", metavar="HOST", default="127.0.0.1", help="Address or name of the server.")
 @option("--port", type=click.IntRange(1, 65535), metavar="PORT", default=12345, help="Port of the server.")
+@trust_options
+@password_option
 @option("--name", metavar="NAME", callback=_checked_name, help="What to be called; else it is a number, your port.")
 @option("--json", "as_json", is_flag=True, help="For scripts: print what happens as JSON Lines, with ids and times.")
 @option("--once", is_flag=True, help="For scripts: send standard input, wait until the room has it, print no chat.")
@@ -54,7 +66,7 @@ def _checked_name(context: click.Context, parameter: click.Parameter, name: str 
     help="Longest line to send; as the server's option.",
 )
 @version_option
-def main(host: str, port: int, name: str | None, as_json: bool, once: bool, max_line_bytes: int) -> None:
+def main(as_json: bool, once: bool, **options: Any) -> None:
     """Join a chat room: what you type goes to everyone else, what they say is shown.
 
     The line `exit`, or the end of input (Ctrl-D), leaves; `/help` lists what else there is. Works in a pipe as well:
@@ -62,17 +74,18 @@ def main(host: str, port: int, name: str | None, as_json: bool, once: bool, max_
 
     Each option can also be set in the environment, --port as CHATKIT_PORT.
 
-    Exit status: 0 left, 1 could not connect (or, with --once, the room didn't take a line), 2 wrong usage, 3 the
+    Exit status: 0 left, 1 could not connect (or, with --once, a line could not be sent), 2 wrong usage, 3 the
     connection was lost, 130 Ctrl-C.
     """
     open_missing_streams()
     if sys.stdout is None:
         fail(CHAT_CLIENT, "cannot show the chat: standard output is closed")
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    screen = Nothing() if once else Lines() if as_json else Screen()
+    sign = f"/{secrets.token_hex(3)}"[: options["max_line_bytes"]]  # no command: told so, the room has heard all before
+    screen = Nothing(sign) if once else Lines() if as_json else Screen()
     try:
-        client = _connect(host, port, name=name, events=as_json or once, max_line_bytes=max_line_bytes)
-        typing = Typing(client, max_line_bytes, last="/json" if once else "")
+        client = _join(events=as_json or once, **options)
+        typing = Typing(client, options["max_line_bytes"], last=sign if once else "")
         status = _chat(client, typing, screen)
         status = NOT_TAKEN if once and status == LEFT and (typing.refused or screen.refused) else status
     except KeyboardInterrupt:
@@ -81,14 +94,39 @@ def main(host: str, port: int, name: str | None, as_json: bool, once: bool, max_
     sys.exit(status)
 
 
+def _join(
+    host: str, port: int, tls: bool, tls_ca: Path | None, tls_fingerprint: str | None, tls_trust: bool, **options: Any
+) -> Client:
+    """Become a member; ask about the server's certificate if that is wanted."""
+    password = read_password(CHAT_CLIENT, options.pop("password_file"))
+    hosts = KnownHosts(CHAT_CLIENT, (host, port)) if tls_trust else None
+    while True:
+        context = trust(CHAT_CLIENT, tls, tls_ca, tls_fingerprint, hosts.fingerprint if hosts else None)
+        try:
+            return _connect(host, port, tls=context or False, password=password, **options)
+        except WrongCertificate as error:
+            if not hosts:
+                fail(CHAT_CLIENT, f"cannot trust {host_and_port((host, port))}: {error.args[0]}")
+            hosts.ask(error.fingerprint)
+
+
 def _connect(host: str, port: int, **options: Any) -> Client:
+    where = host_and_port((host, port))
     try:
         return Client(host, port, **options)
+    except WrongCertificate:
+        raise
+    except ssl.SSLError as error:
+        fail(CHAT_CLIENT, f"cannot join {where}: {tls_fault(error)}")
     except (OSError, UnicodeError) as error:
         hint = "is chat-server running there?" if isinstance(error, ConnectionRefusedError) else ""
-        fail(CHAT_CLIENT, f"cannot connect to {host_and_port((host, port))}: {reason(error)}", hint)
+        fail(CHAT_CLIENT, f"cannot connect to {where}: {reason(error)}", hint)
+    except ValueError as error:
+        fail(CHAT_CLIENT, str(error))
     except NameTaken as error:
         fail(CHAT_CLIENT, str(error), "choose another with --name")
+    except PasswordRefused as error:
+        fail(CHAT_CLIENT, str(error), "--password-file FILE, or CHATKIT_PASSWORD", status=LOST)
     except (ConnectionClosed, ProtocolError) as error:
         fail(CHAT_CLIENT, f"disconnected: {error}", status=LOST)
 

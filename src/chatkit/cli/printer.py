@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from queue import SimpleQueue
 from typing import TextIO
 
@@ -117,8 +118,9 @@ def _dropped(lines: int) -> str:
 class Transcript:
     """The handler of `chat-server`: prints what happens. Uses nothing that other handlers don't have."""
 
-    def __init__(self, printer: Printer) -> None:
+    def __init__(self, printer: Printer, listening: Callable[[Address], None] = lambda address: None) -> None:
         self._printer = printer
+        self._listening = listening
         self._print = printer.put
 
     @property
@@ -127,6 +129,7 @@ class Transcript:
 
     def on_listening(self, address: Address) -> None:
         self._print(f"Server listening on {host_and_port(address)}")
+        self._listening(address)
 
     def on_join(self, member: Member) -> None:
         self._print(f"New connection from {member.address}")

@@ -59,14 +59,17 @@ class Lines(Screen):
 
 
 class Nothing(Lines):
-    """Only what the room didn't do. When it answers the `/json` that is sent last, it has heard all before."""
+    """Only what the room didn't do. sign: what was sent last; when that is answered, the room has heard all before."""
 
     taken = False
+
+    def __init__(self, sign: str) -> None:
+        self._sign = sign
 
     def show(self, event: Event) -> None:
         if not isinstance(event, Error):
             return
-        if event.code == "already_json":
+        if self._sign in event.text:
             self.taken = True
         else:
             self.refused = True

@@ -15,6 +15,7 @@ from chatkit import Limits, Server
 from chatkit.addresses import host_and_port
 from chatkit.cli.common import CONTEXT, fail, open_missing_streams, option, reason, version_option
 from chatkit.cli.printer import LogPrinter, Printer, Transcript
+from chatkit.cli.protection import Protection, password_option, protect, tls_options
 from chatkit.descriptors import raise_limit
 
 logger = logging.getLogger("chatkit")
@@ -49,9 +50,11 @@ def _limit_options(command: Any) -> Any:
 )
 @option("--threads", type=click.IntRange(min=1), metavar="N", default=1, help="Workers; more than 1 rarely pays.")
 @option("--announce", is_flag=True, help="Tell members who joins, leaves or takes a name: `*** ada joined`.")
+@tls_options
+@password_option
 @_limit_options
 @version_option
-def main(host: str, port: int, threads: int, announce: bool, **limits: Any) -> None:
+def main(host: str, port: int, **options: Any) -> None:
     """Start a chat room and print what is said in it.
 
     Join it with `chat-client`, or with nothing but `nc 127.0.0.1 12345`: each line goes to everyone else, the line
@@ -59,17 +62,17 @@ def main(host: str, port: int, threads: int, announce: bool, **limits: Any) -> N
 
     Each option can also be set in the environment, --max-clients as CHATKIT_MAX_CLIENTS.
     """
-    try:
-        bounds = Limits(**limits)
-    except ValueError as error:
-        raise click.UsageError(str(error)) from None
     open_missing_streams()
+    protection = protect(
+        COMMAND, **{name: options.pop(name) for name in ("tls_cert", "tls_key", "tls_self_signed", "password_file")}
+    )
     out, err = Printer(sys.stdout), Printer(sys.stderr)
     log = LogPrinter(err, COMMAND)
-    logger.addHandler(log)
-    server = Server(host, port, handler=Transcript(out), limits=bounds, threads=threads, announce=announce)
     try:
+        server = _server(host, port, Transcript(out, protection.warn), protection, **options)
+        logger.addHandler(log)
         _end_on_signals()
+        protection.renew_on_signal(server)
         raise_limit()
         server.serve_forever(GRACE_SECONDS)
     except KeyboardInterrupt:
@@ -86,6 +89,25 @@ def main(host: str, port: int, threads: int, announce: bool, **limits: Any) -> N
             logger.warning("up to %d lines of the transcript were not printed", out.dropped)
         logger.removeHandler(log)
         err.close(PRINT_SECONDS)
+
+
+def _server(
+    host: str, port: int, handler: Transcript, protection: Protection, threads: int, announce: bool, **limits: Any
+) -> Server:
+    try:
+        bounds = Limits(**limits)
+        return Server(
+            host,
+            port,
+            handler=handler,
+            limits=bounds,
+            threads=threads,
+            announce=announce,
+            tls=protection.tls,
+            password=protection.password,
+        )
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
 
 
 def _end_on_signals() -> None:
