@@ -24,6 +24,7 @@ from chatkit.names import check_name
 from chatkit.room import Room
 from chatkit.session import Session
 from chatkit.testing import ChatRoom, Guest
+from chatkit.worker import Worker
 from tests.conftest import DEADLINE, Peer, Started
 from tests.test_async_client import in_loop, raw_server, waiting_send
 from tests.test_commands import Run, client_with, run, start_server
@@ -334,3 +335,31 @@ def test_send_after_send_eof(chat_server: Server) -> None:
 
     in_a_loop()
     assert chat_server.stats.messages == 0
+
+
+def test_a_start_that_is_interrupted_leaves_no_thread(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Ctrl-C while a thread begins: what it needs isn't freed before it has ended."""
+    begin, held = Worker._set_ident, threading.Event()  # type: ignore[attr-defined]
+    real_start = Worker.start
+
+    def beginning(worker: Worker) -> None:
+        held.wait(DEADLINE)
+        begin(worker)
+
+    def start(worker: Worker) -> None:
+        threading.Thread(target=real_start, args=(worker,)).start()
+        while worker not in threading.enumerate():
+            pass
+        threading.Timer(0.05, held.set).start()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Worker, "_set_ident", beginning)
+    monkeypatch.setattr(Worker, "start", start)
+    before = set(threading.enumerate())
+    with pytest.raises(KeyboardInterrupt):
+        Server(port=0).start()
+    for thread in set(threading.enumerate()) - before:
+        thread.join(DEADLINE)
+    assert not caplog.records

@@ -9,6 +9,7 @@ import ssl
 import statistics
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -103,6 +104,21 @@ def test_fifty_slow_members_cost_as_much_as_one(run: Run, tls: bool, tls_options
     assert grown[1] < grown[0] + 16_384
 
 
+@pytest.mark.skipif(not Path("/proc").exists(), reason="this system has no /proc")
+def test_an_idle_member_in_tls_takes_little(run: Run, certificate: Path) -> None:
+    """At most 60 KiB, which are OpenSSL's own."""
+    server, port = start_server(run, "--tls-cert", str(certificate))
+    peers, resident = list[Peer](), list[int]()
+    for number in (50, 300):
+        for _ in range(number):
+            peers.append(Peer(int(port), tls=True))
+            assert server.line().startswith("New connection")
+        resident.append(resident_kib(server.process.pid))
+    for peer in peers:
+        peer.close()
+    assert (resident[1] - resident[0]) / 300 < 60
+
+
 def test_five_hundred_peers_that_drip(serve: Serve) -> None:
     """Peers that drip bytes without a line end are each cut off in time, and the room stays healthy throughout."""
     started = serve(limits=Limits(line_seconds=1.0, drain_seconds=0.1))
@@ -128,15 +144,19 @@ def test_a_reader_at_a_slow_but_steady_pace_stays(serve: Serve) -> None:
     started = serve(limits=Limits(stall_seconds=0.5, max_pending_bytes=20_000_000))
     talker, reader = started.peers(2)
     slow = started.peer(receive_buffer=4096)
-    for _ in range(100):  # quickly: it mustn't look stalled before it begins to read
-        talker.send((b"x" * 999 + b"\n") * 60)
-        reader.lines(60)
+
+    def say() -> None:
+        for _ in range(100):
+            talker.send((b"x" * 999 + b"\n") * 60)
+            reader.lines(60)
+
+    saying = threading.Thread(target=say)
+    saying.start()
     begun, read = time.monotonic(), 0
-    while time.monotonic() - begun < 1.5:
+    while saying.is_alive() or time.monotonic() - begun < 1.5:
         if read < (time.monotonic() - begun) * 400_000:  # the kernel frees 64 KiB at a time
             read += len(slow.sock.recv(2000))
-        talker.send(b"tick\n")
-        reader.line()
+    saying.join()
     assert started.server.stats.slow_consumers == 0
 
 

@@ -114,13 +114,11 @@ class Crew:
         with self._posting:
             self.running = False
         acceptor.stop()
-        if acceptor.is_alive():
-            acceptor.join()
+        _join(acceptor)
         for worker in self._workers:
             worker.stop(deadline, self._all_read)
         for worker in self._workers:
-            if worker.is_alive():
-                worker.join()
+            _join(worker)
         acceptor.release()
         for worker in self._workers:
             worker.release()
@@ -158,3 +156,12 @@ class Crew:
         for worker in self._workers:
             worker.stop(time.monotonic() + FAILED_GRACE_SECONDS, self._all_read)
         self._failed()
+
+
+def _join(thread: threading.Thread) -> None:
+    """Wait for its end, if it began; also if Ctrl-C interrupted its start: it runs then, but doesn't count as alive yet."""
+    until = time.monotonic() + FAILED_GRACE_SECONDS
+    while not thread.is_alive() and thread in threading.enumerate() and time.monotonic() < until:
+        time.sleep(0.001)
+    if thread.is_alive():
+        thread.join()

@@ -128,8 +128,8 @@ class Transcript:
         return self._printer.dropped
 
     def on_listening(self, address: Address) -> None:
-        self._print(f"Server listening on {host_and_port(address)}")
         self._listening(address)
+        self._print(f"Server listening on {host_and_port(address)}")
 
     def on_join(self, member: Member) -> None:
         self._print(f"New connection from {member.address}")
