@@ -19,8 +19,9 @@ from typing import Any
 import pytest
 
 from chatkit import AsyncClient, Client, ConnectionClosed, Limits, Message, Notice, Server
-from chatkit.tls import NOT_TLS, TlsSocket, client_context, server_context
+from chatkit.tls import client_context, server_context
 from chatkit.tls_connection import TlsConnection
+from chatkit.tls_socket import NOT_TLS, TlsSocket
 from tests import test_tls_commands
 from tests.conftest import DEADLINE, Peer, Started
 from tests.test_tls_commands import HOST, Papers
@@ -541,3 +542,50 @@ def test_who_needs_no_tls_does_not_load_it() -> None:
     script = "import sys, chatkit\nwith chatkit.Server(port=0) as s, chatkit.Client(port=s.port): print('ssl' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=DEADLINE)
     assert (found.stdout, found.stderr) == (b"False\n", b"")
+
+
+def test_pieces_that_do_not_fit_are_sent_once(serve_tls: ServeTls) -> None:
+    """A member whose own lines cut a long batch in uneven pieces gets each other line once, also when it reads late."""
+    room = serve_tls(limits=Limits(max_pending_bytes=50_000_000))
+    ann, slow = room.client(), room.plain_ssl(receive_buffer=4096)
+    for turn in range(40):
+        slow.send(b"own\n")
+        for number in range(200):
+            ann.send(f"{turn * 200 + number:05}" + "x" * (700 + number))
+    expected = [f"{ann.address[1]}: {number:05}".encode() for number in range(8000)]
+    ann.send("exit")
+    heard = [line[: len(expected[0])] for line in slow.lines(8000)]
+    assert heard == expected
+
+
+def test_uneven_pieces_over_a_full_kernel(papers: Papers) -> None:
+    """What is encrypted across the border of two pieces counts for both, and is sent once."""
+    sizes = [36_000, 180_000, 1, 70_000, 300_000, 5]
+    pieces = [bytes([65 + number]) * size for number, size in enumerate(sizes)]
+    with sockets(send_buffer=4096) as (near, far):
+        client, server = shaken(papers, near, far)
+        connection, got = TlsConnection(server, Limits()), b""
+        connection.write_pieces(pieces)
+        until = time.monotonic() + DEADLINE
+        while connection.pending_bytes and time.monotonic() < until:
+            connection.flush()
+            with suppress(BlockingIOError):
+                got += client.recv(5000)
+        with suppress(BlockingIOError):
+            while True:
+                got += client.recv(65536)
+    assert [got.count(piece[:1]) for piece in pieces] == sizes
+    assert got == b"".join(pieces)
+    assert connection.pending_bytes == 0
+
+
+def test_who_reads_no_answers_of_tls_is_ended(papers: Papers) -> None:
+    """What TLS says by itself (RFC 8446, 4.6.3) is bounded: it counts nowhere as pending."""
+    with sockets(send_buffer=4096) as (near, far):
+        client, server = shaken(papers, near, far)
+        connection = TlsConnection(server, Limits())
+        connection.write(b"x" * 1_000_000)  # the kernel is full
+        server._outgoing.write(b"x" * 70_000)  # as thousands of key updates would
+        client.send(b"hello\n")
+        assert connection.receive(65536) == []
+        assert connection.end == "connection reset"

@@ -8,6 +8,7 @@ import re
 import select
 import shutil
 import signal
+import socket
 import ssl
 import stat
 import subprocess
@@ -135,8 +136,8 @@ def test_certificate_and_key_in_two_files(run: Run, papers: Papers, tmp_path: Pa
         (("--tls-cert", "{good}", "--tls-key", "{renewed}"), 1, "certificate and key don't belong together"),
         (("--tls-cert", "{good}-not"), 1, "No such file or directory"),
         (("--tls-cert", "{good}", "--tls-key", "{good}-not"), 1, "No such file or directory"),
-        (("--tls-cert", "/dev/null"), 1, "no certificate and key in PEM form"),
-        (("--tls-cert", "{ca}"), 1, "no certificate and key in PEM form"),
+        (("--tls-cert", "/dev/null"), 1, "no certificate and key (PEM, not encrypted) that TLS can use"),
+        (("--tls-cert", "{ca}"), 1, "no certificate and key (PEM, not encrypted) that TLS can use"),
         (("--tls-key", "{good}"), 2, "--tls-key needs --tls-cert"),
         (("--tls-key", "{good}", "--tls-self-signed"), 2, "--tls-key needs --tls-cert"),
         (("--tls-cert", "{good}", "--tls-self-signed"), 2, "exclude each other"),
@@ -191,7 +192,7 @@ def test_a_signal_loads_the_renewed_certificate(run: Run, papers: Papers, tmp_pa
     bob, _ = join(run, server, port, "--tls-fingerprint", papers.fingerprint(papers.renewed))
     path.write_text("broken")
     server.process.send_signal(signal.SIGHUP)
-    why = f"{path}: no certificate and key in PEM form"
+    why = f"{path}: no certificate and key (PEM, not encrypted) that TLS can use"
     assert err_line(server) == f"chat-server: the old certificate stays in use: {why}"
     cy, _ = join(run, server, port, "--tls-fingerprint", papers.fingerprint(papers.renewed))
     ann.type("hi")
@@ -201,7 +202,7 @@ def test_a_signal_loads_the_renewed_certificate(run: Run, papers: Papers, tmp_pa
 WARNINGS = {
     "open": ("0.0.0.0", (), "everyone who reaches 0.0.0.0:{port} is in, and others on the way can read along"),
     "password": ("0.0.0.0", ("password",), "the password and the chat pass 0.0.0.0:{port} unencrypted"),
-    "TLS": ("0.0.0.0", ("tls",), ""),
+    "TLS": ("0.0.0.0", ("tls",), "everyone who reaches 0.0.0.0:{port} is in (--password-file asks)"),
     "both": ("0.0.0.0", ("tls", "password"), ""),
     "loopback": (HOST, (), ""),
     "password on loopback": (HOST, ("password",), ""),
@@ -225,6 +226,26 @@ def test_leaving_the_machine_unprotected_warns(run: Run, papers: Papers, tmp_pat
 
 
 # chat-client
+
+
+@pytest.mark.parametrize("option", ["--tls-fingerprint", "--tls-ca"])
+def test_an_empty_option_is_no_plain_text(run: Run, option: str) -> None:
+    """What a script left unset asks for TLS all the same: nothing is sent in the open."""
+    with socket.create_server((HOST, 0)) as listener:
+        client = run("chat-client", "--port", str(listener.getsockname()[1]), option, "")
+        status, out, err = client.ends()
+    assert (status in (1, 2), out) == (True, "")
+    assert err
+
+
+def test_an_empty_password_in_the_environment(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A secret that came out empty opens no room."""
+    monkeypatch.setenv("CHATKIT_PASSWORD", "")
+    assert run("chat-server", "--port", "0").ends() == (
+        1,
+        "",
+        "chat-server: CHATKIT_PASSWORD is empty (unset it for a room without a password)\n",
+    )
 
 
 def client_faults(papers: Papers) -> dict[str, tuple[Path, tuple[str, ...], int, str]]:

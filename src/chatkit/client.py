@@ -22,7 +22,7 @@ from chatkit.sockets import LONGEST_WAIT_SECONDS, reset_on_close
 if TYPE_CHECKING:
     import ssl
 
-    from chatkit.tls import TlsSocket
+    from chatkit.tls_socket import TlsSocket
 
 READ_BYTES = 64 * 1024
 
@@ -130,6 +130,7 @@ class Client:
         """Say that no more lines will come. What the server still has for us can be received, then it ends."""
         with self._sending:
             self._shutdown(socket.SHUT_WR)
+            self._flush_tls(None)
 
     def close(self, grace: float = 2.0) -> None:
         """Leave. When it returns the server has heard all that was sent, if it answered within `grace` seconds.
@@ -140,6 +141,7 @@ class Client:
         deadline = _deadline(grace)
         if self._sending.acquire(timeout=_lock_timeout(grace)):
             self._shutdown(socket.SHUT_WR)
+            self._flush_tls(deadline)
             self._sending.release()
         else:  # another thread is in the middle of a line: only a reset keeps half of it from looking whole
             reset_on_close(self._socket)
@@ -160,7 +162,8 @@ class Client:
 
     def _in_tls(self, sock: socket.socket, tls: bool | ssl.SSLContext, host: str, deadline: float | None) -> TlsSocket:
         """The socket inside TLS, after the handshake."""
-        from chatkit.tls import TlsSocket, client_context  # ssl takes longer to load than all of this
+        from chatkit.tls import client_context
+        from chatkit.tls_socket import TlsSocket  # ssl takes longer to load than all of this
 
         inside = TlsSocket(sock, client_context() if isinstance(tls, bool) else tls, host)
         while not inside.ready:
@@ -203,7 +206,7 @@ class Client:
         try:
             data = self._socket.recv(READ_BYTES)
         except BlockingIOError:
-            self._wait_to_read(deadline)
+            _wait(self._socket, selectors.EVENT_READ, deadline)
         except OSError as error:
             self._session.end(self._session.lose(error))
         else:
@@ -211,14 +214,12 @@ class Client:
             if isinstance(self._session.ended, ProtocolError):
                 self._shutdown(socket.SHUT_RDWR)
 
-    def _wait_to_read(self, deadline: float | None) -> None:
-        """Meanwhile what TLS has to say by itself, our end of stream perhaps, goes out as soon as it can."""
-        if self._tls and self._tls.unsent:
-            _wait(self._socket, selectors.EVENT_READ | selectors.EVENT_WRITE, deadline)
-            with suppress(OSError):
+    def _flush_tls(self, deadline: float | None) -> None:
+        """Our end, in TLS, may have to wait until the kernel takes it."""
+        with suppress(OSError):
+            while self._tls and self._tls.unsent:
+                _wait(self._socket, selectors.EVENT_WRITE, deadline)
                 self._tls.flush()
-        else:
-            _wait(self._socket, selectors.EVENT_READ, deadline)
 
     def _shutdown(self, how: int) -> None:
         with suppress(OSError):  # the server is gone, or this client closed

@@ -23,7 +23,7 @@ from chatkit.throttle import Throttle
 
 if TYPE_CHECKING:
     from chatkit.batch import Member
-    from chatkit.tls import TlsSocket
+    from chatkit.tls_socket import TlsSocket
 
 # Small pending pieces are joined up to this, a copy of its own for each slow member: so it stays small.
 WRITE_BYTES = 64 * 1024

@@ -142,8 +142,8 @@ class Crew:
     def _connection(self, sock: socket.socket) -> Connection:
         if not self.tls:
             return Connection(sock, self._limits)
-        from chatkit.tls import TlsSocket  # ssl takes longer to load than all of this
         from chatkit.tls_connection import TlsConnection
+        from chatkit.tls_socket import TlsSocket  # ssl takes longer to load than all of this
 
         return TlsConnection(TlsSocket(sock, self.tls), self._limits)
 

@@ -29,7 +29,7 @@ LINE_BYTES = 64
 class Entrant:
     """address: whose place is reserved. until: when its time is over. lines: not looked at yet.
 
-    held_bytes: what they take at the most.
+    held_bytes: what they take at the most, four bytes a character.
     """
 
     address: Address
@@ -79,7 +79,7 @@ class Lobby:
         if not (entrant := self._entrants.get(connection)):
             return []
         entrant.lines += lines
-        entrant.held_bytes += sum(len(line) + LINE_BYTES if isinstance(line, str) else LINE_BYTES for line in lines)
+        entrant.held_bytes += sum(LINE_BYTES + (4 * len(line) if isinstance(line, str) else 0) for line in lines)
         self._greet(connection, entrant)
         if connection.ready and (not self._gate or self._knows_the_password(connection, entrant, self._gate)):
             return self._join(connection, entrant)
@@ -126,6 +126,7 @@ class Lobby:
                 if passes:
                     del entrant.lines[0]
                     return True
+                entrant.held_bytes = 0
                 entrant.lines.clear()  # what came together with a wrong password was meant for another room
                 self._fail(connection, entrant, WRONG)
             else:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 
 # Its fingerprint is what is trusted, not its dates: it should outlive the room.
 VALID_DAYS = 3650
@@ -22,6 +24,7 @@ def self_signed(path: Path) -> None:
     ImportError: the package `cryptography` is missing. OSError: the file can't be written.
     """
     if path.exists():
+        path.chmod(0o600)
         return
     from cryptography import x509
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -35,8 +38,9 @@ def self_signed(path: Path) -> None:
     certificate = builder.sign(key, SHA256())
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()) + certificate.public_bytes(Encoding.PEM)
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    # Under another name first: whoever starts at the same time finds all of it or nothing.
-    draft = path.with_suffix(f".{os.getpid()}")
-    with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(pem)
-    draft.rename(path)
+    # Under another name first, which only this user can read: whoever starts at the same time finds all of it or nothing.
+    with NamedTemporaryFile(dir=path.parent) as draft:
+        draft.write(pem)
+        draft.flush()
+        with suppress(FileExistsError):  # somebody was quicker: that one's is used
+            os.link(draft.name, path)

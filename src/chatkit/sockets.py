@@ -6,7 +6,7 @@ import socket
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from chatkit.tls import TlsSocket
+    from chatkit.tls_socket import TlsSocket
 import struct
 from contextlib import suppress
 

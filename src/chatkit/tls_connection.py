@@ -7,7 +7,7 @@ import time
 
 from chatkit.connection import Connection
 from chatkit.protocol import Line
-from chatkit.tls import TlsSocket
+from chatkit.tls_socket import TlsSocket
 
 
 class TlsConnection(Connection):

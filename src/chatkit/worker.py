@@ -149,8 +149,8 @@ class Worker(threading.Thread):
             self._accept_waiting()
             self._room.receive(arrivals)
         self._take_inbox()
-        self._keeper.look_after()
         self._lobby.look_after()
+        self._keeper.look_after()
         return has_read
 
     def _patience(self) -> float | None:

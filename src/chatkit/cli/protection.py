@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import ssl
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,7 @@ class Protection:
     """tls: made of certificate and key. password: None for an open room."""
 
     tls: ssl.SSLContext | None
-    password: str | None
+    password: str | None = field(repr=False)
     certificate: Path | None
     key: Path | None
 
@@ -59,6 +59,8 @@ class Protection:
         where = host_and_port(address)
         if self.password and not self.tls:
             logger.warning("the password and the chat pass %s unencrypted (--tls-self-signed encrypts)", where)
+        elif self.tls and not self.password:
+            logger.warning("everyone who reaches %s is in (--password-file asks)", where)
         elif not self.tls:
             hint = "--tls-self-signed encrypts, --password-file asks"
             logger.warning("everyone who reaches %s is in, and others on the way can read along (%s)", where, hint)
@@ -99,7 +101,9 @@ def protect(
 def read_password(command: str, path: Path | None) -> str | None:
     """From the file or the environment, never from the command line, which others can see."""
     if path is None:
-        return os.environ.get("CHATKIT_PASSWORD") or None
+        if (password := os.environ.get("CHATKIT_PASSWORD")) == "":
+            fail(command, "CHATKIT_PASSWORD is empty", "unset it for a room without a password")
+        return password
     try:
         password = path.read_bytes().partition(b"\n")[0].removesuffix(b"\r").decode()
     except OSError as error:
@@ -117,7 +121,7 @@ def fault(error: OSError) -> str:
         return reason(error)
     if error.reason == "KEY_VALUES_MISMATCH":
         return "certificate and key don't belong together"
-    return "no certificate and key in PEM form"
+    return "no certificate and key (PEM, not encrypted) that TLS can use"
 
 
 def _own_certificate(command: str) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import ssl
 import sys
 from pathlib import Path
@@ -38,10 +39,11 @@ def trust(
     """What the options ask for. known: with --tls-trust the fingerprint that was trusted before, or UNKNOWN."""
     if [tls_ca, tls_fingerprint, known].count(None) < 2:
         raise click.UsageError("--tls-ca, --tls-fingerprint and --tls-trust exclude each other")
-    if not (tls or tls_ca or tls_fingerprint or known):
+    fingerprint = known if tls_fingerprint is None else tls_fingerprint
+    if not tls and tls_ca is None and fingerprint is None:
         return None
     try:
-        return client_context(ca=tls_ca, fingerprint=tls_fingerprint or known)
+        return client_context(ca=tls_ca, fingerprint=fingerprint)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     except ssl.SSLError:
@@ -79,8 +81,9 @@ class KnownHosts:
             lines = []
         except (OSError, UnicodeError) as error:
             fail(self._command, f"cannot read {self._path}: {error}")
+        known = next((line[1:] for line in lines if line[:1] == [self._where]), [UNKNOWN])
         try:
-            return next((plain_fingerprint(line[-1]) for line in lines if line[:1] == [self._where]), UNKNOWN)
+            return plain_fingerprint(" ".join(known))
         except ValueError:
             fail(self._command, f"the line of {self._where} in {self._path} is damaged", "remove it to be asked again")
 
@@ -96,7 +99,9 @@ class KnownHosts:
             fail(self._command, "not trusted", "--tls-trust asks on a terminal; --tls-fingerprint says it beforehand")
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with open(self._path, "a") as file:
-                file.write(f"{self._where} {found}\n")
+            with open(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600), "a+") as file:
+                file.seek(0)
+                before = file.read()
+                file.write("\n" * (before[-1:] not in ("", "\n")) + f"{self._where} {found}\n")
         except OSError as error:
             fail(self._command, f"cannot write {self._path}: {reason(error)}")
