@@ -13,7 +13,21 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatkit import Action, Error, Event, Gap, Joined, Left, Message, Notice, Private, ProtocolError, Renamed, Welcome
+from chatkit import (
+    Action,
+    Error,
+    Event,
+    Gap,
+    Joined,
+    Left,
+    Message,
+    Notice,
+    Private,
+    ProtocolError,
+    Renamed,
+    Synced,
+    Welcome,
+)
 from chatkit.commands import HELP
 from chatkit.encoding import TYPES, check_sendable, clean_text, encode_json, encode_text, parse_json, parse_text
 from chatkit.protocol import clean
@@ -29,7 +43,8 @@ times = st.integers(0, 4_000_000_000_000).map(lambda milliseconds: milliseconds 
 utterances = [st.builds(kind, names, texts, ids, times) for kind in (Message, Action)]
 spoken: st.SearchStrategy[Event] = st.one_of(*utterances, st.builds(Private, names, texts, times))
 notices = st.builds(Notice, texts) | st.builds(Error, texts, st.sampled_from(["too_long", "bad_name"]))
-counted = st.builds(Welcome, names, st.integers(0)) | st.builds(Gap, ids)
+rooms = st.from_regex(r"[0-9a-f]{16}", fullmatch=True)
+counted = st.builds(Welcome, names, st.integers(0), rooms) | st.builds(Gap, ids) | st.builds(Synced, st.integers(0))
 told: st.SearchStrategy[Event] = st.one_of(
     notices, counted, st.builds(Renamed, names, names), st.builds(Joined, names), st.builds(Left, names)
 )

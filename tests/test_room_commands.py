@@ -31,6 +31,8 @@ def heard(seat: Seat) -> list[Event]:
 
 
 def timeless(event: Event) -> Event:
+    if isinstance(event, Welcome):
+        return replace(event, room="")
     return replace(event, time=None) if isinstance(event, Message | Private) else event
 
 
@@ -177,7 +179,7 @@ def test_json_in_the_middle_of_a_turn() -> None:
     bobs = [Arrival(bob.member, [*lines]) for lines in (["mine", "/msg 2 x", "/json", "/msg 2 y"], ["c", "/json"])]
     desk.room.receive([Arrival(ann.member, ["a"]), bobs[0], Arrival(ann.member, ["b"]), bobs[1]])
     assert bob.received.decode().split("\n")[:2] == ["1: a", "2 (private): x"]
-    before = [Message("1", "a"), Private("2", "x"), Welcome("2", 2)]
+    before = [Message("1", "a"), Private("2", "x"), Welcome("2", 2, "")]
     twice = Error("you read JSON already", "already_json")
     assert heard(bob) == [*before, Private("2", "y"), Message("1", "b", 3), twice]
     assert ann.received == b"2: mine\n2: c\n"
@@ -195,7 +197,7 @@ def test_json_with_after(after: str, missing: int, first: int) -> None:
     desk.room.receive([Arrival(bob.member, ["e"]), Arrival(cid.member, [f"/json {after}"]), Arrival(ann.member, ["f"])])
     kept = [Message("1", "c", 3), Action("ada", "d", 4), Message("2", "e", 5), Message("ada", "f", 6)]
     events = heard(cid)
-    welcome = events.index(Welcome("3", 5))
+    welcome = events.index(Welcome("3", 5, ""))
     assert events[welcome + 1 :] == [*[Gap(missing) for _ in range(bool(missing))], *kept[first - 3 :]]
     before = [Message("1", "c"), Private("ada", "not kept"), Action("ada", "d"), Message("2", "e")]
     assert events[:welcome] == [Message("1", "a"), Message("1", "b"), *before]
@@ -212,7 +214,7 @@ def test_a_replay_fits_what_may_be_pending(text: str) -> None:
     desk.hear(bob, "/json 0")
     size = len(bob.received)
     welcome, gap, *kept = heard(bob)
-    assert welcome == Welcome("2", 100)
+    assert welcome == Welcome("2", 100, "")
     assert isinstance(gap, Gap), f"{size} bytes"
     assert kept == [Message("1", text, number) for number in range(gap.missing + 1, 101)]
     assert kept
@@ -232,7 +234,7 @@ def test_joining_and_leaving(announce: bool) -> None:
     told = [as_text(event) for event in events] if announce else []
     assert heard(bob) == events
     assert heard(ann) == told
-    assert heard(dan) == [Notice("you are now dan"), Welcome("dan", 0)]
+    assert heard(dan) == [Notice("you are now dan"), Welcome("dan", 0, "")]
     assert heard(cid) == [*told[:3], Notice("enough")]
     assert (heard(eve), ann.left, dan.left, cid.left) == ([], "shutdown", "exit", "removed")
 
@@ -359,7 +361,7 @@ class Model:
             self.tell(who, Error("you read JSON already", "already_json"))
         elif what == "/json":
             self.programs.add(who)
-            self.hears[who] += [Welcome(name, len(self.said)), *(self.said if argument else [])]
+            self.hears[who] += [Welcome(name, len(self.said), ""), *(self.said if argument else [])]
         else:
             del self.names[who]
             self.tell_all(Left(name), who)

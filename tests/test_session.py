@@ -29,7 +29,7 @@ from chatkit import (
 from chatkit.session import MAX_RECEIVED_BYTES, Session
 
 TIME = "1970-01-01T00:01:00.000Z"
-WELCOME = b'{"type":"welcome","name":"ada","newest":7}\n'
+WELCOME = b'{"type":"welcome","name":"ada","newest":7,"room":"0123456789abcdef"}\n'
 MESSAGE = b'{"type":"message","id":8,"time":"1970-01-01T00:01:00.000Z","from":"bob","text":"hi"}\n'
 
 
@@ -60,7 +60,7 @@ LINES = [
     (json_line(type="private", sender="bob", text="psst", time=TIME), Private("bob", "psst", 60.0)),
     (json_line(type="notice", text="closing soon"), Notice("closing soon")),
     (json_line(type="error", text="no", code="bad_name"), Error("no", "bad_name")),
-    (WELCOME, Welcome("ada", 7)),
+    (WELCOME, Welcome("ada", 7, "0123456789abcdef")),
     (json_line(type="joined", name="bob"), Joined("bob")),
     (json_line(type="left", name="bob"), Left("bob")),
     (json_line(type="renamed", old="bob", name="cid"), Renamed("bob", "cid")),
@@ -205,7 +205,7 @@ def test_the_opening_is_over_when_all_is_answered() -> None:
     assert opening.is_opening
     opening.receive_data(WELCOME + MESSAGE)
     assert not opening.is_opening
-    assert taken(opening) == [Welcome("ada", 7), Message("bob", "hi", 8, 60.0)]
+    assert taken(opening) == [Welcome("ada", 7, "0123456789abcdef"), Message("bob", "hi", 8, 60.0)]
     opening.receive_data(b"")
     assert not opening.is_opening
 
@@ -217,7 +217,7 @@ def test_before_the_welcome_only_notices_stay() -> None:
     assert opening.is_opening
     assert taken(opening) == [Notice("soon"), Notice("now")]
     opening.receive_data(WELCOME + MESSAGE)
-    assert taken(opening) == [Welcome("ada", 7), Message("bob", "hi", 8, 60.0)]
+    assert taken(opening) == [Welcome("ada", 7, "0123456789abcdef"), Message("bob", "hi", 8, 60.0)]
 
 
 def test_without_events_nothing_is_dropped() -> None:

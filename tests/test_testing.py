@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
 
@@ -225,7 +226,7 @@ def test_guests_with_options(chat_room: ChatRoom) -> None:
     (ann,) = chat_room.join(name="ann")
     assert (ann.name, chat_room.server.members[0].name) == ("ann", "ann")
     (bob,) = chat_room.join(name="bob", events=True)
-    assert bob.receive() == Welcome("bob", 0)
+    assert bob.receive() == Welcome("bob", 0, ANY)
     ann.send("/me waves")
     waved = bob.expect("waves", sender=ann)
     assert isinstance(waved, Action)

@@ -12,7 +12,23 @@ from typing import TYPE_CHECKING
 from chatkit.batch import Member
 from chatkit.client import Client
 from chatkit.errors import ChatError, ConnectionClosed, NameTaken, PasswordRefused, ProtocolError
-from chatkit.events import Action, Error, Event, Gap, Joined, Left, Message, Notice, Private, Renamed, Welcome
+from chatkit.events import (
+    Action,
+    Error,
+    Event,
+    Gap,
+    Joined,
+    Left,
+    Lost,
+    Message,
+    Notice,
+    Private,
+    Renamed,
+    Returned,
+    Synced,
+    Unsure,
+    Welcome,
+)
 from chatkit.limits import Limits
 from chatkit.server import Server
 from chatkit.stats import Stats
@@ -32,6 +48,7 @@ __all__ = [
     "Joined",
     "Left",
     "Limits",
+    "Lost",
     "Member",
     "Message",
     "NameTaken",
@@ -40,8 +57,11 @@ __all__ = [
     "Private",
     "ProtocolError",
     "Renamed",
+    "Returned",
     "Server",
     "Stats",
+    "Synced",
+    "Unsure",
     "Welcome",
     "__version__",
 ]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from chatkit.batch import Member
 from chatkit.errors import NameTaken
-from chatkit.events import Action, Error, Notice
+from chatkit.events import Action, Error, Notice, Synced
 from chatkit.floor import Floor
 from chatkit.password import NOT_NEEDED
 
@@ -20,7 +20,7 @@ MAX_NAMES_SHOWN = 100
 MAX_WORD_SHOWN = 32
 
 _COMMAND = re.compile(r"/(\S*)\s?(.*)", re.DOTALL)
-_AFTER = re.compile(r"[0-9]{0,18}")
+_AFTER = re.compile(r"([0-9]{0,18})(?: ([0-9a-f]{16}))?")
 
 
 class _Misused(Exception):
@@ -100,13 +100,17 @@ def _say(floor: Floor, member: Member, argument: str) -> None:
 
 
 def _json(floor: Floor, member: Member, argument: str) -> None:
-    after = argument.strip()
-    if not _AFTER.fullmatch(after):
+    if not (asked := _AFTER.fullmatch(argument.strip())):
         raise _Misused
+    after, room = asked.groups()
     if member.json:
         floor.tell(member, Error("you read JSON already", "already_json"))
     else:
-        floor.switch(member, int(after) if after else None)
+        floor.switch(member, int(after) if after else None, room)
+
+
+def _sync(floor: Floor, member: Member, argument: str) -> None:
+    floor.tell(member, Synced(floor.newest_id))
 
 
 def _password(floor: Floor, member: Member, argument: str) -> None:
@@ -128,8 +132,9 @@ COMMANDS = {
     "say": Command("/say TEXT", "say any line, also `exit` or `/who`", _say),
     "password": Command("/password WORD", "what lets you in, where a room asks for it", _password),
     "json": Command(
-        "/json [AFTER]", "for programs: receive JSON Lines; with AFTER, first what came after that id", _json
+        "/json [AFTER [ROOM]]", "for programs: receive JSON Lines; with AFTER, first what came after that id", _json
     ),
+    "sync": Command("/sync", "for programs: the answer says that all before it was heard", _sync),
 }
 
 # `exit` and `//` are no commands of the table: a line is looked up there only after these.

@@ -14,11 +14,11 @@ from json.encoder import encode_basestring as quoted
 from typing import Any
 
 from chatkit.errors import ProtocolError
-from chatkit.events import Action, Error, Event, Gap, Joined, Left, Message, Notice, Private, Renamed, Welcome
+from chatkit.events import Action, Error, Event, Gap, Joined, Left, Message, Notice, Private, Renamed, Synced, Welcome
 from chatkit.protocol import clean
 
 # As docs/protocol.md has them: the name of each type on the wire is its class's.
-_EVENTS = (Welcome, Message, Action, Private, Notice, Error, Joined, Left, Renamed, Gap)
+_EVENTS = (Welcome, Message, Action, Private, Notice, Error, Joined, Left, Renamed, Gap, Synced)
 TYPES: dict[str, Any] = {kind.__name__.lower(): kind for kind in _EVENTS}
 
 _SPOKEN = re.compile(r"([^\s:*]+)( \(private\))?: (.*)", re.DOTALL)
@@ -43,7 +43,7 @@ def _seconds(value: str) -> float:
 
 
 _READ: dict[str, Callable[..., object]] = {"id": _count, "newest": _count, "missing": _count, "time": _seconds}
-_READ |= dict.fromkeys(("sender", "text", "name", "old", "code"), _text)
+_READ |= dict.fromkeys(("sender", "text", "name", "old", "code", "room"), _text)
 
 
 def encode_text(*events: Event) -> bytes:

@@ -90,10 +90,20 @@ class Welcome(_Told):
     """From here on the conversation is JSON Lines.
 
     name: the reader's own. newest: the id of the room's last message, 0 before the first.
+    room: which room it is: where that is another word, ids began anew.
     """
 
     _words = "you are {0.name}"
     name: str
+    newest: int
+    room: str
+
+
+@dataclass(frozen=True, slots=True)
+class Synced(_Told):
+    """The answer to `/sync`: what was sent before it was heard, and what came up to `newest` has been received."""
+
+    _words = "synced, newest is {0.newest}"
     newest: int
 
 
@@ -130,4 +140,33 @@ class Gap(_Told):
     missing: int
 
 
-Event = Message | Private | Notice | Welcome | Joined | Left | Renamed | Gap
+# What a client that reconnects tells its own program; none of these is on the wire.
+
+
+@dataclass(frozen=True, slots=True)
+class Lost(Notice):
+    """The connection is lost; the client is trying to come back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Returned(Notice):
+    """The client is back. What it missed follows.
+
+    name: its own, from now on. anew: whether the room began anew, with other ids; what was missed can't be known then.
+    """
+
+    name: str
+    anew: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Unsure(Notice):
+    """Nobody knows whether the room heard a line that was sent before the connection was lost; it wasn't sent again.
+
+    line: as it was given to `send`.
+    """
+
+    line: str
+
+
+Event = Message | Private | Notice | Welcome | Synced | Joined | Left | Renamed | Gap

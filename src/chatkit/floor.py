@@ -5,6 +5,7 @@ Whoever calls holds the room's lock.
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from contextlib import suppress
 from chatkit.batch import Batch, Draft, Member, Switch
 from chatkit.encoding import encode_json
 from chatkit.events import Error, Event, Gap, Joined, Left, Message, Notice, Private, Renamed, Welcome
-from chatkit.history import History
+from chatkit.history.memory import History
 from chatkit.hooks import HookFailed, Hooks
 from chatkit.limits import Limits
 from chatkit.roster import Roster
@@ -38,6 +39,7 @@ class Floor:
     def __init__(self, handler: object, limits: Limits, *, announce: bool) -> None:
         self.roster = Roster(limits)
         self.newest_id = 0
+        self.room = secrets.token_hex(8)
         self.now = 0.0
         self.outlets: list[Outlet] = []
         self._announces = announce
@@ -101,10 +103,14 @@ class Floor:
             self._draft.announce(renamed, in_text=self._announces, besides=member)
             self._hooks.on_rename(member, old_name)
 
-    def switch(self, member: Member, after: int | None) -> None:
-        """From here on the member reads JSON; first, if it asks for them, the messages with ids above `after`."""
+    def switch(self, member: Member, after: int | None, room: str | None) -> None:
+        """From here on the member reads JSON; first, if it asks for them, the messages with ids above `after`.
+
+        room: where `after` is from; if that is another room all that is kept is told.
+        """
         self.commit()
-        lines = [encode_json(Welcome(member.name, self.newest_id))]
+        after = 0 if room not in (None, self.room) else after
+        lines = [encode_json(Welcome(member.name, self.newest_id, self.room))]
         if after is not None:
             missing, kept = self._history.after(after, self.newest_id)
             lines += [encode_json(Gap(missing))] if missing else []
