@@ -203,24 +203,6 @@ def test_json_with_after(after: str, missing: int, first: int) -> None:
     assert events[:welcome] == [Message("1", "a"), Message("1", "b"), *before]
 
 
-@pytest.mark.parametrize(
-    "text", ["x" * 100, "x", '"' * 100, "é" * 50], ids=["long", "short", "quotes", "two bytes each"]
-)
-def test_a_replay_fits_what_may_be_pending(text: str) -> None:
-    """It is never more bytes than may wait for a member, whatever was said, and the gap tells the rest."""
-    desk, (ann, bob, _) = table(Room(limits=Limits(max_pending_bytes=2000)))
-    desk.hear(ann, *[text] * 100)
-    heard(bob)
-    desk.hear(bob, "/json 0")
-    size = len(bob.received)
-    welcome, gap, *kept = heard(bob)
-    assert welcome == Welcome("2", 100, "")
-    assert isinstance(gap, Gap), f"{size} bytes"
-    assert kept == [Message("1", text, number) for number in range(gap.missing + 1, 101)]
-    assert kept
-    assert size <= 2000
-
-
 @pytest.mark.parametrize("announce", [False, True])
 def test_joining_and_leaving(announce: bool) -> None:
     """Programs hear of it always, others when the room announces; nobody hears of itself, nor of everyone's end."""

@@ -11,7 +11,8 @@ import math
 import os
 import random
 import selectors
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
 from functools import partial
 from itertools import takewhile
 from typing import Any, cast
@@ -22,7 +23,9 @@ from chatkit import Gap, Joined, Left, Limits, Member, Message, Notice, Welcome
 from chatkit.connection import Connection
 from chatkit.encoding import parse_json
 from chatkit.errors import JoinRefused
+from chatkit.history.memory import MemoryHistory
 from chatkit.protocol import clean
+from chatkit.recorder import Recorder
 from chatkit.room import Room
 from chatkit.worker import Worker
 
@@ -190,12 +193,59 @@ class Selector(selectors.BaseSelector):
 
     # As a waker
 
+    def wait(self, seconds: float) -> None:
+        self.world.interrupt()
+
     def wake(self) -> None:
         """As in `post`, a worker doesn't wake itself."""
         self.awake = self.awake or self.world.running[-1:] != [self.worker]
 
     def clear(self) -> None:
         self.awake = False
+
+
+class Script:
+    """A clerk who does what there is to do when the world says so; now, if nobody can go on before."""
+
+    def __init__(self, *, now: bool) -> None:
+        self.now = now
+        self.jobs: list[Callable[[], Any]] = []
+
+    def do(self, call: Callable[[], Any]) -> Future[Any]:
+        future = Future[Any]()
+        self.jobs.append(lambda: future.set_result(call()))
+        if self.now:
+            self.work()
+        return future
+
+    def work(self) -> None:
+        while self.jobs:
+            self.jobs.pop(0)()
+
+
+class Kept(Recorder):
+    """A history that takes its time, and keeps more than the memory does."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__(MemoryHistory(10**6), world.limits, required=world.random.random() < 0.5)
+        self._writer, self._reader = Script(now=True), Script(now=False)  # type: ignore[assignment]
+        self.world = world
+
+    @property
+    def is_full(self) -> bool:  # type: ignore[override]
+        return self._put_bytes - self._taken_bytes > 60
+
+    @property
+    def waits(self) -> bool:
+        """Whether there is something for its threads."""
+        return bool(self._queue.qsize() or self._reader.jobs)  # type: ignore[attr-defined]
+
+    def work(self) -> None:
+        """What its threads would do."""
+        self.world.interrupt()
+        self._step(0)
+        self.world.interrupt()
+        self._reader.work()  # type: ignore[attr-defined]
 
 
 class World:
@@ -207,11 +257,13 @@ class World:
         self.loose = self.random.random() < 0.5
         rate = self.random.choice([None, 1, 3])
         limits: dict[str, Any] = LOOSE if self.loose else TIGHT
-        self.limits = Limits(max_line_bytes=MAX_LINE_BYTES, messages_per_second=rate, **limits)
+        size = self.random.choice([1, 3, 1000])
+        self.limits = Limits(max_line_bytes=MAX_LINE_BYTES, messages_per_second=rate, history_size=size, **limits)
         self.log: list[tuple[str, str, str]] = []
-        self.room = Room(self, self.limits)
+        self.record = Kept(self) if self.random.random() < 0.5 else None
+        self.room = Room(self, self.limits, self.record)
         self.workers: list[Worker] = []
-        self.running: list[Worker] = []
+        self.running: list[Worker | None] = []  # None is the record
         self.wakes_at: dict[Worker, float] = {}
         for number in range(self.random.randint(1, 3)):
             worker = Worker(f"worker-{number}", self.room, self.limits, self.accept, print)
@@ -219,6 +271,7 @@ class World:
             worker._selector = worker._waker = worker._keeper._selector = Selector(self, worker)  # type: ignore[assignment]
             self.workers.append(worker)
             self.wakes_at[worker] = 0.0
+        self.keeping = False
         self.said_at: dict[str, float] = {}  # when each line had arrived
         self.peers: list[Peer] = []
         self.waiting: list[Peer] = []
@@ -270,6 +323,14 @@ class World:
             member = self.random.choice(members)
             self.workers[0].post(partial(self.room.remove, member, Notice("kicked"), "removed"))
 
+    def keep(self) -> None:
+        if self.record and not self.keeping:
+            self.keeping = True
+            self.running.append(None)
+            self.record.work()
+            self.running.pop()
+            self.keeping = False
+
     def turn(self, worker: Worker) -> None:
         self.running.append(worker)
         worker._turn(0)
@@ -281,7 +342,7 @@ class World:
         """Anything, once."""
         self.tick += 1
         what = self.random.choices(
-            "connect accept turn talk read clock say kick".split(), [6, 2, 30, 35, 20, 5, 1, 0.5]
+            "connect accept turn talk read clock say kick keep".split(), [6, 2, 30, 35, 20, 5, 1, 0.5, 10]
         )
         if what == ["clock"]:
             self.now += self.random.random()
@@ -302,6 +363,7 @@ class World:
     def drain(self) -> None:
         """Everyone says the rest and ends. A worker has a turn only when something would wake its thread."""
         for _ in range(5000):
+            self.keep()
             self.accept()
             for peer in self.peers:
                 peer.read()
@@ -311,6 +373,8 @@ class World:
             woken = [w for w in self.workers if w._selector.select() or self.wakes_at[w] <= self.now]
             for worker in woken:
                 self.turn(worker)
+            if self.record and self.record.waits:
+                continue
             if not woken and not self.waiting and not any(worker.load for worker in self.workers):
                 return
             if not woken and not self.waiting:

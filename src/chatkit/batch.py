@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from chatkit.encoding import encode, encode_json, encode_text
-from chatkit.events import Event, Message
+from chatkit.events import Error, Event, Message
 from chatkit.protocol import Line
 
 
@@ -86,6 +86,19 @@ class Batch:
     messages: int = 0
     left: list[tuple[Member, str]] = field(default_factory=list)
 
+    def refused(self, error: Error) -> Batch:
+        """Instead of messages alone: nothing for anyone, but for each sender this error for each line it said."""
+
+        def told(said: Encoded, line: bytes) -> Encoded:
+            data = said.data
+            number = {
+                member: sum(data.count(b"\n", start, end) for start, end, _ in edits)
+                for member, edits in said.edits.items()
+            }
+            return Encoded(edits={member: [(0, 0, line * lines)] for member, lines in number.items()})
+
+        return Batch(told(self.text, encode_text(error)), told(self.json, encode_json(error)))
+
     @classmethod
     def merged(cls, batches: list[Batch], newcomers: Mapping[Member, int]) -> Batch:
         """Several batches as one, so that each member still gets one write.
@@ -104,22 +117,31 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Switch:
-    """From here on `member` reads JSON. lines: what it is told first; they are shared with others who ask."""
+    """From here on `member` gets what is said: as text, when it joins, or as JSON.
+
+    first: what it is told before anything else. after, upto: it is told the messages of these ids, without the lowest one.
+    last: what comes after those.
+    """
 
     member: Member
-    lines: list[bytes]
+    json: bool
+    first: bytes = b""
+    after: int = 0
+    upto: int = 0
+    last: bytes = b""
 
 
 class Draft:
     """A batch in the making: what happens, in order, encoded once for all who read the same.
 
-    json: whether anyone reads JSON.
+    json: whether anyone reads JSON. has_messages, has_more: whether there are messages in it, and anything else.
     """
 
-    __slots__ = ("_json", "_said", "_sender", "_text", "left", "messages")
+    __slots__ = ("_json", "_said", "_sender", "_text", "has_messages", "has_more", "left", "messages")
 
     def __init__(self, *, json: bool) -> None:
         self.messages: list[Message] = []
+        self.has_messages = self.has_more = False
         self.left: list[tuple[Member, str]] = []
         self._text = _Pen(encode_text)
         self._json = _Pen(encode_json) if json else None
@@ -132,9 +154,11 @@ class Draft:
             self._write_said()
             self._sender = sender
         self._said.append(message)
+        self.has_messages = True
 
     def tell(self, member: Member, event: Event | bytes) -> None:
         """For one member alone."""
+        self.has_more = True
         self._write_said()
         line = event if isinstance(event, bytes) else encode(event, as_json=member.json)
         pen = self._json if member.json and self._json else self._text
@@ -142,6 +166,7 @@ class Draft:
 
     def announce(self, event: Event, *, in_text: bool, besides: Member | None = None) -> None:
         """For everyone besides one; those who read plain text don't need to know if not `in_text`."""
+        self.has_more = True
         self._write_said()
         if in_text:
             self._text.write([event], besides)

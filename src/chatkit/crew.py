@@ -77,12 +77,10 @@ class Crew:
 
     def start(self, listener: socket.socket) -> None:
         """Accept at `listener`, which is the crew's from now on."""
-        self._acceptor = acceptor = Acceptor(listener, self._limits, self._hand_out, self._fail)
+        self._acceptor = acceptor = Acceptor(listener, self._limits, self._hand_out, self.fail)
         for number in range(self._threads):
             name = f"chatkit-worker-{number}"
-            self._workers.append(
-                Worker(name, self._room, self._limits, acceptor.accept_waiting, self._fail, self._gate)
-            )
+            self._workers.append(Worker(name, self._room, self._limits, acceptor.accept_waiting, self.fail, self._gate))
         self.running = True  # hooks may use the server from the first connection on
         for thread in (*self._workers, acceptor):
             thread.start()
@@ -147,7 +145,7 @@ class Crew:
 
         return TlsConnection(TlsSocket(sock, self.tls), self._limits)
 
-    def _fail(self, error: BaseException) -> None:
+    def fail(self, error: BaseException) -> None:
         """A thread died: take no more connections, end those there are, wake whoever serves or will shut down."""
         self.failure = error
         self._all_read.abort()  # the dead don't come to the meeting

@@ -5,21 +5,18 @@ Whoever calls holds the room's lock.
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 
-from chatkit.batch import Batch, Draft, Member, Switch
-from chatkit.encoding import encode_json
-from chatkit.events import Error, Event, Gap, Joined, Left, Message, Notice, Private, Renamed, Welcome
-from chatkit.history.memory import History
+from chatkit.batch import Draft, Member, Switch
+from chatkit.encoding import encode_json, encode_text
+from chatkit.events import BEFORE, LIVE, Error, Event, Joined, Left, Message, Notice, Private, Renamed, Welcome
 from chatkit.hooks import HookFailed, Hooks
 from chatkit.limits import Limits
+from chatkit.record import NOT_KEPT, Record
 from chatkit.roster import Roster
-
-Outlet = Callable[[Batch | Switch], None]
 
 SHUTDOWN = "shutdown"
 HANDLER_FAILED = Error("an error in the room's handler ended this conversation", "handler_failed")
@@ -32,20 +29,17 @@ class Floor:
     """Members say, ask and leave; `commit` hands out what came of it.
 
     announce: whether members with plain text are told who joins, leaves or changes its name.
-    newest_id: of the last message. now: when (`time.time`) this turn's messages are said.
-    outlets: called with each batch, and when a member changes to JSON.
+    replay: how many of the last messages a newcomer is told first.
+    record: where it all goes. now: when (`time.time`) this turn's messages are said.
     """
 
-    def __init__(self, handler: object, limits: Limits, *, announce: bool) -> None:
+    def __init__(self, handler: object, limits: Limits, record: Record, *, announce: bool, replay: int) -> None:
         self.roster = Roster(limits)
-        self.newest_id = 0
-        self.room = secrets.token_hex(8)
+        self.record = record
         self.now = 0.0
-        self.outlets: list[Outlet] = []
         self._announces = announce
+        self._replay = replay
         self._hooks = Hooks(handler)
-        # A replay must not make a slow consumer of who asks for it.
-        self._history = History(limits.history_size, limits.max_pending_bytes // 2)
         self._readers_of_json = 0
         self._answers: Counter[Member] = Counter()
         self._draft = Draft(json=False)
@@ -66,20 +60,35 @@ class Floor:
         except HookFailed:
             self.roster.remove(member)
             raise self.roster.refusal("handler", HANDLER_FAILED.text) from None
-        self._draft.announce(Joined(member.name), in_text=self._announces)
+        self._more.announce(Joined(member.name), in_text=self._announces)
         self.commit()
         admitted(member)
+        newest = self.record.newest_id
+        if self._replay and newest:
+            self.record.put(
+                Switch(member, False, encode_text(BEFORE), self.record.before(self._replay), newest, encode_text(LIVE))
+            )
+        else:
+            self.record.put(Switch(member, False))
+
+    @property
+    def newest_id(self) -> int:
+        """Of the last message, 0 before the first."""
+        return self.record.newest_id
 
     def say(self, member: Member, text: str, kind: type[Message] = Message) -> None:
         """A message, if the handler lets it pass. HookFailed: the handler raised."""
-        message = self._hooks.on_message(kind(member.name, text, self.newest_id + 1, self.now))
-        if message:
-            self.newest_id += 1
+        if self.record.required and self.record.problem:
+            self.tell(member, NOT_KEPT)
+        elif message := self._hooks.on_message(kind(member.name, text, self.record.newest_id + 1, self.now)):
+            if self.record.required and self._draft.has_more:
+                self.commit()  # what may have to be refused goes alone
+            self.record.newest_id += 1
             self._draft.say(member, message)
 
     def tell(self, member: Member, event: Event | bytes) -> None:
         """Something for one member alone."""
-        self._draft.tell(member, event)
+        self._more.tell(member, event)
 
     def may_answer(self, member: Member) -> bool:
         """Whether the member gets one more long answer in this turn."""
@@ -91,42 +100,41 @@ class Floor:
 
     def announce(self, event: Event) -> None:
         """Something for everyone."""
-        self._draft.announce(event, in_text=True)
+        self._more.announce(event, in_text=True)
 
     def rename(self, member: Member, name: str) -> None:
         """ValueError, NameTaken: it can't have that name. HookFailed: the handler raised."""
         old_name = member.name
         self.roster.rename(member, name)
         renamed = Renamed(old_name, name)
-        self._draft.tell(member, renamed if member.json else Notice(f"you are now {name}"))
+        self._more.tell(member, renamed if member.json else Notice(f"you are now {name}"))
         if old_name != name:
-            self._draft.announce(renamed, in_text=self._announces, besides=member)
+            self._more.announce(renamed, in_text=self._announces, besides=member)
             self._hooks.on_rename(member, old_name)
 
     def switch(self, member: Member, after: int | None, room: str | None) -> None:
-        """From here on the member reads JSON; first, if it asks for them, the messages with ids above `after`.
+        """From here on the member reads JSON; first the messages with ids above `after`, or as many as newcomers are told.
 
         room: where `after` is from; if that is another room all that is kept is told.
         """
         self.commit()
-        after = 0 if room not in (None, self.room) else after
-        lines = [encode_json(Welcome(member.name, self.newest_id, self.room))]
-        if after is not None:
-            missing, kept = self._history.after(after, self.newest_id)
-            lines += [encode_json(Gap(missing))] if missing else []
-            lines += kept
+        newest = self.record.newest_id
+        welcome = encode_json(Welcome(member.name, newest, self.record.room))
+        if after is None:
+            after = self.record.before(self._replay)
+        elif room not in (None, self.record.room):
+            after = 0
         member.json = True
         self._readers_of_json += 1
-        for outlet in self.outlets:
-            outlet(Switch(member, lines))
+        self.record.put(Switch(member, True, welcome, after, newest))
         self._draft = Draft(json=True)
 
     def leave(self, member: Member, reason: str) -> None:
         """The member is gone; it still gets what is committed together with its leaving."""
         self.roster.remove(member)
-        self._draft.left.append((member, reason))
+        self._more.left.append((member, reason))
         if reason != SHUTDOWN:  # then everyone leaves, and nobody has to know of each
-            self._draft.announce(Left(member.name), in_text=self._announces, besides=member)
+            self._more.announce(Left(member.name), in_text=self._announces, besides=member)
         with suppress(HookFailed):
             self._hooks.on_leave(member, reason)
         self._readers_of_json -= member.json
@@ -135,6 +143,11 @@ class Floor:
         """Keep what was said, and hand it out."""
         draft, self._draft = self._draft, Draft(json=self._readers_of_json > 0)
         if batch := draft.batch():
-            self._history.append(draft.messages)
-            for outlet in self.outlets:
-                outlet(batch)
+            self.record.put(batch, draft.messages)
+
+    @property
+    def _more(self) -> Draft:
+        """Where everything goes but messages: what may have to be refused goes alone."""
+        if self.record.required and self._draft.has_messages:
+            self.commit()
+        return self._draft

@@ -15,6 +15,8 @@ from chatkit.encoding import encode
 from chatkit.events import Error
 from chatkit.limits import Limits
 from chatkit.protocol import Line
+from chatkit.sockets import reset_on_close
+from chatkit.standin import StandIn
 
 logger = logging.getLogger("chatkit")
 
@@ -25,13 +27,16 @@ class Keeper:
     """The connections of one worker, in its selector. Used by that worker's thread alone, but for `add`.
 
     readers: those that get what is said as plain text. programs: those that get it as JSON.
+    newcomers: members that don't get it yet. replaying: who is told what was said before.
     heard: what arrived, for the worker to publish. hear_entrant(connection, lines): what isn't a member yet is heard
     there; gives the lines that are for the room, if it has become one.
     """
 
     def __init__(self, limits: Limits, selector: selectors.BaseSelector) -> None:
-        self.readers: dict[Member, Connection] = {}
-        self.programs: dict[Member, Connection] = {}
+        self.readers: dict[Member, Connection | StandIn] = {}
+        self.programs: dict[Member, Connection | StandIn] = {}
+        self.newcomers: dict[Member, Connection] = {}
+        self.replaying: dict[Connection, StandIn] = {}
         self.heard: list[Arrival] = []
         self.hear_entrant: Callable[[Connection, list[Line]], list[Line]] = lambda connection, lines: []
         self.slow_consumers = 0
@@ -64,20 +69,8 @@ class Keeper:
 
     def find(self, member: Member) -> Connection | None:
         """Its connection, if it is one of these."""
-        return self.readers.get(member) or self.programs.get(member)
-
-    def admit(self, connection: Connection, member: Member) -> None:
-        """From now on it gets what is said, and is read."""
-        self.readers[member] = connection
-        self.watch(connection)
-
-    def switch(self, member: Member, first: list[bytes]) -> None:
-        """From now on it gets JSON, and `first` of all these lines."""
-        if connection := self.readers.pop(member, None):
-            self.programs[member] = connection
-            self.bytes += sum(map(len, first))
-            if not connection.write_pieces(first):
-                self.fall_behind(connection)
+        found = self.readers.get(member) or self.programs.get(member)
+        return found.connection if isinstance(found, StandIn) else found
 
     def hear(self, connection: Connection, lines: list[Line]) -> None:
         """Keep what arrived for the next batch; set the clock for what didn't arrive yet."""
@@ -112,6 +105,12 @@ class Keeper:
         self._lines.clear(connection)
         self._pauses.clear(connection)
         now = time.monotonic()
+        if connection.cut:
+            self.replaying.pop(connection, None)
+        if replay := self.replaying.get(connection):
+            replay.leaving = True
+            self._endings.set(connection, now + self._limits.stall_seconds)
+            return
         if not connection.ending:
             connection.finish()
             connection.give_up_at = now + (0 if connection.cut else self._limits.stall_seconds)
@@ -157,8 +156,8 @@ class Keeper:
                 self._stalls.clear(connection)
             if connection.ending and not connection.pending_bytes:
                 self.end(connection)
-            elif connection.pending_bytes > self._limits.max_pending_bytes and not connection.ending:
-                self._cut_off(connection, f"more than {self._limits.max_pending_bytes} bytes were waiting")
+            elif self._has_too_much(connection):
+                self.cut_off(connection, f"more than {self._limits.max_pending_bytes} bytes were waiting")
             else:
                 self.watch(connection)
 
@@ -170,18 +169,27 @@ class Keeper:
             stalls = connection.last_sent + self._limits.stall_seconds
             if not connection.pending_bytes or stalls > now:
                 self._stalls.set(connection, stalls)
-            elif not connection.ending:
-                self._cut_off(connection, f"nothing was read for {self._limits.stall_seconds:g} seconds")
+            elif not self.is_over(connection):
+                self.cut_off(connection, f"nothing was read for {self._limits.stall_seconds:g} seconds")
         for connection in self._lines.due(now):
             if connection.line_due > now:  # that line has ended; another may have begun
                 self._lines.set(connection, connection.line_due)
-            elif not connection.ending:
-                self._cut_off(connection, connection.line_fault, "endless line")
+            elif not self.is_over(connection):
+                self.cut_off(connection, connection.line_fault, "endless line")
         for connection in self._pauses.due(now):
             self.hear(connection, connection.resume())
             self.watch(connection)
 
-    def _cut_off(self, connection: Connection, reason: str, kind: str = SLOW_CONSUMER) -> None:
+    def _has_too_much(self, connection: Connection) -> bool:
+        """A replay doesn't count: it is never more than a page."""
+        over = connection.pending_bytes > self._limits.max_pending_bytes
+        return over and not self.is_over(connection) and connection not in self.replaying
+
+    def is_over(self, connection: Connection) -> bool:
+        """Whether it is ending, or will when it has been told what was said before."""
+        return connection.ending or (connection in self.replaying and self.replaying[connection].leaving)
+
+    def cut_off(self, connection: Connection, reason: str, kind: str = SLOW_CONSUMER) -> None:
         """End a conversation that went over a limit: after what is pending the reason. Nobody else notices."""
         if not connection.member:  # the lobby has its own clock
             return
@@ -195,6 +203,9 @@ class Keeper:
     def _end_or_close(self, connection: Connection, now: float) -> None:
         """It had `drain_seconds`. Who has read in that time, and wasn't cut off, has more of it."""
         connection.flush()
+        if connection in self.replaying:
+            self._close(connection)
+            return
         reads_until = min(connection.last_sent + self._limits.drain_seconds, connection.give_up_at)
         if connection.pending_bytes and reads_until > now:
             self._endings.set(connection, reads_until)
@@ -205,6 +216,8 @@ class Keeper:
         if connection.sock in self._selector.get_map():
             self._selector.unregister(connection.sock)
         self._connections.remove(connection)
+        if self.replaying.pop(connection, None):
+            reset_on_close(connection.sock)  # there would have been more: it must not look like a whole end
         self._behind.discard(connection)
         for deadlines in (self._endings, self._stalls, self._lines, self._pauses):
             deadlines.clear(connection)

@@ -34,7 +34,11 @@ class Limits:
     clients_per_address: int | None = _limit(None, "Members at one time from one address.")
     messages_per_second: float | None = _limit(None, "Lines of one member per second; what is more waits.")
     # A busy classroom's hour; at the longest lines up to 32 MB (Python takes up to 4 bytes a character).
-    history_size: int = _limit(1000, "Messages that are kept, for programs that ask for what they missed.")
+    history_size: int = _limit(1000, "Messages that are kept in memory, for who asks for what it missed.")
+    # Longer than a backup or a sync of a slow disk takes as a rule, shorter than people wait for an answer.
+    history_seconds: float = _limit(
+        2.0, "How long the history's file may hold up the chat, which then goes on without it."
+    )
     # So long takes a handshake over a satellite, several times; who needs more, or says nothing, holds a place.
     tls_handshake_seconds: float = _limit(5.0, "How long the TLS handshake may take.")
     # A password manager, or a word from memory; half a minute would let strangers hold the room's places.

@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterable
 from chatkit import commands
 from chatkit.batch import Arrival, Member
 from chatkit.events import Error, Event
-from chatkit.floor import HANDLER_FAILED, Floor, Outlet
+from chatkit.floor import HANDLER_FAILED, Floor
 from chatkit.hooks import HookFailed
 from chatkit.limits import Limits
 from chatkit.protocol import BadLine, Foreign
+from chatkit.record import Outlet, Record
 from chatkit.roster import Roster
 
 
@@ -26,11 +27,21 @@ class Room:
         They are called one at a time, in the room's order, inside its lock: keep them quick.
         What a hook raises is logged and ends that member's conversation, nothing else.
     announce: whether members with plain text are told who joins, leaves or changes its name.
+    record: keeps what is said and hands it out; None for one in memory. replay: how much of it newcomers are told.
     """
 
-    def __init__(self, handler: object = None, limits: Limits = Limits(), *, announce: bool = False) -> None:
+    def __init__(
+        self,
+        handler: object = None,
+        limits: Limits = Limits(),
+        record: Record | None = None,
+        *,
+        announce: bool = False,
+        replay: int = 0,
+    ) -> None:
+        self.record = record or Record(limits.history_size)
         self._lock = threading.Lock()
-        self._floor = Floor(handler, limits, announce=announce)
+        self._floor = Floor(handler, limits, self.record, announce=announce, replay=replay)
 
     @property
     def roster(self) -> Roster:
@@ -40,14 +51,14 @@ class Room:
     @property
     def newest_id(self) -> int:
         """The id of the last message, 0 before the first."""
-        return self._floor.newest_id
+        return self.record.newest_id
 
     def add_outlet(self, outlet: Outlet) -> None:
-        """From now on `outlet(batch)` is called for each batch, `outlet(switch)` when a member changes to JSON.
+        """From now on `outlet(batch)` is called for each batch, `outlet(switch)` when a member joins or changes to JSON.
 
         It must not block.
         """
-        self._floor.outlets.append(outlet)
+        self.record.outlets.append(outlet)
 
     def reserve(self, address: tuple[str, int]) -> None:
         """Keep a place for the peer at `address`, to be followed by `join` or `release`. JoinRefused: there is none."""
@@ -62,7 +73,7 @@ class Room:
     def join(self, address: tuple[str, int], admitted: Callable[[Member], None]) -> None:
         """Make the peer that has a place a member and tell the caller through `admitted(member)`.
 
-        `admitted` is called in the room's order: the batches after that call are for the new member, none before.
+        A `Switch` follows in the room's order: the batches after that are for the new member, none before.
         JoinRefused: the handler failed.
         """
         with self._lock:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from functools import partial
+from os import PathLike
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -15,8 +17,10 @@ from chatkit.crew import Crew
 from chatkit.descriptors import room_for
 from chatkit.encoding import clean_text
 from chatkit.events import Error, Notice
+from chatkit.history import History
 from chatkit.limits import Limits
 from chatkit.password import Gate, checked_password
+from chatkit.recorder import record_of
 from chatkit.room import Room
 from chatkit.stats import Stats
 
@@ -47,12 +51,17 @@ class Server:
     tls: speak TLS from the first byte, as `chatkit.tls.server_context` makes it.
     password: what a connection must say to become a member; only its digest is kept.
     announce: tell members with plain text, too, who joins, leaves or changes its name.
+    history: keep what is said in this file (SQLite), so that it outlives the process: nobody is shown a message before it
+        is kept. Or a `chatkit.history.History` of your own making. None: the newest messages in memory.
+    history_required: refuse messages while they can't be kept; else the chat goes on without.
+    replay: how many of the last messages a newcomer is told first.
 
-    Resource handling: `start` opens the listening socket and `threads` + 1 threads; `shutdown`, also at the end of
+    Resource handling: `start` opens the listening socket, the history and `threads` + 1 threads (3 more for a history); `shutdown`, also at the end of
     `with`, ends every connection and thread and frees every descriptor. A server starts once. `async with` does the
     same without holding up the event loop; the threads stay threads.
 
-    Error handling: OSError from `start` when it can't listen (`socket.gaierror` for an unknown host). What a hook
+    Error handling: OSError from `start` when it can't listen (`socket.gaierror` for an unknown host), HistoryError when
+    there can't be such a history; later trouble with it is logged, once, and so is its end. What a hook
     raises is logged to the logger `chatkit` and ends that member's conversation. If a thread of the server dies, it
     stops; `serve_forever` and `shutdown` raise RuntimeError from that error: a server is never half alive.
 
@@ -71,13 +80,17 @@ class Server:
         announce: bool = False,
         tls: ssl.SSLContext | None = None,
         password: str | None = None,
+        history: str | PathLike[str] | History | None = None,
+        history_required: bool = False,
+        replay: int = 0,
     ) -> None:
-        if threads < 1:
-            raise ValueError(f"threads must be at least 1, not {threads}")
+        if threads < 1 or replay < 0:
+            raise ValueError(f"threads must be at least 1, replay at least 0, not {threads} and {replay}")
         self._bind_to = host, port
         self._handler = handler
         self._limits = limits
-        self._room = Room(handler, limits, announce=announce)
+        record = record_of(history, limits, required=history_required)
+        self._room = Room(handler, limits, record, announce=announce, replay=replay)
         self._over = threading.Event()
         gate = None if password is None else Gate(checked_password(password, limits.max_line_bytes))
         self._crew = Crew(self._room, limits, threads, self._over.set, tls, gate)
@@ -96,10 +109,12 @@ class Server:
             try:
                 self._address = two_tuple(listener.getsockname())
                 self._fit_descriptors()
+                self._room.record.start(self._crew.fail)
                 self._call_on_listening()
                 self._crew.start(listener)
             except BaseException:
                 self._crew.end(grace=0)
+                self._room.record.end(1.0)
                 listener.close()
                 raise
 
@@ -126,7 +141,9 @@ class Server:
             raise RuntimeError("a hook can't shut the server down; have another thread do it")
         self._over.set()
         with self._life:
+            until = time.monotonic() + grace
             self._crew.end(grace)
+            self._room.record.end(max(0.05 * grace, until - time.monotonic()))
         if failure := self._crew.failure:
             raise RuntimeError(f"a thread of the server died: {failure!r}") from failure
 
@@ -176,7 +193,7 @@ class Server:
     @property
     def stats(self) -> Stats:
         """Counters of this moment."""
-        messages, roster = self._room.newest_id, self._room.roster
+        messages, roster = self._room.record.messages, self._room.roster
         return Stats(
             members=len(roster),
             messages=messages,
@@ -184,6 +201,7 @@ class Server:
             bytes=self._crew.bytes,
             slow_consumers=self._crew.slow_consumers,
             refused=dict(roster.refused),
+            unstored=self._room.record.unstored,
             dropped=getattr(self._handler, "dropped", 0),
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import selectors
 import socket
 from contextlib import suppress
@@ -26,6 +27,13 @@ class Waker:
             self._awake = True
             with suppress(BlockingIOError):
                 self._writer.send(b"\0")
+
+    def wait(self, seconds: float) -> None:
+        """Until it is woken, whatever else the selector has, and at most so long."""
+        poll = select.poll()
+        poll.register(self._reader, select.POLLIN)
+        if poll.poll(1000 * seconds):
+            self.clear()
 
     def clear(self) -> None:
         """For the woken thread, before it looks for its work.

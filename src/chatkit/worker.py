@@ -14,7 +14,6 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 
 from chatkit.addresses import Address
@@ -27,8 +26,10 @@ from chatkit.keeper import Keeper
 from chatkit.limits import Limits
 from chatkit.lobby import Lobby
 from chatkit.password import Gate
+from chatkit.replay import Replays
 from chatkit.room import Room
 from chatkit.sockets import LONGEST_WAIT_SECONDS
+from chatkit.standin import StandIn
 from chatkit.waker import Waker
 
 logger = logging.getLogger("chatkit")
@@ -39,15 +40,10 @@ TURN_BYTES = 1024 * 1024
 MAX_READ_BYTES = 64 * 1024
 MIN_READ_BYTES = 512
 
+# While the record is full a worker only hands out what comes of it; it is woken when that is something.
+FULL_SECONDS = 0.05
+
 Call = Callable[[], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Admission:
-    """From here on a member gets what is said, and is read."""
-
-    member: Member
-    connection: Connection
 
 
 class Worker(threading.Thread):
@@ -72,10 +68,11 @@ class Worker(threading.Thread):
         self._room = room
         self._accept_waiting = accept_waiting
         self._failed = failed
-        self._inbox: deque[Batch | Switch | Admission | Call] = deque()
+        self._inbox: deque[Batch | Switch | Call] = deque()
         self._selector = selectors.DefaultSelector()
         self._waker = Waker(self._selector)
         self._keeper = Keeper(limits, self._selector)
+        self._replays = Replays(room.record, limits, self._keeper, self.post)
         self._lobby = Lobby(room, limits, gate, self._keeper, self.admit)
         self._keeper.hear_entrant = self._lobby.hear
         self._stopping: tuple[float, threading.Barrier] | None = None
@@ -96,17 +93,17 @@ class Worker(threading.Thread):
         """How many of its members were cut off for reading too slowly."""
         return self._keeper.slow_consumers
 
-    def post(self, item: Batch | Switch | Admission | Call) -> None:
+    def post(self, item: Batch | Switch | Call) -> None:
         """Leave a batch to deliver or something to call; handled in the order of the posts. Never blocks."""
         self._inbox.append(item)
         if threading.get_ident() != self.ident:
             self._waker.wake()
 
     def admit(self, connection: Connection, member: Member) -> None:
-        """Own a member's connection from now on. Inside the room's lock: what is in the inbox is older than the member."""
+        """Own a member's connection from now on. Inside the room's lock: its `Switch` comes later."""
         connection.member = member
+        self._keeper.newcomers[member] = connection
         self._keeper.add(connection)
-        self.post(Admission(member, connection))
 
     def enter(self, connection: Connection, address: Address) -> None:
         """Own the connection of a peer that has to log in, and has a place."""
@@ -143,22 +140,28 @@ class Worker(threading.Thread):
 
     def _turn(self, patience: float | None) -> bool:
         """Read, publish, deliver, look at the clock; whether there was anything to read."""
-        has_read = self._read(patience)
+        has_read = self._wait_for_the_record() if self._room.record.is_full else self._read(patience)
         if arrivals := self._keeper.heard:
             self._keeper.heard = []
             self._accept_waiting()
             self._room.receive(arrivals)
         self._take_inbox()
         self._lobby.look_after()
+        self._replays.look_after()
         self._keeper.look_after()
         return has_read
 
     def _patience(self) -> float | None:
         """How long the selector may wait: until something is due, None for ever."""
-        if self._inbox or self._keeper.heard:
+        if self._inbox or self._keeper.heard or self._replays.is_ready:
             return 0
         due = min(self._keeper.next_due, self._lobby.next_due)
         return None if due == math.inf else min(max(0, due - time.monotonic()), LONGEST_WAIT_SECONDS)
+
+    def _wait_for_the_record(self) -> bool:
+        """There is more to read, but what was read before has to be kept first; whoever has done that wakes us."""
+        self._waker.wait(FULL_SECONDS)
+        return True
 
     def _read(self, patience: float | None) -> bool:
         ready = self._selector.select(patience)
@@ -184,16 +187,13 @@ class Worker(threading.Thread):
             item = self._inbox.popleft()
             if isinstance(item, Batch):
                 batches.append(item)
-            elif isinstance(item, Admission):
-                newcomers[item.member] = len(batches)
-                self._keeper.admit(item.connection, item.member)
+            elif isinstance(item, Switch) and not item.json:
+                if self._replays.admit(item):
+                    newcomers[item.member] = len(batches)
             else:
                 self._deliver(batches, newcomers)
                 batches, newcomers = [], {}
-                if isinstance(item, Switch):
-                    self._keeper.switch(item.member, item.lines)
-                else:
-                    item()
+                self._replays.switch(item) if isinstance(item, Switch) else item()
         self._deliver(batches, newcomers)
 
     def _deliver(self, batches: list[Batch], newcomers: dict[Member, int]) -> None:
@@ -209,19 +209,19 @@ class Worker(threading.Thread):
             if leaver := keeper.find(member):
                 keeper.end(leaver)
 
-    def _write(self, lines: Encoded, members: dict[Member, Connection]) -> None:
+    def _write(self, lines: Encoded, members: dict[Member, Connection | StandIn]) -> None:
         data, edits, fall_behind = lines.data, lines.edits, self._keeper.fall_behind
         if data:
             self._keeper.bytes += len(data) * len(members)
             for member, connection in members.items():
                 if member not in edits and not connection.write(data):
-                    fall_behind(connection)
+                    fall_behind(connection)  # type: ignore[arg-type]  # a stand-in never does
         for member in edits:
             if reader := members.get(member):
                 pieces = lines.pieces_for(member)
                 self._keeper.bytes += sum(map(len, pieces)) - len(data)
                 if not reader.write_pieces(pieces):
-                    fall_behind(reader)
+                    fall_behind(reader)  # type: ignore[arg-type]
 
     def _refuse(self, connection: Connection, reason: str) -> None:
         self._keeper.write(connection, encode_text(Notice(reason)))

@@ -6,6 +6,7 @@ import os
 import socket
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 import click
@@ -13,6 +14,8 @@ import click
 from chatkit import __version__
 
 CHAT_CLIENT = "chat-client"
+
+FILE = click.Path(dir_okay=False, path_type=Path)
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 

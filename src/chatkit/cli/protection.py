@@ -15,13 +15,11 @@ import click
 
 from chatkit import Server
 from chatkit.addresses import Address, host_and_port
-from chatkit.cli.common import complain, fail, option, reason
+from chatkit.cli.common import FILE, complain, fail, option, reason
 from chatkit.selfsigned import data_folder, self_signed
 from chatkit.tls import fingerprint_of, server_context
 
 logger = logging.getLogger("chatkit")
-
-FILE = click.Path(dir_okay=False, path_type=Path)
 
 password_option = option(
     "--password-file",

@@ -14,9 +14,11 @@ import click
 from chatkit import Limits, Server
 from chatkit.addresses import host_and_port
 from chatkit.cli.common import CONTEXT, fail, open_missing_streams, option, reason, version_option
+from chatkit.cli.keeping import history_of, history_options
 from chatkit.cli.printer import LogPrinter, Printer, Transcript
 from chatkit.cli.protection import Protection, password_option, protect, tls_options
 from chatkit.descriptors import raise_limit
+from chatkit.history import HistoryError
 
 logger = logging.getLogger("chatkit")
 
@@ -52,6 +54,7 @@ def _limit_options(command: Any) -> Any:
 @option("--announce", is_flag=True, help="Tell members who joins, leaves or takes a name: `*** ada joined`.")
 @tls_options
 @password_option
+@history_options
 @_limit_options
 @version_option
 def main(host: str, port: int, **options: Any) -> None:
@@ -69,6 +72,7 @@ def main(host: str, port: int, **options: Any) -> None:
     out, err = Printer(sys.stdout), Printer(sys.stderr)
     log = LogPrinter(err, COMMAND)
     try:
+        options["history"] = history_of(options)
         server = _server(host, port, Transcript(out, protection.warn), protection, **options)
         logger.addHandler(log)
         _end_on_signals()
@@ -81,7 +85,7 @@ def main(host: str, port: int, **options: Any) -> None:
         in_use = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
         hint = "is a server running already? --port 0 takes a free one" if in_use else ""
         fail(COMMAND, f"cannot listen on {host_and_port((host, port))}: {reason(error)}", hint)
-    except RuntimeError as error:
+    except (HistoryError, RuntimeError) as error:
         fail(COMMAND, str(error))
     finally:
         out.close(PRINT_SECONDS)
@@ -91,20 +95,12 @@ def main(host: str, port: int, **options: Any) -> None:
         err.close(PRINT_SECONDS)
 
 
-def _server(
-    host: str, port: int, handler: Transcript, protection: Protection, threads: int, announce: bool, **limits: Any
-) -> Server:
+def _server(host: str, port: int, handler: Transcript, protection: Protection, **options: Any) -> Server:
+    limits = {limit.name: options.pop(limit.name) for limit in fields(Limits)}
     try:
         bounds = Limits(**limits)
         return Server(
-            host,
-            port,
-            handler=handler,
-            limits=bounds,
-            threads=threads,
-            announce=announce,
-            tls=protection.tls,
-            password=protection.password,
+            host, port, handler=handler, limits=bounds, tls=protection.tls, password=protection.password, **options
         )
     except ValueError as error:
         raise click.UsageError(str(error)) from None

@@ -1,47 +1,66 @@
-"""What was said, in order, to be told again."""
+"""The newest messages, in memory. Gone with the process."""
 
 from __future__ import annotations
 
+import secrets
+import threading
 from collections import deque
+from collections.abc import Sequence
 from itertools import islice
 
-from chatkit.encoding import encode_json
 from chatkit.events import Message
+from chatkit.history import History, bytes_of
 
 
-class History:
-    """The newest messages, in memory.
+class MemoryHistory(History):
+    """size: how many messages are kept. Every method may be called from any thread."""
 
-    size: how many are kept. max_replay_bytes: a replay is at most so long, the newest of what there is.
-    """
-
-    def __init__(self, size: int, max_replay_bytes: int) -> None:
+    def __init__(self, size: int) -> None:
+        self.room = secrets.token_hex(8)
+        self.newest_id = 0
+        self.unused = []
         self._messages: deque[Message] = deque(maxlen=size)
-        self._lines: dict[int, bytes] = {}  # those that were told again, by id: however many ask, they are kept once
-        self._max_replay_bytes = max_replay_bytes
+        self._lock = threading.Lock()
 
-    def append(self, messages: list[Message]) -> None:
-        """Keep `messages`, whose ids follow those before."""
-        self._messages.extend(messages)
+    @property
+    def oldest_id(self) -> int:
+        """Of the messages that are kept; above all ids while none is."""
+        with self._lock:
+            return self._messages[0].id or 0 if self._messages else self.newest_id + 1
 
-    def after(self, after: int, newest_id: int) -> tuple[int, list[bytes]]:
-        """How many messages with ids above `after` are missing, then the JSON lines of those that follow."""
-        wanted = max(0, newest_id - after)
-        lines, size = list[bytes](), 0
-        for message in islice(reversed(self._messages), wanted):
-            line = self._line(message)
-            size += len(line)
-            if size > self._max_replay_bytes:
-                break
-            lines.append(line)
-        return wanted - len(lines), lines[::-1]
+    def open(self) -> None:
+        pass
 
-    def _line(self, message: Message) -> bytes:
-        assert message.id
-        line = self._lines.get(message.id)
-        if line is None:
-            self._lines[message.id] = line = encode_json(message)
-            if len(self._lines) > 2 * len(self._messages):
-                oldest = self._messages[0].id or 0
-                self._lines = {number: kept for number, kept in self._lines.items() if number >= oldest}
-        return line
+    def append(self, messages: Sequence[Message]) -> None:
+        with self._lock:
+            self._messages.extend(messages)
+            if messages:
+                self.newest_id = messages[-1].id or 0
+
+    def skip(self, first: int, last: int) -> None:
+        self.unused.append((first, last))
+        self.newest_id = last
+
+    def read(self, after: int, upto: int, max_bytes: int) -> list[Message]:
+        with self._lock:
+            place = self._place_after(after)
+            found = list[Message]()
+            for message in islice(self._messages, place, None):
+                if (message.id or 0) > upto or max_bytes <= 0:
+                    break
+                found.append(message)
+                max_bytes -= bytes_of(message)
+        return found
+
+    def maintain(self, *, idle: bool) -> float:
+        return float("inf")
+
+    def close(self) -> None:
+        pass
+
+    def _place_after(self, after: int) -> int:
+        """Where the ids above `after` begin: ids have gaps, so it is at most so far from the end."""
+        place = max(0, len(self._messages) - max(0, self.newest_id - after))
+        while place < len(self._messages) and (self._messages[place].id or 0) <= after:
+            place += 1
+        return place

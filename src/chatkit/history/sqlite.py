@@ -1,0 +1,180 @@
+"""Messages in an SQLite file. docs/history.md says what is guaranteed, and how large and fast it is."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import sqlite3
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from chatkit.events import Message
+from chatkit.history import History, HistoryError
+from chatkit.history.file import Damaged, check, connect, in_words, lock, make, put_aside, unlock
+from chatkit.history.rows import ROWS_AT_ONCE, insert, select, transaction
+from chatkit.history.upkeep import Upkeep
+
+logger = logging.getLogger("chatkit")
+
+# After a crash ids go on above those that may have been given: so many are reserved at a time, in the file.
+RESERVED_IDS = 1_000_000
+
+SYNC = ("normal", "full")
+
+
+class SqliteHistory(History):
+    """A history in the file `path`, which is made, readable for its owner alone, if there is none.
+
+    keep: how many messages are kept, None for all. days: for how many days, None for ever.
+    sync: `normal`: `kill -9` loses nothing, a power failure at most the last 10 seconds; `full`: neither loses anything,
+        and each commit waits for the disk.
+
+    Resource handling: two connections, a lock file beside. A damaged file is renamed, never overwritten, and a new one
+    begun; the log (`chatkit`) says so.
+
+    ValueError: `keep` or `days` isn't above zero, or `sync` is something else.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, keep: int | None = None, days: float | None = None, sync: str = "normal"
+    ) -> None:
+        if sync not in SYNC:
+            raise ValueError(f"sync must be normal or full, not {sync!r}")
+        if not all(value is None or value > 0 for value in (keep, days)):
+            raise ValueError("keep and days must be above zero")
+        self.room = ""
+        self.newest_id = 0
+        self.unused = []
+        self._path = Path(path)
+        self._sync = sync
+        self._keep, self._days = keep, days
+        self._reading = threading.Lock()
+        self._lock: int | None = None
+        self._writer: sqlite3.Connection | None = None
+        self._reader: sqlite3.Connection | None = None
+        self._upkeep: Upkeep | None = None
+        self._reserved = 0
+        self._unwritten: list[tuple[int, int]] = []
+
+    def open(self) -> None:
+        with in_words(self._path):
+            self._lock = lock(self._path)
+        try:
+            self._connect_or_begin_anew()
+        except BaseException:
+            self.close()
+            raise
+
+    def append(self, messages: Sequence[Message]) -> None:
+        try:
+            self._append(messages)
+        except Damaged as damaged:
+            self._put_aside(damaged)
+            self._append(messages)
+
+    def skip(self, first: int, last: int) -> None:
+        self._unwritten.append((first, last))
+        self.unused.append((first, last))
+        self.newest_id = last
+
+    def read(self, after: int, upto: int, max_bytes: int) -> list[Message]:
+        with self._reading, in_words(self._path):
+            if not self._reader:
+                self._reader = connect(self._path, mode="ro")
+            return select(self._reader, after, upto, max_bytes)
+
+    def maintain(self, *, idle: bool) -> float:
+        if not self._upkeep:
+            return math.inf
+        with in_words(self._path):
+            oldest_to_keep = None if self._keep is None else self.before(self.newest_id, self._keep) + 1
+            return self._upkeep.step(idle=idle, oldest_to_keep=oldest_to_keep)
+
+    def close(self) -> None:
+        with suppress(HistoryError), in_words(self._path):
+            if self._writer:
+                self._writer.execute("UPDATE room SET reserved = ?", (self.newest_id,))
+        self._disconnect()
+        if self._lock is not None:
+            unlock(self._path, self._lock)
+            self._lock = None
+
+    def _connect_or_begin_anew(self) -> None:
+        try:
+            self._connect()
+        except Damaged as damaged:
+            self._put_aside(damaged)
+
+    def _connect(self) -> sqlite3.Connection:
+        """Open the file, which may be a new one: in the middle of a room's life its name and ids go on in it."""
+        with in_words(self._path):
+            make(self._path)
+            check(self._path)
+            writer = connect(self._path)
+            try:
+                writer.execute(f"PRAGMA synchronous = {self._sync}")
+                writer.execute("PRAGMA wal_autocheckpoint = 0")  # `Upkeep` does it, when nobody waits
+                writer.execute("PRAGMA secure_delete = ON")  # what was pruned is gone from the file
+                self._take_over(writer)
+            except BaseException:
+                writer.close()
+                raise
+            self._writer, self._upkeep = writer, Upkeep(writer, self._days)
+            return writer
+
+    def _take_over(self, writer: sqlite3.Connection) -> None:
+        """Go on with the ids where the file, or this room, left off."""
+        name, self._reserved = writer.execute("SELECT name, reserved FROM room").fetchone()
+        newest = writer.execute("SELECT coalesce(max(id), 0) FROM messages").fetchone()[0]
+        unused = writer.execute("SELECT first, last FROM unused ORDER BY first").fetchall()
+        if self.room and name != self.room:
+            self._reserved = self.newest_id + RESERVED_IDS
+            writer.execute("UPDATE room SET name = ?, reserved = ?", (self.room, self._reserved))
+            self._unwritten = list(self.unused)
+        elif not self.room:
+            self.room, self.unused, self.newest_id = name, unused, max(newest, self._reserved)
+            known = max(newest, unused[-1][1] if unused else 0)
+            if known < self._reserved:  # a crash: nobody knows which of the reserved ids were given
+                self.unused.append((known + 1, self._reserved))
+                self._unwritten = [(known + 1, self._reserved)]
+
+    def _append(self, messages: Sequence[Message]) -> None:
+        writer = self._writer or self._connect()
+        newest = messages[-1].id or 0 if messages else self.newest_id
+        reserved = self._reserved
+        if newest >= reserved - RESERVED_IDS // 2:
+            reserved = newest + RESERVED_IDS
+        with in_words(self._path):
+            if 0 < len(messages) <= ROWS_AT_ONCE and reserved == self._reserved and not self._unwritten:
+                insert(writer, messages)  # a transaction of its own
+            else:
+                self._append_with_more(writer, messages, reserved)
+        self.newest_id = newest
+        assert self._upkeep
+        self._upkeep.count(messages)
+
+    def _append_with_more(self, writer: sqlite3.Connection, messages: Sequence[Message], reserved: int) -> None:
+        with transaction(writer):
+            writer.executemany("INSERT OR REPLACE INTO unused VALUES (?, ?)", self._unwritten)
+            writer.execute("UPDATE room SET reserved = ?", (reserved,))
+            for start in range(0, len(messages), ROWS_AT_ONCE):
+                insert(writer, messages[start : start + ROWS_AT_ONCE])
+        self._reserved, self._unwritten = reserved, []
+
+    def _put_aside(self, damaged: Damaged) -> None:
+        """The room goes on in a new file; the damaged one is kept."""
+        self._disconnect()
+        with in_words(self._path):
+            aside = put_aside(self._path)
+        logger.error("%s: it is kept as %s, and a new history begins", damaged, aside)
+        self._connect()
+
+    def _disconnect(self) -> None:
+        with self._reading, suppress(sqlite3.Error):
+            for connection in (self._reader, self._writer):
+                if connection:
+                    connection.close()
+        self._reader = self._writer = self._upkeep = None

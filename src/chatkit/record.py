@@ -1,0 +1,84 @@
+"""The way of what happens from the room to its workers: kept, then handed out; and how it is told again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+from chatkit.batch import Batch, Switch
+from chatkit.encoding import encode_json, encode_text
+from chatkit.events import Error, Event, Gap, Message
+from chatkit.history import History
+from chatkit.history.memory import MemoryHistory
+
+NOT_KEPT = Error("not sent: the room's history can't be kept now", "not_kept")
+
+Outlet = Callable[[Batch | Switch], None]
+# What a replay is told next, and up to which id that goes.
+Page = Callable[[bytes, int], None]
+Failed = Callable[[BaseException], None]
+
+
+class Record:
+    """Keeps the newest messages in memory, and hands out at once.
+
+    size: how many messages.
+    newest_id: of the messages that were given an id. outlets: called with what is handed out, in order.
+    messages: how many were handed out. unstored: how many messages a history that should outlive the process doesn't have.
+    """
+
+    required = False  # whether a message that can't be kept is refused
+    problem = ""  # why messages can't be kept at the moment
+    is_full = False  # whether whoever brings more should wait
+    messages = unstored = 0
+
+    def __init__(self, size: int) -> None:
+        self.newest_id = 0
+        self.outlets: list[Outlet] = []
+        self._recent = MemoryHistory(size)
+
+    @property
+    def room(self) -> str:
+        """The name of what is kept: ids of another room mean nothing here."""
+        return self._history.room
+
+    def start(self, failed: Failed) -> None:
+        """Before the first `put`. failed(error): called if it ends by an error of its own."""
+
+    def end(self, seconds: float) -> None:
+        """After the last `put`; takes at most so long."""
+
+    def put(self, item: Batch | Switch, messages: Sequence[Message] = ()) -> None:
+        """Keep the messages, then hand the item out. Inside the room's lock; never waits."""
+        self._hand_out(item, messages)
+
+    def before(self, number: int) -> int:
+        """The id after which the last `number` messages come."""
+        return self._history.before(self.newest_id, number)
+
+    def read(self, after: int, upto: int, max_bytes: int, *, as_json: bool, then: Page) -> None:
+        """then(lines, id): what was said after `after`, up to about so many bytes or `upto`; now or later, in any thread."""
+        then(*self._page(self._recent.read(after, upto, max_bytes), after, upto, as_json=as_json))
+
+    @property
+    def _history(self) -> History:
+        """That has all there is."""
+        return self._recent
+
+    def _hand_out(self, item: Batch | Switch, messages: Sequence[Message]) -> None:
+        self._recent.append(messages)
+        self.messages += len(messages)
+        for outlet in self.outlets:
+            outlet(item)
+
+    def _page(self, messages: list[Message], after: int, upto: int, *, as_json: bool) -> tuple[bytes, int]:
+        """The lines that tell these; a gap where some that there were aren't among them."""
+        events, last = list[Event](), messages[-1].id or 0 if messages else upto
+        ids = [after, *[message.id or 0 for message in messages]]
+        for message, (before, number) in zip(messages, pairwise(ids), strict=True):
+            if number > before + 1 and (missing := self._history.missing(before + 1, number - 1)):
+                events.append(Gap(missing))
+            events.append(message)
+        if not messages and (missing := self._history.missing(after + 1, upto)):
+            events.append(Gap(missing))
+        return (encode_json if as_json else encode_text)(*events), last

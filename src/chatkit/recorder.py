@@ -1,0 +1,210 @@
+"""What is said is kept first, by a history that may be slow or fail, and then handed out."""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from functools import partial
+from os import PathLike
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from chatkit.batch import Batch, Switch
+from chatkit.clerk import Clerk
+from chatkit.events import Message
+from chatkit.history import History
+from chatkit.limits import Limits
+from chatkit.record import NOT_KEPT, Failed, Page, Record
+
+logger = logging.getLogger("chatkit")
+
+# So much may wait to be kept before workers wait, too: what one of their turns reads.
+MAX_WAITING_BYTES = 1024 * 1024
+# Trouble may be over: how often to try.
+RETRY_SECONDS = 1.0
+# What else there is to do begins when nothing was said for a moment, or goes on in between.
+PAUSE_SECONDS = 0.1
+
+Item = tuple[Batch | Switch, Sequence[Message]]
+
+
+class Recorder(Record):
+    """Hands out what `history` has; one thread passes it on, one writes, one reads.
+
+    required: a message that can't be kept is refused. Else it is handed out all the same, and counted in `unstored`.
+    """
+
+    def __init__(self, history: History, limits: Limits, *, required: bool) -> None:
+        super().__init__(limits.history_size)
+        self.required = required
+        self._store = history
+        self._limits = limits
+        self._queue: SimpleQueue[Item | None] = SimpleQueue()
+        self._put_bytes = self._taken_bytes = 0  # each has one writer: who is inside the room's lock, and the thread
+        self._thread = threading.Thread(target=self._run, name="chatkit-recorder", daemon=True)
+        self._writer, self._reader = Clerk("chatkit-history-writer"), Clerk("chatkit-history-reader")
+        self._doing: tuple[Future[Any], int]  # what the writer was given last, and how many messages it is about
+        self._look_at = 0.0
+        self._unstored_before = 0
+        self._reads_fail = False
+
+    @property
+    def is_full(self) -> bool:  # type: ignore[override]
+        return self._put_bytes - self._taken_bytes >= MAX_WAITING_BYTES
+
+    @property
+    def _history(self) -> History:
+        return self._store
+
+    def start(self, failed: Failed) -> None:
+        """HistoryError: there is no such history."""
+        self._store.open()
+        self.newest_id = self._store.newest_id
+        size = self._limits.history_size
+        newest = self._store.read(self._store.before(self.newest_id, size), self.newest_id, size * 1000)
+        self._recent.append(newest)
+        self._failed = failed
+        for thread in (self._writer, self._reader, self._thread):
+            thread.start()
+
+    def end(self, seconds: float) -> None:
+        until = time.monotonic() + seconds
+        if not self._writer.is_alive():
+            return
+        self._queue.put(None)
+        self._thread.join(seconds)
+        self._writer.do(self._store.close)
+        for clerk in (self._reader, self._writer):
+            clerk.end(max(0.0, until - time.monotonic()))
+
+    def put(self, item: Batch | Switch, messages: Sequence[Message] = ()) -> None:
+        self._put_bytes += _size(item)
+        self._queue.put((item, messages))
+
+    def read(self, after: int, upto: int, max_bytes: int, *, as_json: bool, then: Page) -> None:
+        kept = self._recent.read(after, upto, max_bytes)
+        oldest = self._recent.oldest_id  # looked at afterwards: what was read is whole if it is still there
+        if after + 1 >= oldest:
+            then(*self._page(kept, after, upto, as_json=as_json))
+        else:
+            self._reader.do(partial(self._read, after, min(upto, oldest - 1), max_bytes, as_json, then))
+
+    # In the reader's thread
+
+    def _read(self, after: int, upto: int, max_bytes: int, as_json: bool, then: Page) -> None:
+        try:
+            messages = self._store.read(after, upto, max_bytes)
+            self._reads_fail = False
+        except Exception as error:
+            if not self._reads_fail:
+                logger.error("the history can't be read: %s", error)
+            self._reads_fail = True
+            messages = []  # a gap tells how many that are
+        then(*self._page(messages, after, upto, as_json=as_json))
+
+    # In the thread
+
+    def _run(self) -> None:
+        try:
+            while self._step(self._look_at - time.monotonic()):
+                pass
+        except BaseException as error:
+            logger.critical("%s died", self._thread.name, exc_info=True)
+            self._failed(error)
+
+    def _step(self, patience: float) -> bool:
+        """Keep and hand out what has come, and look after the history when that is due; False at the end."""
+        items, goes_on = self._take(patience)
+        messages = [message for _, said in items for message in said]
+        kept = not messages or self._keep(messages)
+        for item, said in items:
+            if said and self.required and not kept:
+                self._refuse(item, said)
+            else:
+                self._hand_out(item, said)
+        self._taken_bytes += sum(_size(item) for item, _ in items)
+        if self._look_at <= time.monotonic():
+            self._look_after()
+        return goes_on
+
+    def _take(self, patience: float) -> tuple[list[Item], bool]:
+        """What waits, all of it, so that one commit keeps it; and whether there may be more."""
+        items = list[Item]()
+        try:
+            item = self._queue.get(timeout=None if patience == math.inf else max(0.0, patience))
+            while item:
+                items.append(item)
+                item = self._queue.get_nowait()
+        except Empty:
+            return items, True
+        return items, False
+
+    def _keep(self, messages: list[Message]) -> bool:
+        """Whether the history has them now. In trouble it isn't asked: nobody should wait for it each time."""
+        if not self.problem:
+            self._do(partial(self._store.append, messages), len(messages))
+        self._look_at = min(self._look_at, time.monotonic() + PAUSE_SECONDS)
+        if self.problem:
+            self.unstored += len(messages)
+        return not self.problem
+
+    def _look_after(self) -> None:
+        if self.problem:
+            self._try_again()
+            self._look_at = time.monotonic() + RETRY_SECONDS
+        else:
+            seconds = self._do(partial(self._store.maintain, idle=self._queue.empty()))
+            self._look_at = time.monotonic() + (RETRY_SECONDS if self.problem else seconds)
+
+    def _do(self, call: Callable[[], Any], messages: int = 0) -> Any:
+        """What the call gives; `problem` is set if it fails or takes too long."""
+        self._doing = self._writer.do(call), messages
+        try:
+            return self._doing[0].result(self._limits.history_seconds)
+        except TimeoutError:
+            self.problem = f"it takes longer than {self._limits.history_seconds:g} seconds"
+        except Exception as error:
+            self.problem = str(error)
+        self._unstored_before = self.unstored
+        goes_on = "messages are refused" if self.required else "the chat goes on without it"
+        logger.error("the history can't be kept, %s: %s", goes_on, self.problem)
+        return None
+
+    def _try_again(self) -> None:
+        """Without waiting: see whether what was tried last has been done."""
+        future, messages = self._doing
+        if not future.done():
+            return
+        if future.exception():
+            self._doing = self._writer.do(partial(self._store.append, ())), 0
+            return
+        self.problem = ""
+        self.unstored -= messages  # they are there, only late
+        logger.warning("the history is kept again; it lacks %d messages", self.unstored - self._unstored_before)
+
+    def _refuse(self, batch: Batch | Switch, messages: Sequence[Message]) -> None:
+        """Nobody gets these messages; their senders are told."""
+        assert isinstance(batch, Batch)
+        self._store.skip(messages[0].id or 0, messages[-1].id or 0)
+        self._hand_out(batch.refused(NOT_KEPT), ())
+
+
+def _size(item: Batch | Switch) -> int:
+    return len(item.text.data) if isinstance(item, Batch) else 0
+
+
+def record_of(history: str | PathLike[str] | History | None, limits: Limits, *, required: bool) -> Record:
+    """A record of the history in a file, of one that somebody made, or of one in memory. ValueError: that can't be required."""
+    if history is None:
+        if required:
+            raise ValueError("history_required needs a history")
+        return Record(limits.history_size)
+    if not isinstance(history, History):
+        from chatkit.history.sqlite import SqliteHistory  # sqlite3 is loaded when it is needed
+
+        history = SqliteHistory(history)
+    return Recorder(history, limits, required=required)

@@ -1,0 +1,273 @@
+"""Between the room and its workers: kept first, then handed out, whatever the history does."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import pytest
+
+from chatkit import Limits, Message, Server
+from chatkit import recorder as recorder_module
+from chatkit.batch import Batch, Encoded, Switch
+from chatkit.encoding import encode_text
+from chatkit.history import HistoryError
+from chatkit.history.memory import MemoryHistory
+from chatkit.recorder import Recorder
+from chatkit.worker import Worker
+from tests.conftest import DEADLINE, Peer, Started
+
+Serve = Callable[..., Started]
+SECONDS = 0.05
+
+
+class Scripted(MemoryHistory):
+    """Stands for a file: `append` waits for `gate`, and fails while `problem` is set. groups: what came at once."""
+
+    def __init__(self) -> None:
+        super().__init__(100_000)
+        self.gate = threading.Event()
+        self.gate.set()
+        self.waits = threading.Event()
+        self.problem: Exception | None = None
+        self.groups: list[int] = []
+
+    def append(self, messages: Sequence[Message]) -> None:
+        if not self.gate.is_set():
+            self.waits.set()
+        assert self.gate.wait(DEADLINE)
+        if self.problem:
+            raise self.problem
+        if messages:
+            self.groups.append(len(messages))
+        super().append(messages)
+
+
+class Log(logging.Handler):
+    """What the operator is told, for tests that wait for it."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.lines: list[str] = []
+        self.changed = threading.Condition()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with self.changed:
+            self.lines.append(record.getMessage())
+            self.changed.notify_all()
+
+    def wait_for(self, words: str) -> None:
+        with self.changed:
+            assert self.changed.wait_for(lambda: any(words in line for line in self.lines), DEADLINE), self.lines
+
+
+@pytest.fixture
+def log() -> Iterator[Log]:
+    log = Log()
+    logging.getLogger("chatkit").addHandler(log)
+    yield log
+    logging.getLogger("chatkit").removeHandler(log)
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scripted]:
+    monkeypatch.setattr(recorder_module, "RETRY_SECONDS", 0.01)
+    store = Scripted()
+    yield store
+    store.gate.set()
+
+
+def batch(*messages: Message) -> Batch:
+    return Batch(Encoded(encode_text(*messages)), messages=len(messages))
+
+
+def test_nobody_sees_what_isnt_kept(serve: Serve, store: Scripted) -> None:
+    """While a commit is under way nothing of it is shown, nor anything later: not even the answer that says so."""
+    started = serve(history=store)
+    ann, bob = started.peers(2)
+    bob.send(b"/json\n")
+    bob.line()
+    store.gate.clear()
+    ann.send(b"Hi!\n/sync\n")
+    assert store.waits.wait(DEADLINE)
+    assert not store.read(0, 10, 10)
+    for peer in (ann, bob):
+        peer.sock.setblocking(False)
+        with pytest.raises(BlockingIOError):
+            peer.sock.recv(1)
+        peer.sock.settimeout(DEADLINE)
+    store.gate.set()
+    assert ann.line() == b"*** synced, newest is 1"
+    assert b'"text":"Hi!"' in bob.line()
+    assert [message.text for message in store.read(0, 10, 1000)] == ["Hi!"]
+
+
+def test_kept_then_handed_out(store: Scripted) -> None:
+    """In that order, for every group; a switch stays where it was between the messages."""
+    record, order = Recorder(store, Limits(), required=False), list[Any]()
+    done = threading.Event()
+
+    def outlet(item: Batch | Switch) -> None:
+        assert store.newest_id >= len([entry for entry in order if entry != "switch"]) + isinstance(item, Batch)
+        order.append("switch" if isinstance(item, Switch) else item.text.data)
+        if len(order) == 4:
+            done.set()
+
+    record.outlets.append(outlet)
+    record.start(print)
+    member: Any = None
+    for number in (1, 2, 3):
+        message = Message("ada", str(number), number, 0.0)
+        record.put(batch(message), [message])
+        if number == 2:
+            record.put(Switch(member, False))
+    assert done.wait(DEADLINE)
+    record.end(DEADLINE)
+    assert order == [b"ada: 1\n", b"ada: 2\n", "switch", b"ada: 3\n"]
+
+
+def test_commits_group_themselves(serve: Serve, store: Scripted) -> None:
+    """A lone message is kept at once; what comes while a commit is under way is the next one, all of it."""
+    started = serve(history=store)
+    ann, bob = started.peers(2)
+    ann.send(b"alone\n")
+    assert bob.line().endswith(b": alone")
+    store.gate.clear()
+    ann.send(b"first\n")
+    assert store.waits.wait(DEADLINE)
+    for number in range(50):
+        ann.send(b"%d\n" % number)
+        started.recorder.wait_for("message")
+    while started.recorder.wait_for("message") != f"{ann.name}: 49":
+        pass
+    store.gate.set()
+    assert bob.lines(51)[-1].endswith(b": 49")
+    assert store.groups[:2] == [1, 1]
+    assert len(store.groups) <= 4
+
+
+def test_a_history_that_fails(serve: Serve, store: Scripted, log: Log) -> None:
+    """The chat goes on; the operator hears of it once, and once that it is over; what isn't kept is counted."""
+    started = serve(history=store)
+    ann, bob = started.peers(2)
+    store.problem = HistoryError("the disk is full")
+    for number in range(5):
+        ann.send(b"lost %d\n" % number)
+        assert bob.line().endswith(b": lost %d" % number)
+    assert started.server.stats.unstored == 5
+    assert log.lines == ["the history can't be kept, the chat goes on without it: the disk is full"]
+    store.problem = None
+    log.wait_for("the history is kept again; it lacks 5 messages")
+    ann.send(b"kept\n")
+    assert bob.line().endswith(b": kept")
+    assert [(message.id, message.text) for message in store.read(0, 10, 1000)] == [(6, "kept")]
+    store.problem = OSError("again")
+    ann.send(b"lost\n")
+    bob.line()
+    store.problem = None
+    log.wait_for("the history is kept again; it lacks 1 messages")
+    assert (started.server.stats.unstored, started.server.stats.messages, len(log.lines)) == (6, 7, 4)
+
+
+def test_a_history_that_hangs(serve: Serve, store: Scripted, log: Log) -> None:
+    """It holds the chat up once, for `history_seconds`; what is kept late is kept."""
+    started = serve(history=store, limits=Limits(history_seconds=SECONDS))
+    ann, bob = started.peers(2)
+    store.gate.clear()
+    for number in range(3):
+        ann.send(b"%d\n" % number)
+        assert bob.line().endswith(b": %d" % number)
+    assert started.server.stats.unstored == 3
+    assert log.lines == ["the history can't be kept, the chat goes on without it: it takes longer than 0.05 seconds"]
+    store.gate.set()
+    log.wait_for("the history is kept again; it lacks 2 messages")
+    assert [message.text for message in store.read(0, 10, 1000)] == ["0"]
+    assert started.server.stats.unstored == 2
+
+
+def test_the_end_doesnt_wait_for_a_history_that_hangs(store: Scripted) -> None:
+    """Everyone gets what was said, and the server ends in time."""
+    with Server(port=0, history=store, limits=Limits(history_seconds=SECONDS)) as server:
+        ann, bob = Peer(server.port), Peer(server.port)
+        store.gate.clear()
+        ann.send(b"last words\n")
+        assert store.waits.wait(DEADLINE)
+        server.shutdown(grace=1.0)
+        assert bob.rest().endswith(b": last words\n")
+        assert ann.rest() == b""
+        store.gate.set()
+        for peer in (ann, bob):
+            peer.close()
+        server._room.record._writer.join(DEADLINE)  # type: ignore[attr-defined]
+
+
+def test_required(serve: Serve, store: Scripted, log: Log) -> None:
+    """What can't be kept is shown to nobody: each line's sender is told, in its own encoding; ids aren't missing later."""
+    started = serve(history=store, history_required=True)
+    ann, bob, cid = started.peers(3)
+    bob.send(b"/json\n")
+    bob.line()
+    store.problem = HistoryError("the disk is full")
+    ann.send(b"a\nb\n/who\n")
+    refused = b"*** not sent: the room's history can't be kept now"
+    assert ann.lines(2) == [refused] * 2
+    assert ann.line().startswith(b"*** 3 here")
+    bob.send(b"c\n")
+    assert bob.line() == b'{"type":"error","text":"not sent: the room\'s history can\'t be kept now","code":"not_kept"}'
+    assert log.lines == ["the history can't be kept, messages are refused: the disk is full"]
+    store.problem = None
+    log.wait_for("kept again")
+    ann.send(b"d\n")
+    assert cid.line().endswith(b": d")
+    assert b'"id":3' in bob.line()
+    cid.send(b"/json 0\n")
+    assert b'"newest":3' in cid.line()
+    assert b'"id":3' in cid.line(), "no gap before it"
+    assert started.server.stats.unstored == 2
+
+
+def test_required_needs_a_history() -> None:
+    """The memory can't fail."""
+    with pytest.raises(ValueError, match="needs a history"):
+        Server(history_required=True)
+
+
+def test_who_says_much_waits(serve: Serve, store: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What waits to be kept has a bound: beyond it the room reads no more, and afterwards nothing is lost."""
+    full, wait = threading.Event(), Worker._wait_for_the_record
+
+    def waits(worker: Worker) -> bool:
+        full.set()
+        return wait(worker)
+
+    monkeypatch.setattr(Worker, "_wait_for_the_record", waits)
+    started = serve(history=store, limits=Limits(history_seconds=60))
+    ann, bob = started.peers(2)
+    store.gate.clear()
+    line = b"x" * 1000 + b"\n"
+    thread = threading.Thread(target=ann.send, args=(line * 20_000,))
+    thread.start()
+    assert full.wait(DEADLINE)
+    record: Any = started.server._room.record
+    assert record.is_full
+    assert record._put_bytes - record._taken_bytes < 4 * recorder_module.MAX_WAITING_BYTES
+    store.gate.set()
+    bob.lines(20_000)
+    thread.join(DEADLINE)
+    assert store.newest_id == 20_000
+
+
+def test_a_recorder_that_dies_ends_the_server(serve: Serve, store: Scripted, caplog: pytest.LogCaptureFixture) -> None:
+    """A server is never half alive."""
+    server = Server(port=0, history=store)
+    server.start()
+    ann = Peer(server.port)
+    server._room.record._hand_out = None  # type: ignore[method-assign, assignment]
+    ann.send(b"Hi!\n")
+    ann.rest()
+    ann.close()
+    with pytest.raises(RuntimeError, match="a thread of the server died"):
+        server.shutdown()
+    assert "chatkit-recorder died" in caplog.text

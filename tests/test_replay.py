@@ -1,0 +1,305 @@
+"""What was said before, told to newcomers and to programs that come back: whole, in order, before what is live."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chatkit import Event, Gap, Limits, Message, Welcome, replay
+from chatkit.encoding import parse_json
+from chatkit.history import HistoryError
+from chatkit.history.memory import MemoryHistory
+from tests.conftest import Peer, Started
+
+Serve = Callable[..., Started]
+
+kept_in = pytest.mark.parametrize("kept", ["memory", "file"])
+
+
+@pytest.fixture
+def where(kept: str, tmp_path: Path) -> dict[str, Any]:
+    """Where the room keeps what is said: in memory, or in a file with hardly anything in memory."""
+    if kept == "memory":
+        return {"limits": Limits(history_size=100_000)}
+    return {"history": tmp_path / "chat.db", "limits": Limits(history_size=3)}
+
+
+def event(line: bytes) -> Event:
+    found = parse_json(line.decode())
+    assert found
+    return found
+
+
+def messages_upto(peer: Peer, newest: int) -> list[Message]:
+    """The messages that a program gets, to the one with this id."""
+    found = list[Message]()
+    while not found or found[-1].id != newest:
+        told = event(peer.line())
+        assert not isinstance(told, Gap)
+        if isinstance(told, Message):
+            found.append(told)
+    return found
+
+
+def sync(peer: Peer) -> bytes:
+    """What the peer gets before the answer to this."""
+    peer.send(b"/sync\n")
+    lines = list[bytes]()
+    while b"synced" not in (line := peer.line()):
+        lines.append(line)
+    return b"\n".join(lines)
+
+
+@kept_in
+@pytest.mark.parametrize(("wanted", "first"), [(1, 5), (3, 3), (5, 1), (1000, 1)])
+def test_newcomers(serve: Serve, where: dict[str, Any], wanted: int, first: int) -> None:
+    """The last so many messages between two notices, then what is live; in JSON the same as objects."""
+    started = serve(replay=wanted, **where)
+    ann = started.peer()
+    ann.send(b"1\n2\n3\n/me 4\n5\n")
+    assert not sync(ann)
+    bob, cid = started.peers(2)
+    cid.send(b"/json\n")
+    while not (line := cid.line()).startswith(b"{"):
+        pass
+    ann.send(b"live\n")
+    name = ann.name.encode()
+    told = [b"* %s 4" % name if n == 4 else b"%s: %d" % (name, n) for n in range(first, 6)]
+    assert bob.lines(len(told) + 3) == [
+        b"*** before you came:",
+        *told,
+        b"*** from here on it is live",
+        name + b": live",
+    ]
+    assert isinstance(event(line), Welcome)
+    assert [message.id for message in messages_upto(cid, 6)] == list(range(first, 7))
+
+
+def test_nothing_is_told_by_default(serve: Serve) -> None:
+    """The contract: no greeting, no replay; and in an empty room none with a replay either."""
+    for started in (serve(), serve(replay=5)):
+        ann, bob = started.peers(2)
+        assert not sync(bob)
+        ann.send(b"before\n")
+        bob.line()
+    cid = serve().peer()
+    assert not sync(cid)
+
+
+@kept_in
+def test_in_pages(serve: Serve, where: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long the gap, and however small the pieces: every message once, in order, the own ones too."""
+    monkeypatch.setattr(replay, "MAX_PAGE_BYTES", 2000)
+    started = serve(**where)
+    ann, bob = started.peers(2)
+    ann.send(b"".join(b"%d\n" % number for number in range(1, 2001)))
+    bob.lines(2000)
+    bob.send(b"/json 7\n")
+    assert event(bob.line()) == Welcome(bob.name, 2000, started.server._room.record.room)
+    assert [message.text for message in messages_upto(bob, 2000)] == [str(number) for number in range(8, 2001)]
+
+
+@kept_in
+def test_a_replay_never_makes_a_slow_consumer(serve: Serve, where: dict[str, Any]) -> None:
+    """Far more than may be pending is told to whoever reads, even late: it waits in the history, not in the memory."""
+    limits = Limits(history_size=where["limits"].history_size, max_pending_bytes=100_000)
+    started = serve(replay=50_000, **{**where, "limits": limits})
+    ann = started.peer()
+    for _ in range(10):
+        ann.send((b"x" * 1000 + b"\n") * 1000)
+        sync(ann)
+    bob = started.peer(receive_buffer=4096)
+    sync(ann)
+    ann.send(b"live\n")
+    sync(ann)
+    assert bob.line() == b"*** before you came:"
+    assert {len(line) for line in bob.lines(10_000)} == {len(ann.name) + 1002}
+    assert bob.lines(2) == [b"*** from here on it is live", ann.name.encode() + b": live"]
+    assert started.server.stats.slow_consumers == 0
+
+
+def test_what_is_live_counts_while_a_replay_waits(serve: Serve, tmp_path: Path) -> None:
+    """Who doesn't read its replay is cut off when more than may be pending has come after it: a prefix, then the reason."""
+    started = serve(replay=50_000, history=tmp_path / "chat.db", limits=Limits(max_pending_bytes=200_000))
+    ann = started.peer()
+    ann.send((b"x" * 1000 + b"\n") * 8000)
+    sync(ann)
+    bob = started.peer(receive_buffer=4096)
+    sync(ann)
+    for _ in range(4):
+        ann.send((b"y" * 1000 + b"\n") * 100)
+        sync(ann)
+    *lines, last = bob.rest().splitlines()
+    assert last == b"*** you were cut off: more than 200000 bytes were waiting"
+    assert lines[0] == b"*** before you came:"
+    assert set(lines[1:]) == {ann.name.encode() + b": " + b"x" * 1000}
+    assert started.server.stats.slow_consumers == 1
+
+
+@kept_in
+@pytest.mark.parametrize("end", ["exit", "end of stream"])
+def test_who_leaves_is_told_the_rest(serve: Serve, where: dict[str, Any], end: str) -> None:
+    """`printf '/json 0\\n' | nc -N` gets all of it, then the end; its place is free at once."""
+    started = serve(**where)
+    ann, bob = started.peers(2)
+    ann.send((b"x" * 1000 + b"\n") * 5000)
+    sync(ann)
+    sync(bob)
+    bob.send(b"/json 0\n" + (b"exit\n" if end == "exit" else b""))
+    bob.send_eof()
+    started.recorder.wait_for("leave")
+    assert len(started.server.members) == 1
+    assert [event(line) for line in bob.rest().splitlines()][-1].id == 5000  # type: ignore[union-attr]
+
+
+def test_who_leaves_and_stops_reading_gets_no_whole_end(serve: Serve, tmp_path: Path) -> None:
+    """After `stall_seconds` it is closed, by a reset: half a replay must not look like a whole one."""
+    started = serve(history=tmp_path / "chat.db", limits=Limits(stall_seconds=0.2, drain_seconds=0.1))
+    ann = started.peer()
+    ann.send((b"x" * 1000 + b"\n") * 10_000)
+    sync(ann)
+    bob = started.peer(receive_buffer=4096)
+    bob.send(b"/json 0\nexit\n")
+    started.recorder.wait_for("leave")
+    worker = started.server._crew._workers[0]
+    done = threading.Event()
+
+    def look() -> None:
+        done.set() if worker.load == 1 else worker.post(look)
+
+    worker.post(look)
+    assert done.wait(10)
+    with pytest.raises(ConnectionResetError):
+        bob.rest()
+
+
+def test_pages_of_all_who_dont_read_have_a_bound(serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many ask and never read: what waits for them all is a share of one figure."""
+    monkeypatch.setattr(replay, "ALL_PAGES_BYTES", 200_000)
+    started = serve(history=tmp_path / "chat.db", limits=Limits(stall_seconds=60))
+    ann = started.peer()
+    ann.send((b"x" * 1000 + b"\n") * 8000)
+    sync(ann)
+    idle = [started.peer(receive_buffer=4096) for _ in range(4)]
+    for peer in idle:
+        peer.send(b"/json 0\n")
+    keeper = started.server._crew._workers[0]._keeper
+    until_all_wait = threading.Event()
+
+    def look() -> None:
+        waiting = [connection.pending_bytes for connection in keeper.replaying]
+        if len(waiting) == 4 and all(waiting):
+            pending.extend(waiting)
+            until_all_wait.set()
+        else:
+            started.server._crew.soon(look)
+
+    pending: list[int] = []
+    started.server._crew.soon(look)
+    assert until_all_wait.wait(10)
+    assert sum(pending) <= 2 * 200_000
+
+
+class Holey(MemoryHistory):
+    """Doesn't keep what comes while it is `broken`, nor is read then."""
+
+    broken = False
+
+    def append(self, messages: Any) -> None:
+        if self.broken:
+            raise HistoryError("broken")
+        super().append(messages)
+
+    def read(self, after: int, upto: int, max_bytes: int) -> list[Message]:
+        if self.broken:
+            raise HistoryError("broken")
+        return super().read(after, upto, max_bytes)
+
+
+def test_gaps_are_where_they_are(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What wasn't kept is told as a gap between the others; a history that can't be read is a gap, and one line of log."""
+    monkeypatch.setattr("chatkit.recorder.RETRY_SECONDS", 0.01)
+    store = Holey(1000)
+    started = serve(history=store, limits=Limits(history_size=2))
+    ann, bob = started.peers(2)
+    for broken, lines in ((False, b"1\n2\n"), (True, b"3\n4\n5\n"), (False, b"6\n7\n8\n9\n")):
+        store.broken = broken
+        while store.broken != bool(started.server._room.record.problem) and not broken:
+            sync(ann)
+        ann.send(lines)
+        bob.lines(lines.count(b"\n"))
+    bob.send(b"/json 0\n")
+    bob.line()
+    told = [event(line) for line in bob.lines(7)]
+    assert [getattr(each, "id", each) for each in told] == [1, 2, Gap(3), 6, 7, 8, 9]
+    cid, dan = started.peers(2)
+    store.broken = True
+    for peer in (cid, dan):
+        peer.send(b"/json 0\n")
+        peer.line()
+        assert [getattr(event(line), "id", event(line)) for line in peer.lines(3)] == [Gap(7), 8, 9]
+    assert caplog.text.count("the history can't be read: broken") == 1
+
+
+@kept_in
+@pytest.mark.parametrize("threads", [1, 2])
+def test_replay_against_live(serve: Serve, where: dict[str, Any], threads: int) -> None:
+    """Eight members talk, others join at any moment: each sees a contiguous run of ids to the very last."""
+    check_runs(serve(threads=threads, replay=40, **where), senders=8, lines=400, joiners=24)
+
+
+@kept_in
+@pytest.mark.stress
+def test_replay_against_live_under_a_tiny_switch_interval(serve: Serve, where: dict[str, Any]) -> None:
+    """The same where threads switch at almost every step."""
+    check_runs(serve(threads=2, replay=40, **where), senders=4, lines=50, joiners=8)
+
+
+def talk(peer: Peer, lines: int) -> None:
+    for number in range(lines):
+        peer.send(b"%d\n" % number)
+        if number % 8 == 0:
+            peer.drain()
+
+
+def check_runs(started: Started, senders: int, lines: int, joiners: int) -> None:
+    talkers = started.peers(senders)
+    last, newest, chance = started.peer(), senders * lines + 1, random.Random(7)
+    threads = [threading.Thread(target=talk, args=(peer, lines)) for peer in talkers]
+    for thread in threads:
+        thread.start()
+    joined = list[tuple[Peer, bytes]]()
+    for _ in range(joiners):
+        joined.append((started.peer(), chance.choice([b"", b"/json\n", b"/json 0\n", b"/json 100\n"])))
+        joined[-1][0].send(joined[-1][1])
+        started.recorder.wait_for("message")
+    for thread in threads:
+        thread.join()
+    for peer in talkers:
+        sync(peer)
+    last.send(b"the end\n")
+    for peer, asked in joined:
+        check_ids(peer, newest) if asked else check_lines(peer, [talker.name for talker in talkers], lines)
+
+
+def check_ids(peer: Peer, newest: int) -> None:
+    while not peer.line().startswith(b"{"):
+        pass
+    ids = [message.id or 0 for message in messages_upto(peer, newest)]
+    assert ids == list(range(ids[0], newest + 1))
+
+
+def check_lines(peer: Peer, talkers: list[str], lines: int) -> None:
+    said = list[bytes]()
+    while b"the end" not in (line := peer.line()):
+        said.append(line)
+    for name in talkers:
+        numbers = [int(line.rpartition(b" ")[2]) for line in said if line.startswith(name.encode())]
+        assert numbers == list(range(lines - len(numbers), lines))
