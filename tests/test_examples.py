@@ -1,4 +1,4 @@
-"""The examples and the code in docs/library.md do what they say."""
+"""The examples and the code in docs/library.md and docs/history.md do what they say."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from chatkit.testing import ChatRoom
 from tests.conftest import DEADLINE, Started
 
 ROOT = Path(__file__).parent.parent
-BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "docs/library.md").read_text(), re.DOTALL)
+DOCUMENTS = [(ROOT / f"docs/{name}.md").read_text() for name in ("library", "history")]
+BLOCKS = re.findall(r"```python\n(.*?)```", "".join(DOCUMENTS), re.DOTALL)
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.name)
@@ -130,7 +131,7 @@ def test_the_example_of_a_test_passes() -> None:
 
 
 @pytest.mark.parametrize("code", BLOCKS, ids=[f"block {number}" for number in range(len(BLOCKS))])
-def test_the_code_in_the_library_document_runs(code: str, tmp_path: Path) -> None:
+def test_the_code_in_the_documents_runs(code: str, tmp_path: Path) -> None:
     """As it stands there; what is a test, as a test."""
     (tmp_path / "test_block.py").write_text(code)
     command = [sys.executable, "-W", "error", *(["-m", "pytest", "-q"] if "def test_" in code else [])]
@@ -138,5 +139,5 @@ def test_the_code_in_the_library_document_runs(code: str, tmp_path: Path) -> Non
     assert (done.returncode, done.stderr) == (0, ""), done
 
 
-def test_the_library_document_has_code() -> None:
-    assert len(BLOCKS) == 5
+def test_the_documents_have_code() -> None:
+    assert len(BLOCKS) == 6

@@ -24,6 +24,8 @@ logger = logging.getLogger("chatkit")
 
 # So much may wait to be kept before workers wait, too: what one of their turns reads.
 MAX_WAITING_BYTES = 1024 * 1024
+# At the start the newest messages are read so much at a time.
+LOADED_BYTES = 1024 * 1024
 # Trouble may be over: how often to try.
 RETRY_SECONDS = 1.0
 # What else there is to do begins when nothing was said for a moment, or goes on in between.
@@ -50,7 +52,7 @@ class Recorder(Record):
         self._doing: tuple[Future[Any], int]  # what the writer was given last, and how many messages it is about
         self._look_at = 0.0
         self._unstored_before = 0
-        self._reads_fail = False
+        self._reads_fail = self._upkeep_fails = False
 
     @property
     def is_full(self) -> bool:  # type: ignore[override]
@@ -63,10 +65,15 @@ class Recorder(Record):
     def start(self, failed: Failed) -> None:
         """HistoryError: there is no such history."""
         self._store.open()
-        self.newest_id = self._store.newest_id
-        size = self._limits.history_size
-        newest = self._store.read(self._store.before(self.newest_id, size), self.newest_id, size * 1000)
-        self._recent.append(newest)
+        try:
+            self.newest_id = newest = self._store.newest_id
+            after = self._store.before(newest, self._limits.history_size)
+            while after < newest and (messages := self._store.read(after, newest, LOADED_BYTES)):
+                self._recent.append(messages)
+                after = messages[-1].id or newest
+        except BaseException:
+            self._store.close()
+            raise
         self._failed = failed
         for thread in (self._writer, self._reader, self._thread):
             thread.start()
@@ -77,7 +84,7 @@ class Recorder(Record):
             return
         self._queue.put(None)
         self._thread.join(seconds)
-        self._writer.do(self._store.close)
+        self._writer.do(self._close)
         for clerk in (self._reader, self._writer):
             clerk.end(max(0.0, until - time.monotonic()))
 
@@ -92,6 +99,24 @@ class Recorder(Record):
             then(*self._page(kept, after, upto, as_json=as_json))
         else:
             self._reader.do(partial(self._read, after, min(upto, oldest - 1), max_bytes, as_json, then))
+
+    # In the writer's thread
+
+    def _maintain(self, *, idle: bool) -> float:
+        """This may fail while messages can still be kept, and the other way round."""
+        try:
+            seconds = self._store.maintain(idle=idle)
+            self._upkeep_fails = False
+        except Exception as error:
+            if not self._upkeep_fails:
+                logger.error("the history can't be looked after: %s", error)
+            self._upkeep_fails = True
+            return RETRY_SECONDS
+        return seconds
+
+    def _close(self) -> None:
+        self._store.newest_id = max(self._store.newest_id, self.newest_id)  # also of what it doesn't have
+        self._store.close()
 
     # In the reader's thread
 
@@ -157,7 +182,7 @@ class Recorder(Record):
             self._try_again()
             self._look_at = time.monotonic() + RETRY_SECONDS
         else:
-            seconds = self._do(partial(self._store.maintain, idle=self._queue.empty()))
+            seconds = self._do(partial(self._maintain, idle=self._queue.empty()))
             self._look_at = time.monotonic() + (RETRY_SECONDS if self.problem else seconds)
 
     def _do(self, call: Callable[[], Any], messages: int = 0) -> Any:
@@ -189,7 +214,7 @@ class Recorder(Record):
     def _refuse(self, batch: Batch | Switch, messages: Sequence[Message]) -> None:
         """Nobody gets these messages; their senders are told."""
         assert isinstance(batch, Batch)
-        self._store.skip(messages[0].id or 0, messages[-1].id or 0)
+        self._writer.do(partial(self._store.skip, messages[0].id or 0, messages[-1].id or 0))
         self._hand_out(batch.refused(NOT_KEPT), ())
 
 

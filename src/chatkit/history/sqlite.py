@@ -89,9 +89,13 @@ class SqliteHistory(History):
     def maintain(self, *, idle: bool) -> float:
         if not self._upkeep:
             return math.inf
-        with in_words(self._path):
-            oldest_to_keep = None if self._keep is None else self.before(self.newest_id, self._keep) + 1
-            return self._upkeep.step(idle=idle, oldest_to_keep=oldest_to_keep)
+        oldest_to_keep = None if self._keep is None else self.before(self.newest_id, self._keep) + 1
+        try:
+            with in_words(self._path):
+                return self._upkeep.step(idle=idle, oldest_to_keep=oldest_to_keep)
+        except Damaged as damaged:
+            self._put_aside(damaged)
+            return 0.0
 
     def close(self) -> None:
         with suppress(HistoryError), in_words(self._path):
@@ -142,6 +146,8 @@ class SqliteHistory(History):
                 self._unwritten = [(known + 1, self._reserved)]
 
     def _append(self, messages: Sequence[Message]) -> None:
+        if self._lock is None:
+            raise HistoryError(f"{self._path} is closed")
         writer = self._writer or self._connect()
         newest = messages[-1].id or 0 if messages else self.newest_id
         reserved = self._reserved
@@ -152,7 +158,7 @@ class SqliteHistory(History):
                 insert(writer, messages)  # a transaction of its own
             else:
                 self._append_with_more(writer, messages, reserved)
-        self.newest_id = newest
+        self.newest_id = max(self.newest_id, newest)
         assert self._upkeep
         self._upkeep.count(messages)
 

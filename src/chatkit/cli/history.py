@@ -1,0 +1,143 @@
+"""`chat-history`"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import sys
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from functools import lru_cache
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import click
+
+from chatkit import Message
+from chatkit.cli.common import CONTEXT, FILE, abandon, fail, option, reason, version_option
+from chatkit.encoding import encode_json
+from chatkit.history import HistoryError
+from chatkit.protocol import visible
+
+COMMAND = "chat-history"
+INTERRUPTED = 130
+
+_AGO = re.compile(r"([0-9]{1,9})([mhd])")
+_UTF_16_UNIT = re.compile("....")
+_UNSAFE = re.compile("[^ -~]+")
+_UNIT_SECONDS = {"m": 60, "h": 3600, "d": 86400}
+
+
+def _moment(context: click.Context, parameter: click.Parameter, text: str | None) -> float | None:
+    """Seconds since the epoch."""
+    if text is None:
+        return None
+    if ago := _AGO.fullmatch(text.strip()):
+        return time.time() - int(ago[1]) * _UNIT_SECONDS[ago[2]]
+    try:
+        return datetime.fromisoformat(text.strip()).timestamp()
+    except (ValueError, OverflowError):
+        examples = "2026-11-22, '2026-11-22 08:00', 2026-11-22T08:00:00Z, 90m, 2h or 3d"
+        raise click.BadParameter(f"{text!r} is no time, as {examples} are") from None
+
+
+def _valid_text(context: click.Context, parameter: click.Parameter, text: str | None) -> str | None:
+    try:
+        (text or "").encode()
+    except UnicodeEncodeError:
+        raise click.BadParameter("not valid UTF-8") from None
+    return text
+
+
+@click.command(context_settings=CONTEXT)
+@click.argument("file", type=FILE)
+@option("--last", type=click.IntRange(min=1), metavar="N", help="Only so many, the newest of those that match.")
+@option(
+    "--since",
+    metavar="TIME",
+    callback=_moment,
+    help="Only what was said since: 2026-11-22, '2026-11-22 08:00', 2026-11-22T08:00:00Z (local time without the Z), "
+    "or so long ago: 90m, 2h, 3d.",
+)
+@option("--from", "sender", metavar="NAME", help="Only what NAME said; ada is Ada.")
+@option("--grep", "text", metavar="TEXT", callback=_valid_text, help="Only what has TEXT in it, in capitals or not.")
+@option("--json", "as_json", is_flag=True, help="For scripts: JSON Lines, as chat-client --json has them.")
+@version_option
+def main(file: Path, as_json: bool, **wanted: Any) -> None:
+    """Print what was said in a room that keeps its history in FILE; its server may be running.
+
+    \b
+    chat-history chat.db                            everything, oldest first
+    chat-history chat.db --last 20                  the last 20 messages
+    chat-history chat.db --since 2h --from ada      what ada said in the last two hours
+    chat-history chat.db --grep deploy --last 1     when "deploy" was mentioned last
+    chat-history chat.db --json | jq -r .text       for scripts
+
+    On a terminal it is shown by $PAGER, else by less. Times are local, in JSON UTC. FILE is only read.
+
+    Each option can also be set in the environment, --since as CHATKIT_SINCE.
+
+    Exit status: 0 something was found, 1 nothing was, or FILE can't be read, 2 wrong usage, 130 Ctrl-C.
+    """
+    if sys.stdout is None:
+        fail(COMMAND, "cannot show the history: standard output is closed")
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
+    try:
+        messages = browse(file, **wanted)
+        first = next(messages, None)
+        if not first:
+            fail(COMMAND, visible(f"nothing found in {file}"))
+        _show(chain([first], messages), as_json)
+    except HistoryError as error:
+        fail(COMMAND, visible(str(error)))
+    except BrokenPipeError:  # who read it has seen enough
+        abandon(sys.stdout)
+    except OSError as error:
+        abandon(sys.stdout)
+        fail(COMMAND, f"cannot show the history: {reason(error)}")
+    except KeyboardInterrupt:
+        abandon(sys.stdout)
+        sys.exit(INTERRUPTED)
+
+
+def _show(messages: Iterator[Message], as_json: bool) -> None:
+    lines = map(_json_line if as_json else _line, messages)
+    if not as_json and sys.stdout.isatty():
+        _check_pager()
+        click.echo_via_pager(_but_the_last_end(lines))
+        return
+    sys.stdout.writelines(f"{line}\n" for line in lines)
+    sys.stdout.flush()
+
+
+def _check_pager() -> None:
+    try:
+        shlex.split(os.environ.get("PAGER", ""))
+    except ValueError as error:
+        fail(COMMAND, f"cannot run the pager: {str(error).lower()} in $PAGER")
+
+
+def _but_the_last_end(lines: Iterator[str]) -> Iterator[str]:
+    """Click adds a line end to what it gives the pager."""
+    yield next(lines)
+    for line in lines:
+        yield f"\n{line}"
+
+
+def _line(message: Message) -> str:
+    assert message.time is not None
+    return f"{_local(int(message.time))} {visible(str(message))}"
+
+
+@lru_cache(maxsize=2)
+def _local(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds).isoformat(" ")
+
+
+def _json_line(message: Message) -> str:
+    """In ASCII, as chat-client has it: so no terminal and no locale comes to harm."""
+    line = encode_json(message).decode().rstrip("\n")
+    return _UNSAFE.sub(lambda found: _UTF_16_UNIT.sub(r"\\u\g<0>", found[0].encode("utf-16-be").hex()), line)
