@@ -82,6 +82,8 @@ def main(file: Path, as_json: bool, **wanted: Any) -> None:
 
     Exit status: 0 something was found, 1 nothing was, or FILE can't be read, 2 wrong usage, 130 Ctrl-C.
     """
+    from chatkit.history.browse import browse  # `python -m chatkit server` needn't load sqlite3
+
     if sys.stdout is None:
         fail(COMMAND, "cannot show the history: standard output is closed")
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
