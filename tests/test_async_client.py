@@ -18,6 +18,7 @@ from unittest.mock import ANY
 import pytest
 
 from chatkit import AsyncClient, Client, ConnectionClosed, Event, Limits, NameTaken, Notice, ProtocolError, Server, wire
+from chatkit.aio_link import AsyncLink
 from chatkit.events import Error, Gap, Joined, Left, Message, Renamed, Welcome
 from chatkit.testing import ChatRoom
 from tests.conftest import DEADLINE, Peer, open_descriptors
@@ -249,8 +250,8 @@ async def test_send_waits_for_a_slow_server() -> None:
     """Little is piled up for a server that reads nothing; once it reads, the send returns and nothing is missing."""
     async with raw_server() as (client, sock):
         number, task = await waiting_send(client)
-        assert client._wire
-        assert client._wire.transport.get_write_buffer_size() < 200_000
+        assert isinstance(client._link, AsyncLink)
+        assert client._link.wire.transport.get_write_buffer_size() < 200_000
         assert await lines_of(sock, number + 1) == [BLOCK] * (number + 1)
         await task
         sock.close()
@@ -511,11 +512,11 @@ async def test_who_takes_nothing_stops_reading(monkeypatch: pytest.MonkeyPatch) 
     async with raw_server() as (client, sock):
         lines = "".join(f"*** {line} {BLOCK}\n" for line in range(number)).encode()
         pouring = asyncio.create_task(asyncio.get_running_loop().sock_sendall(sock, lines))
-        assert client._wire
+        assert isinstance(client._link, AsyncLink)
         for _ in range(3):
-            while client._wire.transport.is_reading():
+            while client._link.wire.transport.is_reading():
                 await asyncio.sleep(0)
-        assert len(client._session.received) <= 10 + one_read // len(BLOCK) + 1
+        assert len(client._link.received) <= 10 + one_read // len(BLOCK) + 1
         assert not pouring.done()
         assert [event.text.split()[0] for event in await received(client, number)] == [str(n) for n in range(number)]
         await pouring

@@ -140,4 +140,4 @@ def test_the_code_in_the_documents_runs(code: str, tmp_path: Path) -> None:
 
 
 def test_the_documents_have_code() -> None:
-    assert len(BLOCKS) == 6
+    assert len(BLOCKS) == 7

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import assert_type
 
 from chatkit import (
@@ -15,14 +16,19 @@ from chatkit import (
     Joined,
     Left,
     Limits,
+    Lost,
     Member,
     Message,
+    NotConnected,
     Private,
     Renamed,
+    Returned,
     Server,
     Stats,
+    Unsure,
     Welcome,
 )
+from chatkit.history.sqlite import SqliteHistory
 from chatkit.testing import ChatRoom
 
 
@@ -50,7 +56,10 @@ def use_the_server() -> None:
         server.kick("name", "reason")
         server.tell("name", "text")
         assert_type(server.stats.refused, dict[str, int])
+        assert_type(server.stats.unstored, int)
         server.shutdown(grace=1)
+    Server(history="chat.db", history_required=True, replay=20)
+    Server(history=SqliteHistory(Path("chat.db"), keep=1000, days=7.5, sync="full"))
 
 
 def use_the_client() -> None:
@@ -65,6 +74,22 @@ def use_the_client() -> None:
         except ConnectionClosed as closed:
             assert_type(closed.clean, bool)
         assert_type(event, Event)
+
+
+def come_back() -> None:
+    with Client(reconnect=True, queue=10) as client:
+        assert_type(client.queued, list[str])
+        try:
+            client.send("text")
+        except NotConnected as error:
+            assert_type(error, NotConnected)
+        for event in client:
+            match event:
+                case Returned(name=name, anew=anew):
+                    assert_type(name, str)
+                    assert_type(anew, bool)
+                case Unsure(line=line) | Lost(text=line):
+                    assert_type(line, str)
 
 
 async def use_asyncio() -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from chatkit.batch import Member
 from chatkit.client import Client
-from chatkit.errors import ChatError, ConnectionClosed, NameTaken, PasswordRefused, ProtocolError
+from chatkit.errors import ChatError, ConnectionClosed, NameTaken, NotConnected, PasswordRefused, ProtocolError
 from chatkit.events import (
     Action,
     Error,
@@ -52,6 +52,7 @@ __all__ = [
     "Member",
     "Message",
     "NameTaken",
+    "NotConnected",
     "Notice",
     "PasswordRefused",
     "Private",

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from chatkit.addresses import Address, two_tuple
+from chatkit.addresses import Address
+from chatkit.aio_chain import AsyncChain
+from chatkit.aio_link import AsyncLink
 from chatkit.errors import ConnectionClosed
 from chatkit.events import Event
 from chatkit.limits import Limits
+from chatkit.link import Place
 from chatkit.session import Session
-from chatkit.wire import Wire
+from chatkit.trail import Trail
 
 if TYPE_CHECKING:
     import ssl
@@ -28,7 +30,10 @@ class AsyncClient:
 
     All arguments as for `Client`; `connect`, also at the start of `async with`, connects.
 
-    Resource handling: one transport, no thread, no task. `close`, also at the end of `async with`, frees it.
+    Coming back (`reconnect`): as `Client`; a loss is found at once, whoever receives.
+
+    Resource handling: one transport, no thread, no task. `close`, also at the end of `async with`, frees it. With
+    reconnect, while away, one task waits and connects, and `close` ends it at once.
 
     Error handling: `connect` raises what `Client` raises, `receive` and `async for` too.
 
@@ -47,18 +52,31 @@ class AsyncClient:
         name: str | None = None,
         events: bool = False,
         after: int | None = None,
+        reconnect: bool = False,
+        queue: int = 0,
         max_line_bytes: int = Limits().max_line_bytes,
     ) -> None:
-        self._connect_to = host, port
-        self._timeout = timeout
-        self._tls = tls
-        self._session = Session(max_line_bytes, password=password, name=name, events=events, after=after)
-        self._wire: Wire | None = None
+        if queue and not reconnect:
+            raise ValueError("queue needs reconnect=True")
+        place = Place(host, port, timeout, tls)
+        self._begun = False
+        self._link: AsyncLink | AsyncChain
+        if reconnect:
+            trail = Trail(max_line_bytes, password=password, name=name, after=after, queue=queue)
+            self._link = AsyncChain(place, trail, max_line_bytes)
+        else:
+            session = Session(max_line_bytes, password=password, name=name, events=events, after=after)
+            self._link = AsyncLink(place, session)
 
     @property
     def address(self) -> Address:
         """(host, port) of this side. RuntimeError: not connected."""
-        return two_tuple(self._connected.transport.get_extra_info("sockname"))
+        return self._link.address
+
+    @property
+    def queued(self) -> list[str]:
+        """The lines that wait for the return; after the end those that were never sent."""
+        return self._link.queued
 
     async def connect(self) -> None:
         """Join the room; at its end the name is settled, and events begin.
@@ -66,35 +84,19 @@ class AsyncClient:
         RuntimeError: it was connected, or failed to, before. TimeoutError, an OSError: no answer in time.
         Others as for `Client`.
         """
-        if self._wire:
+        if self._begun:
             raise RuntimeError("a client connects once; make a new one")
-        self._wire = wire = Wire(self._session)
-        try:
-            async with asyncio.timeout(self._timeout):
-                await self._reach(wire)
-                if self._session.is_closing:
-                    raise ConnectionClosed("this client is closed", clean=True)
-                wire.transport.write(self._session.opening)
-                while self._session.is_opening:
-                    await wire.arrival()
-        except BaseException:
-            wire.abort()
-            raise
+        self._begun = True
+        await self._link.connect()
 
     async def send(self, text: str) -> None:
         """Say one line. The line `exit` ends the conversation. Waits while the server reads nothing.
 
         ValueError: `text` holds a line end, or is longer than `max_line_bytes`; nothing was sent.
+        NotConnected: the connection is lost for now, and `queue` is full or 0; nothing was sent.
         ConnectionClosed, ProtocolError: the conversation is over. RuntimeError: not connected.
         """
-        line, wire = self._session.line(text), self._connected
-        self._raise_if_ended()
-        if wire.has_sent_eof:
-            raise self._session.lose(BrokenPipeError(errno.EPIPE, "nothing can be sent after send_eof"))
-        wire.transport.write(line)
-        if not wire.writable.is_set():
-            await wire.writable.wait()
-            self._raise_if_ended()
+        await self._link.send(text)
 
     async def receive(self, timeout: float | None = None) -> Event:
         """The next event: a `Message`, a `Notice` ...
@@ -103,11 +105,12 @@ class AsyncClient:
         TimeoutError: nothing arrived in time. ConnectionClosed: the conversation is over.
         ProtocolError: the server sent what isn't chat; the conversation is over. RuntimeError: not connected.
         """
-        received = self._session.received
+        received = self._link.received
         if not received:
             try:
                 async with asyncio.timeout(timeout):
-                    await self._arrival()
+                    while not received:
+                        await self._link.arrival()
             except TimeoutError:
                 raise TimeoutError("nothing arrived in time") from None
         return received.popleft()
@@ -124,29 +127,15 @@ class AsyncClient:
 
     async def send_eof(self) -> None:
         """Say that no more lines will come. What the server still has for us can be received, then it ends."""
-        self._connected.send_eof()
+        self._link.send_eof()
 
     async def close(self, grace: float = 2.0) -> None:
         """Leave. When it returns the server has heard all that was sent, if it answered within `grace` seconds.
 
         What wasn't received yet is dropped. Whoever waits in `send` or `receive` gets ConnectionClosed.
         """
-        if not (wire := self._wire):
-            return
-        self._session.begin_close()
-        if not wire.connected:
-            return  # a `connect` that is under way finds it closed
-        try:
-            wire.send_eof()
-            wire.resume_reading()
-            async with asyncio.timeout(grace):
-                await wire.lost.wait()
-        except TimeoutError:
-            pass
-        finally:
-            self._session.close()
-            wire.abort()
-        await wire.lost.wait()
+        if self._begun:
+            await self._link.close(grace)
 
     async def __aenter__(self) -> Self:
         await self.connect()
@@ -156,30 +145,3 @@ class AsyncClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
-
-    @property
-    def _connected(self) -> Wire:
-        if not self._wire or not self._wire.connected:
-            raise RuntimeError("the client isn't connected")
-        return self._wire
-
-    async def _reach(self, wire: Wire) -> None:
-        loop, (host, port) = asyncio.get_running_loop(), self._connect_to
-        if not self._tls:
-            await loop.create_connection(lambda: wire, host, port)
-            return
-        from chatkit.tls import client_context
-
-        context = client_context() if isinstance(self._tls, bool) else self._tls
-        await loop.create_connection(lambda: wire, host, port, ssl=context, server_hostname=host)
-
-    async def _arrival(self) -> None:
-        wire = self._connected
-        while not self._session.received:
-            self._raise_if_ended()
-            wire.resume_reading()
-            await wire.arrival()
-
-    def _raise_if_ended(self) -> None:
-        if self._session.ended:
-            raise self._session.ended.with_traceback(None)

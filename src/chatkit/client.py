@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import math
-import selectors
-import socket
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from chatkit.addresses import two_tuple
-from chatkit.errors import ConnectionClosed, ProtocolError
+from chatkit.addresses import Address
+from chatkit.chain import Chain
+from chatkit.errors import ConnectionClosed
 from chatkit.events import Event
 from chatkit.limits import Limits
+from chatkit.link import Link, Place, deadline_of, lock_timeout
 from chatkit.session import Session
-from chatkit.sockets import LONGEST_WAIT_SECONDS, reset_on_close
+from chatkit.trail import Trail
 
 if TYPE_CHECKING:
     import ssl
-
-    from chatkit.tls_socket import TlsSocket
-
-READ_BYTES = 64 * 1024
 
 
 class Client:
@@ -41,15 +35,29 @@ class Client:
     name: what to be called instead of the port.
     events: receive JSON: first a `Welcome`, then messages with id and time, `Joined`, `Left` and so on.
     after: with events, receive first what was said after the message with this id; 0 for all that is kept.
+    reconnect: come back when the connection is lost; implies events. See below.
+    queue: with reconnect, keep up to so many lines that are sent while away, and send them after the return.
     max_line_bytes: the server's limit of that name; `send` refuses longer lines.
     address: (host, port) of this side; the port is the member's name, unless something on the way translates it.
 
-    Resource handling: one socket, no thread. `close`, also at the end of `with`, frees it.
+    Coming back: `Lost` is received, then, when the client is in the room again under the name it had or chose last,
+    `Returned`, and what was said meanwhile: each message once, in order, or a `Gap`; `Private` lines and notices of that time are
+    lost. While somebody else has the name, the client is there under its port, and takes the name when it is free.
+    Between attempts it waits a random time below 0.2 s, then 0.4, 0.8 and so on up to 30 s. A line that was sent before
+    the loss and may not have been heard is received as `Unsure`; nothing is sent twice. What was sent is remembered until the room
+    has confirmed it, and `receive` takes the confirmations: so who sends should receive, too.
+    An end is no loss after `exit`, `send_eof` and `close`, or when the operator removed this member (`Error`, code `removed`).
+    A loss is found by who receives, or by a `send` that fails.
+
+    Resource handling: one socket, no thread. `close`, also at the end of `with`, frees it. With reconnect, while away: one
+    daemon thread and two more sockets. `close` ends these at once (a look-up of the host's name after a second).
 
     Error handling: OSError when it can't connect (`ssl.SSLError` when TLS fails, `ssl.SSLCertVerificationError` when the
     certificate can't be trusted), PasswordRefused for the room's password, NameTaken when another member has the
     name, ValueError when it breaks the rule for names. `receive` and iteration raise ConnectionClosed when the conversation has ended,
-    ProtocolError (and the conversation is over) when the server sent what isn't chat.
+    ProtocolError (and the conversation is over) when the server sent what isn't chat. The first connection raises with
+    reconnect as without. Later PasswordRefused, ProtocolError and `ssl.SSLCertVerificationError` end the conversation, and are
+    raised by `receive` and `send`; whatever else goes wrong is tried again.
 
     Threads: `send`, `receive` and `close` may be called at the same time from several threads; each message goes
     to one caller of `receive`.
@@ -66,33 +74,43 @@ class Client:
         name: str | None = None,
         events: bool = False,
         after: int | None = None,
+        reconnect: bool = False,
+        queue: int = 0,
         max_line_bytes: int = Limits().max_line_bytes,
     ) -> None:
-        self._session = Session(max_line_bytes, password=password, name=name, events=events, after=after)
-        self._sending = threading.Lock()
-        self._receiving = threading.Lock()
-        sock = socket.create_connection((host, port), timeout)
-        try:
-            sock.setblocking(False)
-            self.address = two_tuple(sock.getsockname())
-            with suppress(OSError):  # some systems refuse options of a socket whose peer is gone
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._tls = self._in_tls(sock, tls, host, _deadline(timeout)) if tls else None
-            self._socket = self._tls or sock
-            self._open(_deadline(timeout))
-        except BaseException:
-            sock.close()
-            raise
+        if queue and not reconnect:
+            raise ValueError("queue needs reconnect=True")
+        place = Place(host, port, timeout, tls)
+        self._link: Link | Chain
+        if reconnect:
+            trail = Trail(max_line_bytes, password=password, name=name, after=after, queue=queue)
+            self._link = Chain(place, trail, max_line_bytes)
+        else:
+            session = Session(max_line_bytes, password=password, name=name, events=events, after=after)
+            self._link = Link(place, session)
+        self._received = self._link.received
+        self._receiving = self._link.receiving
+
+    @property
+    def address(self) -> Address:
+        """(host, port) of this side."""
+        return self._link.address
+
+    @property
+    def queued(self) -> list[str]:
+        """The lines that wait for the return; after the end those that were never sent."""
+        return self._link.queued
 
     def send(self, text: str) -> None:
         """Say one line. The line `exit` ends the conversation.
 
         ValueError: `text` holds a line end, or is longer than `max_line_bytes`; nothing was sent.
+        NotConnected: the connection is lost for now, and `queue` is full or 0; nothing was sent.
         ConnectionClosed: the conversation is over.
 
         Waits while the server reads nothing; `close` in another thread ends the wait.
         """
-        self._write(self._session.line(text))
+        self._link.send(text)
 
     def receive(self, timeout: float | None = None) -> Event:
         """The next event: a `Message`, a `Notice` ...
@@ -102,17 +120,17 @@ class Client:
         ProtocolError: the server sent what isn't chat; the conversation is over.
         """
         with suppress(IndexError):
-            return self._session.received.popleft()  # in one step: safe without the lock
-        deadline = _deadline(timeout)
-        if not self._receiving.acquire(timeout=_lock_timeout(timeout)):
+            return self._received.popleft()  # in one step: safe without the lock
+        deadline = deadline_of(timeout)
+        if not self._receiving.acquire(timeout=lock_timeout(deadline)):
             raise TimeoutError("nothing arrived in time")
         try:
             while True:
                 with suppress(IndexError):
-                    return self._session.received.popleft()
-                if self._session.ended:
-                    raise self._session.ended.with_traceback(None)
-                self._read(deadline)
+                    return self._received.popleft()
+                if self._link.ended:
+                    raise self._link.ended.with_traceback(None)
+                self._link.read(deadline)
         finally:
             self._receiving.release()
 
@@ -128,29 +146,20 @@ class Client:
 
     def send_eof(self) -> None:
         """Say that no more lines will come. What the server still has for us can be received, then it ends."""
-        with self._sending:
-            self._shutdown(socket.SHUT_WR)
-            self._flush_tls(None)
+        self._link.send_eof()
 
     def close(self, grace: float = 2.0) -> None:
         """Leave. When it returns the server has heard all that was sent, if it answered within `grace` seconds.
 
         What wasn't received yet is dropped. Whoever waits in `send` or `receive` gets ConnectionClosed.
         """
-        self._session.begin_close()
-        deadline = _deadline(grace)
-        if self._sending.acquire(timeout=_lock_timeout(grace)):
-            self._shutdown(socket.SHUT_WR)
-            self._flush_tls(deadline)
-            self._sending.release()
-        else:  # another thread is in the middle of a line: only a reset keeps half of it from looking whole
-            reset_on_close(self._socket)
+        deadline = deadline_of(grace)
+        self._link.begin_close(deadline)
         with suppress(TimeoutError):
             self._drain(deadline)
-        self._shutdown(socket.SHUT_RDWR)  # wakes those who still wait
-        with self._sending, self._receiving:
-            self._session.close()
-            self._socket.close()
+        self._link.shutdown()  # wakes those who still wait
+        with self._receiving:
+            self._link.close()
 
     def __enter__(self) -> Self:
         return self
@@ -160,84 +169,11 @@ class Client:
     ) -> None:
         self.close()
 
-    def _in_tls(self, sock: socket.socket, tls: bool | ssl.SSLContext, host: str, deadline: float | None) -> TlsSocket:
-        """The socket inside TLS, after the handshake."""
-        from chatkit.tls import client_context
-        from chatkit.tls_socket import TlsSocket  # ssl takes longer to load than all of this
-
-        inside = TlsSocket(sock, client_context() if isinstance(tls, bool) else tls, host)
-        while not inside.ready:
-            try:
-                self._session.receive_data(inside.recv(READ_BYTES))
-            except BlockingIOError:
-                if not inside.ready:
-                    _wait(sock, selectors.EVENT_READ, deadline)
-        return inside
-
-    def _open(self, deadline: float | None) -> None:
-        """Ask for the name and the events that this client wants, and wait for them."""
-        self._write(self._session.opening)
-        while self._session.is_opening:
-            self._read(deadline)
-
-    def _write(self, data: bytes) -> None:
-        left = memoryview(data)
-        with self._sending:
-            try:
-                while left:
-                    try:
-                        left = left[self._socket.send(left) :]
-                    except BlockingIOError:
-                        _wait(self._socket, selectors.EVENT_WRITE, None)
-            except OSError as error:
-                raise self._session.lose(error) from None
-
     def _drain(self, deadline: float | None) -> None:
         """Read until the server's end, or TimeoutError."""
-        if self._receiving.acquire(timeout=_lock_timeout(None if deadline is None else deadline - time.monotonic())):
+        if self._receiving.acquire(timeout=lock_timeout(deadline)):
             try:
-                while not self._session.ended and (deadline is None or time.monotonic() < deadline):
-                    self._read(deadline)
+                while not self._link.ended and (deadline is None or time.monotonic() < deadline):
+                    self._link.read(deadline)
             finally:
                 self._receiving.release()
-
-    def _read(self, deadline: float | None) -> None:
-        """One read's worth of events, or the reason why there will be none."""
-        try:
-            data = self._socket.recv(READ_BYTES)
-        except BlockingIOError:
-            _wait(self._socket, selectors.EVENT_READ, deadline)
-        except OSError as error:
-            self._session.end(self._session.lose(error))
-        else:
-            self._session.receive_data(data)
-            if isinstance(self._session.ended, ProtocolError):
-                self._shutdown(socket.SHUT_RDWR)
-
-    def _flush_tls(self, deadline: float | None) -> None:
-        """Our end, in TLS, may have to wait until the kernel takes it."""
-        with suppress(OSError):
-            while self._tls and self._tls.unsent:
-                _wait(self._socket, selectors.EVENT_WRITE, deadline)
-                self._tls.flush()
-
-    def _shutdown(self, how: int) -> None:
-        with suppress(OSError):  # the server is gone, or this client closed
-            self._socket.shutdown(how)
-
-
-def _wait(sock: socket.socket | TlsSocket, event: int, deadline: float | None) -> None:
-    """Until the socket is ready for `event`. TimeoutError: the deadline came first."""
-    with selectors.DefaultSelector() as selector:
-        selector.register(sock, event)
-        left = math.inf if deadline is None else deadline - time.monotonic()
-        if not selector.select(min(max(0, left), LONGEST_WAIT_SECONDS)) and left <= LONGEST_WAIT_SECONDS:
-            raise TimeoutError("nothing arrived in time")
-
-
-def _lock_timeout(timeout: float | None) -> float:
-    return -1 if timeout is None else min(max(0, timeout), threading.TIMEOUT_MAX)
-
-
-def _deadline(timeout: float | None) -> float | None:
-    return None if timeout is None else time.monotonic() + timeout

@@ -3,6 +3,7 @@
     ChatError
      +-- ProtocolError       the other side sent what the protocol doesn't allow
      +-- ConnectionClosed    the conversation is over
+     +-- NotConnected        the connection is lost for now; nothing was sent
      +-- JoinRefused         the room doesn't take this connection
      +-- NameTaken           another member has that name
      +-- PasswordRefused     the room asks for a password, and this isn't it
@@ -35,6 +36,20 @@ class ConnectionClosed(ChatError):
 
     def __str__(self) -> str:
         return self.reason
+
+
+class NotConnected(ChatError):
+    """A line wasn't sent: a client that reconnects is away, and has no place left to keep it.
+
+    reason: why, in words.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"not sent: {self.reason}"
 
 
 class JoinRefused(ChatError):

@@ -6,7 +6,7 @@ from collections import deque
 
 from chatkit.encoding import check_sendable, parse_json, parse_text
 from chatkit.errors import ChatError, ConnectionClosed, NameTaken, PasswordRefused, ProtocolError
-from chatkit.events import Event, Notice, Private, Welcome
+from chatkit.events import BEFORE, LIVE, Event, Notice, Private, Welcome
 from chatkit.names import RULE, check_name
 from chatkit.password import ACCEPTED, ASKS, COMMAND, NOT_NEEDED, WRONG, checked_password
 from chatkit.protocol import BadLine, LineDecoder
@@ -18,6 +18,7 @@ class Session:
     """What has been received, and how it ends.
 
     max_line_bytes: of a line to send. password, name, events, after: what to ask the server for, as in `Client`.
+    room: the room that `after` is from, for who comes back: a name that is taken by now is no reason to stay away.
     opening: the lines that ask for it, to be sent first.
     received: events that nobody has taken yet.
     ended: why there will be no more, or None.
@@ -26,7 +27,14 @@ class Session:
     """
 
     def __init__(
-        self, max_line_bytes: int, *, password: str | None, name: str | None, events: bool, after: int | None
+        self,
+        max_line_bytes: int,
+        *,
+        password: str | None,
+        name: str | None,
+        events: bool,
+        after: int | None,
+        room: str | None = None,
     ) -> None:
         if name is not None:
             check_name(name)
@@ -38,14 +46,17 @@ class Session:
         self.ended: ChatError | None = None
         self.opening = b"" if password is None else f"{COMMAND}{password}\n".encode()
         self.opening += f"/nick {name}\n".encode() if name else b""
-        self.opening += f"/json {'' if after is None else after}\n".encode() if events else b""
+        self.opening += f"/json {'' if after is None else after}".encode() if events else b""
+        self.opening += f" {room}\n/sync\n".encode() if room else b"\n" if events else b""
         self._max_line_bytes = max_line_bytes
         self._name = name
         # What answers the opening, in order. Before the welcome, messages have no id, and `after` would tell them twice.
         self._awaited: list[tuple[Event | type[Welcome], ...]] = []
         self._awaited += [] if password is None else [(Notice(ACCEPTED), Notice(NOT_NEEDED))]
-        self._awaited += [(Notice(f"you are now {name}"),)] if name else []
+        taken = Notice(str(NameTaken(name or "")))
+        self._awaited += [(Notice(f"you are now {name}"), *([taken] if room else []))] if name else []
         self._awaited += [(Welcome,)] if events else []
+        self._refused = taken if name and not room else None
         self._has_password = password is not None
         self._unknown = [f"unknown command {line.split()[0]}" for line in self.opening.decode().splitlines()]
         self._closing = False
@@ -117,7 +128,7 @@ class Session:
         NameTaken: the name can't be had. PasswordRefused: the password is wrong, or there is none.
         ProtocolError: the server, an older one perhaps, doesn't know what was asked for.
         """
-        if self._name and event == Notice(str(NameTaken(self._name))):
+        if self._name and event == self._refused:
             raise NameTaken(self._name)
         if event == Notice(WRONG) or (event == Notice(ASKS) and not self._has_password):
             raise PasswordRefused(event.text)
@@ -126,6 +137,6 @@ class Session:
         if event in self._awaited[0] or type(event) in self._awaited[0]:
             del self._awaited[0]
             return isinstance(event, Welcome)
-        if event == Notice(ASKS):
+        if event in (Notice(ASKS), BEFORE, LIVE):
             return False
         return isinstance(event, Notice | Private) or (Welcome,) not in self._awaited

@@ -59,8 +59,8 @@ class Guest(Client):
         self._name: str = options.get("name") or str(self.address[1])
         self._room = room
         self._inbox = _Inbox()
-        self._inbox.extend(self._session.received)
-        self._session.received = self._inbox
+        self._inbox.extend(self._received)
+        self._received = self._link.received = self._inbox
 
     @property
     def name(self) -> str:
@@ -114,10 +114,10 @@ class Guest(Client):
         while not seen.is_set():
             if self._receiving.acquire(timeout=LOOK_SECONDS):  # else another thread receives, and may see the sign
                 try:
-                    if self._session.ended:
-                        raise self._session.ended.with_traceback(None)
+                    if self._link.ended:
+                        raise self._link.ended.with_traceback(None)
                     if not seen.is_set():
-                        self._read(deadline)
+                        self._link.read(deadline)
                 finally:
                     self._receiving.release()
             elif time.monotonic() > deadline:

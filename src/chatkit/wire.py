@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from chatkit.errors import ProtocolError
 from chatkit.session import Session
@@ -16,7 +17,7 @@ class Wire(asyncio.Protocol):
     """Between the event loop and the session.
 
     connected: the transport, from the beginning on, also after its end. writable: set while the server takes what is
-    sent. lost: set when the connection is gone.
+    sent. lost: set when the connection is gone. heard: called when something has arrived, or the end has.
     """
 
     def __init__(self, session: Session) -> None:
@@ -25,6 +26,7 @@ class Wire(asyncio.Protocol):
         self.lost = asyncio.Event()
         self.connected: asyncio.Transport | None = None
         self.has_sent_eof = False
+        self.heard: Callable[[], None] | None = None
         self._session = session
         self._arrived = asyncio.Event()
 
@@ -37,6 +39,10 @@ class Wire(asyncio.Protocol):
         """Wait for something to arrive, or for the end."""
         self._arrived.clear()
         await self._arrived.wait()
+
+    def pause_reading(self) -> None:
+        if not self.transport.is_closing():
+            self.transport.pause_reading()
 
     def resume_reading(self) -> None:
         if not self.transport.is_closing() and not self.transport.is_reading():
@@ -71,12 +77,12 @@ class Wire(asyncio.Protocol):
             self.transport.abort()
         elif len(self._session.received) > MAX_WAITING_EVENTS:
             self.transport.pause_reading()
-        self._arrived.set()
+        self._tell()
 
     def eof_received(self) -> None:
         if not self._was_cut():
             self._session.receive_data(b"")
-        self._arrived.set()
+        self._tell()
 
     def _was_cut(self) -> bool:
         """asyncio calls it an end, too, when TLS stops without saying so (`close_notify`)."""
@@ -90,8 +96,14 @@ class Wire(asyncio.Protocol):
     def connection_lost(self, error: Exception | None) -> None:
         lost = error if isinstance(error, OSError) else OSError("the connection was lost")
         self._session.end(self._session.lose(lost))
-        for event in (self.lost, self.writable, self._arrived):
-            event.set()
+        self.lost.set()
+        self.writable.set()
+        self._tell()
+
+    def _tell(self) -> None:
+        self._arrived.set()
+        if self.heard:
+            self.heard()
 
     def pause_writing(self) -> None:
         self.writable.clear()

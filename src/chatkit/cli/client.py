@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from chatkit import Client, ConnectionClosed, NameTaken, Notice, PasswordRefused, ProtocolError
+from chatkit import ChatError, Client, ConnectionClosed, NameTaken, Notice, PasswordRefused, ProtocolError
 from chatkit.addresses import host_and_port
 from chatkit.cli.common import (
     CHAT_CLIENT,
@@ -24,7 +24,7 @@ from chatkit.cli.common import (
     version_option,
 )
 from chatkit.cli.protection import password_option, read_password
-from chatkit.cli.screen import Lines, Nothing, OutputLost, Screen
+from chatkit.cli.screen import Lines, Members, Nothing, OutputLost, Screen
 from chatkit.cli.stdin import Typing
 from chatkit.cli.trust import KnownHosts, tls_fault, trust, trust_options
 from chatkit.limits import Limits
@@ -37,6 +37,9 @@ REFUSALS = (
     *("the room is full", "too many members", "the server has no descriptor", "you were cut off"),
     *("this port speaks", ASKS, WRONG, TOO_MANY, TOO_MUCH),
 )
+
+# What somebody types in a minute; a script that sends more finds out soon that nobody listens.
+QUEUED_LINES = 100
 
 LEFT, CANNOT_SHOW, NOT_TAKEN, LOST, INTERRUPTED = 0, 1, 1, 3, 130
 
@@ -59,6 +62,12 @@ def _checked_name(context: click.Context, parameter: click.Parameter, name: str 
 @option("--json", "as_json", is_flag=True, help="For scripts: print what happens as JSON Lines, with ids and times.")
 @option("--once", is_flag=True, help="For scripts: send standard input, wait until the room has it, print no chat.")
 @option(
+    "--reconnect",
+    is_flag=True,
+    help=f"If the connection is lost, come back: under your name, told what you missed. Up to {QUEUED_LINES} lines that "
+    "you type meanwhile are sent then.",
+)
+@option(
     "--max-line-bytes",
     type=click.IntRange(min=1),
     metavar="BYTES",
@@ -66,7 +75,7 @@ def _checked_name(context: click.Context, parameter: click.Parameter, name: str 
     help="Longest line to send; as the server's option.",
 )
 @version_option
-def main(as_json: bool, once: bool, **options: Any) -> None:
+def main(as_json: bool, once: bool, reconnect: bool, **options: Any) -> None:
     """Join a chat room: what you type goes to everyone else, what they say is shown.
 
     The line `exit`, or the end of input (Ctrl-D), leaves; `/help` lists what else there is. Works in a pipe as well:
@@ -77,14 +86,17 @@ def main(as_json: bool, once: bool, **options: Any) -> None:
     Exit status: 0 left, 1 could not connect (or, with --once, a line could not be sent), 2 wrong usage, 3 the
     connection was lost, 130 Ctrl-C.
     """
+    if once and reconnect:
+        raise click.UsageError("--once and --reconnect exclude each other: what is sent once has no time to wait.")
     open_missing_streams()
     if sys.stdout is None:
         fail(CHAT_CLIENT, "cannot show the chat: standard output is closed")
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     sign = f"/{secrets.token_hex(3)}"[: options["max_line_bytes"]]  # no command: told so, the room has heard all before
-    screen = Nothing(sign) if once else Lines() if as_json else Screen()
+    screen = Nothing(sign) if once else Lines() if as_json else Members() if reconnect else Screen()
     try:
-        client = _join(events=as_json or once, **options)
+        queue = QUEUED_LINES if reconnect else 0
+        client = _join(events=as_json or once, reconnect=reconnect, queue=queue, **options)
         typing = Typing(client, options["max_line_bytes"], last=sign if once else "")
         status = _chat(client, typing, screen)
         status = NOT_TAKEN if once and status == LEFT and (typing.refused or screen.refused) else status
@@ -140,12 +152,18 @@ def _chat(client: Client, typing: Typing, screen: Screen) -> int:
         for event in client:
             refused = isinstance(event, Notice) and event.text.startswith(REFUSALS)
             screen.show(event)
-        if typing.left and not refused and screen.taken:
+        if typing.left and not refused and screen.taken and not client.queued:
             screen.end()
             return LEFT
-        lost = "the server ended the conversation"
-    except (ConnectionClosed, ProtocolError) as error:
+        lost = "left while away" if client.queued else "the server ended the conversation"
+    except ChatError as error:
         lost = str(error)
+    except ssl.SSLError as error:  # the certificate that a restarted server shows
+        lost = tls_fault(error)
+    except KeyboardInterrupt:
+        if client.queued:
+            complain(CHAT_CLIENT, f"{len(client.queued)} lines of input were not sent")
+        raise
     except OutputLost as error:
         abandon(sys.stdout)
         if error.reason:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 
-from chatkit import Error, Event
+from chatkit import Error, Event, Joined, Left, Renamed, Returned, Welcome
 from chatkit.cli.common import CHAT_CLIENT, complain, reason
 from chatkit.encoding import encode_json
 from chatkit.protocol import visible
@@ -43,6 +43,22 @@ class Screen:
             sys.stdout.flush()
         except OSError as error:
             raise OutputLost(error) from None
+
+
+class Members(Screen):
+    """The chat as members with plain text see it, of what a client that reconnects receives."""
+
+    _name = ""
+
+    def show(self, event: Event) -> None:
+        if isinstance(event, Renamed) and event.old == self._name:
+            self._name = event.name
+            self._print(f"*** you are now {visible(event.name)}")
+            return
+        if isinstance(event, Welcome | Returned):
+            self._name = event.name
+        if not isinstance(event, Welcome | Joined | Left | Renamed):
+            super().show(event)
 
 
 class Lines(Screen):

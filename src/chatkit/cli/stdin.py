@@ -7,8 +7,9 @@ import selectors
 import threading
 from collections import deque
 
-from chatkit import Client, ConnectionClosed
+from chatkit import ChatError, Client
 from chatkit.cli.common import CHAT_CLIENT, complain, reason
+from chatkit.errors import NotConnected
 from chatkit.protocol import BadLine, Line, LineDecoder
 
 READ_BYTES = 64 * 1024
@@ -44,13 +45,14 @@ class Typing(threading.Thread):
                 if not data and not self.left:
                     self._leave()
                     self._client.send_eof()
-        except ConnectionClosed:
+        except (ChatError, OSError):
             pass  # whoever receives hears it too
 
     def unsent(self) -> str:
         """What to say about lines that were read but can't be sent any more. Only after the client is closed."""
         self.join(0.1)  # it may wait for input for ever
-        return f"; {len(self._lines)} lines of input were not sent" if self._lines else ""
+        number = len(self._lines) + len(self._client.queued)
+        return f"; {number} lines of input were not sent" if number else ""
 
     def _read(self) -> bytes:
         try:
@@ -81,7 +83,7 @@ class Typing(threading.Thread):
                 if line.strip() == "exit":
                     self._leave()
                 self._client.send(line)
-            except ValueError as error:
+            except (ValueError, NotConnected) as error:
                 self.refused = True
                 complain(CHAT_CLIENT, f"line {self._number} of the input was {error}")
             self._lines.popleft()

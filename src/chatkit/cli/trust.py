@@ -11,8 +11,7 @@ from typing import Any
 import click
 
 from chatkit.addresses import Address, host_and_port
-from chatkit.cli.common import complain, fail, option, reason
-from chatkit.cli.protection import FILE
+from chatkit.cli.common import FILE, complain, fail, option, reason
 from chatkit.selfsigned import data_folder
 from chatkit.tls import WrongCertificate, client_context, plain_fingerprint
 

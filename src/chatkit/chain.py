@@ -1,0 +1,238 @@
+"""A connection that is taken up again when it is lost: for `Client(reconnect=True)`."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from contextlib import suppress
+
+from chatkit.addresses import Address
+from chatkit.backoff import Backoff
+from chatkit.comeback import Comeback
+from chatkit.encoding import check_sendable
+from chatkit.errors import ChatError, ConnectionClosed
+from chatkit.events import Event
+from chatkit.link import Link, Place, lock_timeout
+from chatkit.trail import Trail, closed, left
+
+
+class Chain:
+    """One `Link` after the other, with the verbs of one, and the trail that leads from each to the next.
+
+    received, ended, receiving, sending: as of a `Link`. While there is no link a thread waits and connects.
+
+    The locks, in the order in which they are taken: receiving, sending, state. Whoever holds `receiving` reads, and
+    it alone finds out that a link is lost.
+    """
+
+    def __init__(self, place: Place, trail: Trail, max_line_bytes: int) -> None:
+        self.received = deque[Event]()
+        self.ended: Exception | None = None
+        self.receiving = threading.Lock()
+        self.sending = threading.Lock()  # lines are written in the order in which the trail knows them
+        self._state = threading.Condition()  # around the trail and what follows
+        self._place = place
+        self._trail = trail
+        self._max_line_bytes = max_line_bytes
+        self._closing = False
+        self._comeback: Comeback | None = None
+        self._link: Link | None = Link(place, trail.session())
+        self.address: Address = self._link.address
+        self._backoff = Backoff()
+        self._take_in(self._link)
+
+    @property
+    def queued(self) -> list[str]:
+        """The lines that are kept for the return."""
+        with self._state:
+            return list(self._trail.queued)
+
+    def send(self, text: str) -> None:
+        """Say one line; while away keep it for the return. NotConnected: that isn't wanted, or it is one too many."""
+        check_sendable(text, self._max_line_bytes)
+        with self.sending:
+            with self._state:
+                self._raise_if_over()
+            if not self._say(text):
+                self._keep(text)
+        self._pay()
+
+    def read(self, deadline: float | None) -> None:
+        """Wait until something has changed. TimeoutError: nothing has."""
+        with self._state:
+            if not (link := self._link):
+                timeout = None if deadline is None else lock_timeout(deadline)
+                if not self._state.wait_for(lambda: self._link or self.received or self.ended, timeout):
+                    raise TimeoutError("nothing arrived in time")
+                return
+        link.read(deadline)
+        self._take_in(link)
+
+    def send_eof(self) -> None:
+        if link := self._leave():
+            link.send_eof()
+
+    def begin_close(self, deadline: float | None) -> None:
+        with self._state:
+            self._closing = True
+            if not (link := self._link):
+                self._finish(closed())
+        if link:
+            link.begin_close(deadline)
+
+    def shutdown(self) -> None:
+        with self._state:
+            if self._link:
+                self._link.shutdown()
+
+    def close(self) -> None:
+        """After `begin_close` and `shutdown`, for who holds `receiving`."""
+        with self._state:
+            link, self._link = self._link, None
+            self._finish(closed())
+            self.ended = closed()
+            self.received.clear()
+            comeback = self._comeback
+        if link:
+            link.close()
+        if comeback:
+            comeback.finish()
+
+    # What is said
+
+    def _say(self, text: str) -> bool:
+        """Write a line; False when there is no link, or it is lost before it took anything of the line."""
+        with self._state:
+            if not (link := self._link):
+                return False
+            data = self._trail.send(text)
+        try:
+            link.write(data)
+        except ConnectionClosed:
+            if self._closing:
+                raise
+            if not link.in_line:
+                with self._state:
+                    self._trail.unsend(text)
+            self._look_for_end(link)
+            return link.in_line
+        return True
+
+    def _raise_if_over(self) -> None:
+        if self.ended:
+            raise self.ended.with_traceback(None)
+        if self._closing or self._trail.is_leaving:
+            raise left()
+
+    def _keep(self, text: str) -> None:
+        if text.strip() == "exit":
+            self._leave()
+            return
+        with self._state:
+            self._raise_if_over()
+            self._trail.keep(text)
+
+    def _leave(self) -> Link | None:
+        """From now on an end is no loss. The link; if there is none this is the end."""
+        with self._state:
+            self._trail.is_leaving = True
+            if not self._link:
+                self._finish(left())
+            return self._link
+
+    def _say_queued(self) -> None:
+        """For who holds `sending`."""
+        queued = self._trail.queued
+        with suppress(ConnectionClosed):  # closed meanwhile
+            while queued and not self._trail.is_leaving and self._say(queued[0]):
+                queued.popleft()
+
+    def _pay(self) -> None:
+        """Ask the room what there is to ask it, unless somebody is sending, who asks then; nobody waits for it here."""
+        while self._link and self._trail.owes and self.sending.acquire(blocking=False):
+            try:
+                with self._state:
+                    link, owed = self._link, self._trail.owed()
+                if link:
+                    link.push(owed)
+            finally:
+                self.sending.release()
+
+    # What is heard
+
+    def _take_in(self, link: Link) -> None:
+        """For who holds `receiving`."""
+        with self._state:
+            self._hear(link)
+        if link.ended:
+            self._lose(link, link.ended)
+        else:
+            self._pay()
+
+    def _hear(self, link: Link) -> None:
+        while link.received:
+            self.received.extend(self._trail.hear(link.received.popleft()))
+
+    def _look_for_end(self, link: Link) -> None:
+        """Writing failed. What had arrived before counts; whoever reads comes to its end, and else we do."""
+        with self._state:
+            if self._closing or link is not self._link:
+                return
+            link.shutdown()
+        if self.receiving.acquire(blocking=False):
+            try:
+                while self._link is link:
+                    link.read(None)
+                    self._take_in(link)
+            finally:
+                self.receiving.release()
+
+    # Away and back
+
+    def _lose(self, link: Link, reason: ChatError) -> None:
+        """For who holds `receiving`."""
+        with self._state:
+            if link is not self._link:  # closed meanwhile
+                return
+            self._part(reason)
+            if not self.ended:
+                before, connect = self._comeback, lambda halt: Link(self._place, self._trail.session(), halt)
+                self._comeback = Comeback(connect, self._take_up, self._fail, self._backoff, before)
+                self._comeback.start()
+        link.abandon()
+
+    def _part(self, reason: ChatError) -> None:
+        self._link = None
+        self._backoff.lost()
+        if not self._closing:
+            self.received.extend(self._trail.lose(reason))
+        if self._closing or self._trail.is_over(reason):
+            self._finish(reason)
+
+    def _finish(self, reason: Exception) -> None:
+        """There is no return any more; the first reason counts."""
+        self.received.extend(self._trail.give_up())
+        self.ended = self.ended or reason
+        if self._comeback:
+            self._comeback.halt()
+        self._state.notify_all()
+
+    # In the thread
+
+    def _fail(self, error: Exception) -> None:
+        with self._state:
+            self._finish(error)
+
+    def _take_up(self, link: Link) -> None:
+        """Go on with a new link. If it is lost already, whoever reads or sends next finds out."""
+        with self.sending:
+            with self._state:
+                if self.ended:
+                    link.abandon()
+                    return
+                self._link, self.address = link, link.address
+                self._backoff.connected()
+                self._hear(link)
+                self._state.notify_all()
+            self._say_queued()
+        self._pay()

@@ -1,0 +1,232 @@
+"""`Client(reconnect=True)` against the real server, through a network that cuts, and over restarts."""
+
+from __future__ import annotations
+
+import queue
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from chatkit import (
+    Client,
+    Error,
+    Gap,
+    Left,
+    Limits,
+    Lost,
+    Message,
+    Renamed,
+    Returned,
+    Server,
+    Unsure,
+    Welcome,
+    chain,
+)
+from chatkit.backoff import Backoff
+from chatkit.errors import NotConnected
+from tests.conftest import DEADLINE, Started
+from tests.proxy import Proxy
+
+Serve = Callable[..., Started]
+QUICK = Limits(drain_seconds=0.1)  # for servers whose members don't listen when they end
+Gate = queue.SimpleQueue[float]
+
+
+@pytest.fixture
+def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No wait before an attempt to come back."""
+    monkeypatch.setattr(chain, "Backoff", lambda: Backoff(lambda least, most: 0))
+
+
+@pytest.fixture
+def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
+    """gate.put(0) lets one attempt to come back begin."""
+    delays = Gate()
+    monkeypatch.setattr(chain, "Backoff", lambda: Backoff(lambda least, most: delays.get(timeout=DEADLINE)))
+    return delays
+
+
+@pytest.fixture
+def never(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Away for as long as the test runs."""
+    monkeypatch.setattr(chain, "Backoff", lambda: Backoff(lambda least, most: 3000))
+
+
+@contextmanager
+def member(started: Started, **options: Any) -> Iterator[tuple[Client, Proxy]]:
+    """One who comes back, named bob, behind a proxy, and has been welcomed."""
+    asked = {"name": "bob", "reconnect": True, **options}
+    with Proxy(started.port) as proxy, Client(port=proxy.port, **asked) as client:
+        assert isinstance(client.receive(DEADLINE), Welcome)
+        yield client, proxy
+
+
+def next_of(client: Client, kind: type[Any]) -> Any:
+    """The next event of this kind; others before it are passed over."""
+    while not isinstance(event := client.receive(DEADLINE), kind):
+        pass
+    return event
+
+
+def texts(client: Client, last: str) -> list[str]:
+    """The messages up to this one."""
+    found = list[str]()
+    while last not in found:
+        found.append(next_of(client, Message).text)
+    return found
+
+
+@pytest.mark.usefixtures("at_once")
+@pytest.mark.parametrize("how", ["reset", "end", "stall"])
+def test_what_was_said_while_away_arrives_once_and_in_order(serve: Serve, how: str) -> None:
+    """However the connection is lost; and then the client speaks on."""
+    started = serve()
+    with Client(port=started.port) as ann, member(started) as (bob, proxy):
+        for number in range(3):
+            link = proxy.link_of(bob)
+            ann.send(f"before {number}")
+            if how == "stall":
+                link.to_client.stall()
+                link.to_server.stall()
+            ann.send(f"meanwhile {number}")
+            link.to_client.half_close() if how == "end" else link.reset()
+            ann.send(f"after {number}")
+            assert texts(bob, f"after {number}") == [f"{when} {number}" for when in ("before", "meanwhile", "after")]
+        bob.send("there again")
+        assert next_of(ann, Message).text == "there again"
+
+
+def test_the_absence_is_framed_and_the_name_taken_back(serve: Serve, gate: Gate) -> None:
+    """Lost, Returned, and only then what was missed."""
+    started = serve()
+    with Client(port=started.port) as ann, member(started) as (bob, proxy):
+        proxy.link_of(bob).reset()
+        started.recorder.wait_for("leave")
+        ann.send("missed")
+        started.recorder.wait_for("message")
+        gate.put(0)
+        assert isinstance(bob.receive(DEADLINE), Lost)
+        assert bob.receive(DEADLINE) == Returned("back as bob", "bob", anew=False)
+        assert bob.receive(DEADLINE).text == "missed"
+
+
+@pytest.mark.usefixtures("at_once")
+def test_the_server_is_restarted() -> None:
+    """On the same port: the room began anew, which is told, and what its members say arrives."""
+    with Server(port=0, limits=QUICK) as server:
+        port = server.port
+        bob = Client(port=port, name="bob", reconnect=True)
+    with bob, Server(port=port, limits=QUICK), Client(port=port) as ann:
+        assert next_of(bob, Returned) == Returned("back as bob, but the room began anew", "bob", anew=True)
+        ann.send("hi")
+        assert next_of(bob, Message).text == "hi"
+        bob.send("hi too")
+        assert next_of(ann, Message) == Message("bob", "hi too")
+
+
+def test_more_passed_than_is_kept(serve: Serve, gate: Gate) -> None:
+    """A gap says how many are missing; what is kept follows."""
+    started = serve(limits=Limits(history_size=3))
+    with Client(port=started.port) as ann, member(started) as (bob, proxy):
+        proxy.link_of(bob).reset()
+        for number in range(10):
+            ann.send(f"{number}")
+        ann.close()  # now the room has heard it
+        gate.put(0)
+        assert next_of(bob, Gap) == Gap(7)
+        assert texts(bob, "9") == ["7", "8", "9"]
+
+
+def test_the_own_name_is_free_only_later(serve: Serve, gate: Gate) -> None:
+    """Somebody has it on the return: that is told, and when it is free again it is taken back."""
+    started = serve()
+    with member(started) as (bob, proxy):
+        proxy.link_of(bob).reset()
+        started.recorder.wait_for("leave")
+        with Client(port=started.port, name="BOB"):
+            gate.put(0)
+            assert next_of(bob, Returned).name == str(proxy.link_of(bob).name)
+            assert next_of(bob, Error) == Error("the name bob is taken", "name_taken")
+        assert next_of(bob, Left) == Left("BOB")
+        assert next_of(bob, Renamed).name == "bob"
+
+
+@pytest.mark.usefixtures("never")
+@pytest.mark.parametrize("kept", [0, 2])
+def test_away_lines_are_refused_or_kept(serve: Serve, kept: int) -> None:
+    """Without a queue each is refused, with one those beyond its bound; `receive` waits no longer than asked."""
+    with member(serve(), queue=kept) as (bob, proxy):
+        proxy.link_of(bob).reset()
+        next_of(bob, Lost)
+        for number in range(kept):
+            bob.send(f"{number}")
+        with pytest.raises(NotConnected, match="not sent: the connection is lost"):
+            bob.send("one too many")
+        with pytest.raises(ValueError, match="line end"):
+            bob.send("a\nb")
+        for timeout in (0, 0.01):
+            with pytest.raises(TimeoutError):
+                bob.receive(timeout)
+    assert bob.queued == [f"{number}" for number in range(kept)]  # they were never sent
+
+
+def test_a_queue_is_for_who_comes_back(serve: Serve) -> None:
+    """ValueError, before anything is connected."""
+    for options in ({"queue": 1}, {"queue": -1, "reconnect": True}, {"after": -1, "reconnect": True}):
+        with pytest.raises(ValueError, match="queue" if "queue" in options else "after"):
+            Client(port=serve().port, **options)  # type: ignore[arg-type]
+
+
+def test_queued_lines_are_sent_in_order_after_the_return(serve: Serve, gate: Gate) -> None:
+    """Each once, before anything that is said later."""
+    started = serve()
+    with Client(port=started.port) as ann, member(started, queue=100) as (bob, proxy):
+        proxy.link_of(bob).reset()
+        next_of(bob, Lost)
+        for number in range(100):
+            bob.send(f"{number}")
+        gate.put(0)
+        next_of(bob, Returned)
+        bob.send("100")
+        assert texts(ann, "100") == [f"{number}" for number in range(101)]
+        assert bob.queued == []
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_program_that_only_sends_comes_back(serve: Serve) -> None:
+    """Without a call of `receive`: the first line that can't be sent finds the loss."""
+    started = serve()
+    with Client(port=started.port) as ann, member(started, queue=1000) as (bob, proxy):
+        proxy.link_of(bob).reset()
+        for number in range(100):
+            bob.send(f"{number}")
+        heard = texts(ann, "99")
+        ann.send("end")
+        unsure = list[str]()
+        while not isinstance(event := bob.receive(DEADLINE), Message):
+            unsure += [event.line] if isinstance(event, Unsure) else []
+        assert unsure in ([], ["0"])  # the kernel may take one for a connection that is gone
+        assert unsure + heard == [f"{number}" for number in range(100)]
+
+
+@pytest.mark.parametrize("heard", [True, False])
+def test_a_line_whose_fate_is_unknown(serve: Serve, gate: Gate, heard: bool) -> None:
+    """If the replay has it, it was said, and the caller isn't told its own words; else the caller is told. No resend."""
+    started = serve()
+    with Client(port=started.port) as ann, member(started) as (bob, proxy):
+        link = proxy.link_of(bob)
+        (link.to_client if heard else link.to_server).stall()
+        bob.send("well?")
+        if heard:
+            assert next_of(ann, Message) == Message("bob", "well?")
+        link.reset()
+        gate.put(0)
+        next_of(bob, Returned)
+        if not heard:
+            assert bob.receive(DEADLINE) == Unsure("nobody knows whether the room heard: well?", "well?")
+        bob.send("on we go")
+        assert next_of(ann, Message).text == "on we go"
+        ann.send("end")
+        assert next_of(bob, Message).text == "end"

@@ -1,0 +1,306 @@
+"""What leads from one connection to the next, without sockets: events into `Trail`, lines and events out."""
+
+from __future__ import annotations
+
+import ssl
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from chatkit import (
+    Action,
+    ConnectionClosed,
+    Error,
+    Event,
+    Gap,
+    Left,
+    Lost,
+    Message,
+    ProtocolError,
+    Renamed,
+    Returned,
+    Synced,
+    Unsure,
+    Welcome,
+)
+from chatkit.backoff import FIRST_SECONDS, LONGEST_SECONDS, STEADY_SECONDS, Backoff
+from chatkit.errors import NotConnected, PasswordRefused
+from chatkit.protocol import clean
+from chatkit.trail import Trail, is_final
+
+ROOM, OTHER_ROOM = "0" * 16, "1" * 16
+RESET = ConnectionClosed("Connection reset by peer", clean=False)
+
+
+def trail(newest: int = 7, name: str = "ada", **asked: Any) -> Trail:
+    """One that has been welcomed in the room."""
+    chosen = None if name.isdecimal() else name
+    made = Trail(100, **{"password": None, "name": chosen, "after": None, "queue": 0, **asked})
+    assert made.hear(Welcome(name, newest, ROOM)) == [Welcome(name, newest, ROOM)]
+    return made
+
+
+def opening(trail: Trail) -> str:
+    return trail.session().opening.decode()
+
+
+def back(trail: Trail, name: str = "ada", newest: int = 99, room: str = ROOM) -> list[Event]:
+    """What the caller is told when the connection is lost and the next one stands."""
+    return [*trail.lose(RESET), *trail.hear(Welcome(name, newest, room))]
+
+
+def message(number: int, text: str = "hi", sender: str = "bob") -> Message:
+    return Message(sender, text, number, 60.0)
+
+
+def unsure(events: list[Event]) -> list[str]:
+    return [event.line for event in events if isinstance(event, Unsure)]
+
+
+def test_the_next_connection_asks_for_what_came_after_the_last_message() -> None:
+    """The last id is that of the welcome, of each message, of each answer to /sync, and follows a gap."""
+    lead = trail(7)
+    assert opening(lead) == f"/nick ada\n/json 7 {ROOM}\n/sync\n"
+    for event, last in (
+        (message(8), 8),
+        (Action("bob", "waves", 10, 60.0), 10),
+        (Gap(5), 15),
+        (Synced(17), 17),
+        (Left("bob"), 17),
+    ):
+        lead.hear(event)
+        assert f"/json {last} {ROOM}\n" in opening(lead)
+
+
+def test_the_first_connection_asks_as_the_caller_does() -> None:
+    """No room, no /sync; `after` beyond the newest message is none of this room's ids."""
+    first = Trail(100, password="secret", name=None, after=9, queue=0)
+    assert opening(first) == "/password secret\n/json 9\n"
+    first.hear(Welcome("51044", 3, ROOM))
+    assert opening(first) == f"/password secret\n/json 3 {ROOM}\n/sync\n"
+
+
+def test_loss_and_return_frame_the_absence() -> None:
+    """The caller hears of both; the second welcome isn't told, nor the answer to the question of the opening."""
+    lead = trail(name="51044")
+    lost, returned = back(lead, "51099")
+    assert isinstance(lost, Lost)
+    assert "Connection reset by peer" in lost.text
+    assert returned == Returned("back as 51099", "51099", anew=False)
+    assert lead.hear(message(8)) == [message(8)]
+    assert lead.hear(Synced(8)) == []
+    assert lead.hear(Synced(8)) == [Synced(8)]  # not ours
+
+
+def test_a_room_that_began_anew() -> None:
+    """It is said; ids count from the start, and what was doubtful stays so: nothing can prove it."""
+    lead = trail()
+    lead.send("hi")
+    _, returned, uncertain = back(lead, room=OTHER_ROOM)
+    assert isinstance(returned, Returned)
+    assert returned.anew
+    assert unsure([uncertain]) == ["hi"]
+    assert f"/json 0 {OTHER_ROOM}\n" in opening(lead)
+    assert lead.hear(message(1, "hi", "ada")) == [message(1, "hi", "ada")]
+
+
+def test_one_sync_per_round_trip() -> None:
+    """It follows the first line; lines that came later are asked about when it is answered."""
+    lead = trail()
+    assert lead.send("a") == b"a\n/sync\n"
+    assert lead.send("b") == b"b\n"
+    assert not lead.owes
+    assert lead.hear(Synced(9)) == []
+    assert lead.owes
+    assert lead.owed() == b"/sync\n"
+    assert not lead.owes
+    assert lead.hear(Synced(9)) == []
+    assert not lead.owes
+    assert unsure(lead.lose(RESET) + lead.give_up()) == []
+
+
+def test_the_callers_own_sync_is_answered() -> None:
+    """It counts as well as ours, and its answer is for the caller."""
+    lead = trail()
+    assert lead.send("/sync") == b"/sync\n"
+    assert lead.send("a") == b"a\n"
+    assert lead.hear(Synced(8)) == [Synced(8)]
+    assert lead.owed() == b"/sync\n"
+    assert lead.send("/sync") == b"/sync\n"
+    assert lead.hear(Synced(9)) == []
+    assert lead.hear(Synced(9)) == [Synced(9)]
+
+
+LINES = ["hi", "//x", "/say exit", "/me waves", "a\x1bb", "\t ", "hi", "/who", "/msg bob hi", "exit stage", "/say", "é"]
+SAID: dict[str, Event] = {
+    "hi": message(1, "hi", "ada"),
+    "//x": message(1, "/x", "ada"),
+    "/say exit": message(1, "exit", "ada"),
+    "/me waves": Action("ada", "waves", 1, 60.0),
+    "a\x1bb": message(1, "a\u241bb", "ada"),
+    "\t ": message(1, "\t ", "ada"),
+    "exit stage": message(1, "exit stage", "ada"),
+    "é": message(1, "é", "ada"),
+}
+
+
+@given(st.lists(st.sampled_from(LINES)), st.integers(0, 20))
+@example(LINES, len(LINES))
+def test_the_replay_proves_what_was_heard(lines: list[str], heard: int) -> None:
+    """Own lines that come again aren't told; of the others each is reported once, in order, and none is sent again."""
+    lead = trail()
+    for line in lines:
+        lead.send(line)
+    told = back(lead)[2:]
+    replay = [SAID[line] for line in lines[:heard] if line in SAID]
+    for event in replay:
+        told += lead.hear(event)
+    told += lead.hear(Synced(99))
+    known = max((number + 1 for number, line in enumerate(lines[:heard]) if line in SAID), default=0)
+    assert unsure(told) == lines[known:]
+    assert len(told) == len(lines[known:])
+    assert not lead.queued
+    assert lead.owed() == b""
+
+
+@given(st.text(st.characters(exclude_characters="\n\r", exclude_categories=["Cs"]), min_size=1))
+def test_any_line_is_recognised_as_the_room_says_it(line: str) -> None:
+    """Whatever is said, made clean by the server, proves itself."""
+    lead = trail()
+    lead.send(f"//{line}")
+    back(lead)
+    assert lead.hear(message(8, f"/{clean(line)}", "ada")) == []
+
+
+def test_only_our_own_words_prove_a_line() -> None:
+    """Not the same text of another member, nor in another form."""
+    lead = trail()
+    lead.send("hi")
+    back(lead)
+    others: list[Event] = [message(8), Action("ada", "hi", 9, 60.0), message(10, "hi!", "ada")]
+    assert [lead.hear(event) for event in others] == [[event] for event in others]
+    assert unsure(lead.hear(Synced(10))) == ["hi"]
+
+
+def test_doubts_outlast_a_second_loss() -> None:
+    """Lines of two lost connections, under two names, are proved by the third or reported after it."""
+    lead = trail(name="51044")
+    for line in ("a", "b"):
+        lead.send(line)
+    back(lead, "51099")
+    lead.send("c")
+    assert unsure(back(lead, "51100")) == []
+    assert lead.hear(message(8, "a", "51044")) == []
+    assert lead.hear(message(9, "c", "51099")) == []
+    assert unsure(lead.hear(Synced(9))) == ["b"]
+
+
+def test_a_name_that_may_have_been_taken_speaks_for_us() -> None:
+    """A /nick on its way when the connection was lost: the room may have heard it, and us under that name."""
+    lead = trail()
+    for line in ("/nick eve", "hi"):
+        lead.send(line)
+    back(lead)
+    assert lead.hear(message(8, "hi", "eve")) == []
+    assert unsure(lead.hear(Synced(8))) == []
+
+
+def test_the_chosen_name_is_taken_back() -> None:
+    """Also one that was chosen later, by /nick."""
+    lead = trail()
+    lead.hear(Renamed("bob", "cid"))
+    assert opening(lead).startswith("/nick ada\n")
+    lead.hear(Renamed("ada", "eve"))
+    assert opening(lead).startswith("/nick eve\n")
+
+
+@pytest.mark.parametrize("freed", [Left("Ada"), Renamed("ADA", "cid")])
+def test_a_name_that_is_free_only_later(freed: Event) -> None:
+    """It is asked for once after the welcome, so that the caller hears it is taken, and whenever it becomes free."""
+    lead = trail()
+    assert back(lead, "51044")[1] == Returned("back as 51044", "51044", anew=False)
+    assert lead.owed() == b"/nick ada\n"
+    refused = Error("the name ada is taken", "name_taken")
+    assert lead.hear(refused) == [refused]
+    lead.hear(Left("bob"))
+    assert not lead.owes
+    assert lead.hear(freed) == [freed]
+    assert lead.owed() == b"/nick ada\n"
+    assert lead.hear(Renamed("51044", "ada")) == [Renamed("51044", "ada")]
+    lead.hear(freed)
+    assert not lead.owes
+
+
+def test_the_queue_is_bounded_and_in_order() -> None:
+    """Without one, nothing is kept."""
+    with pytest.raises(NotConnected, match=r"^not sent: the connection is lost$"):
+        trail().keep("a")
+    lead = trail(queue=2)
+    lead.keep("a")
+    lead.keep("b")
+    with pytest.raises(NotConnected, match="2 lines are waiting"):
+        lead.keep("c")
+    assert list(lead.queued) == ["a", "b"]
+
+
+def test_a_line_that_did_not_get_away() -> None:
+    """It isn't doubtful, whether the loss is known by then or not."""
+    for knows in (False, True):
+        lead = trail()
+        lead.send("a")
+        lead.send("b")
+        told = lead.lose(RESET) if knows else []
+        lead.unsend("b")
+        told += [] if knows else lead.lose(RESET)
+        assert unsure(told + lead.give_up()) == ["a"]
+
+
+def test_ends_that_are_no_loss() -> None:
+    """We said so, the operator removed us, or the server sends what isn't chat; what is doubtful then is told."""
+    clean_end = ConnectionClosed("the server ended the conversation", clean=True)
+    lead = trail()
+    assert not lead.is_over(clean_end)
+    assert lead.is_over(ProtocolError("nonsense"))
+    lead.send("hi")
+    lead.hear(Error("you were removed", "removed"))
+    assert unsure(lead.lose(clean_end)) == ["hi"]
+    for end, doubtful in ((clean_end, []), (RESET, ["hi", "exit"])):
+        leaving = trail()
+        leaving.send("hi")
+        leaving.send("exit")
+        assert leaving.is_over(end)
+        assert unsure(leaving.lose(end)) == doubtful
+    assert not trail().is_over(RESET)
+
+
+def test_which_attempts_are_the_last() -> None:
+    """A full room or a dead network may be another one later; a password or a wrong protocol won't."""
+    assert not is_final(OSError("unreachable"))
+    assert not is_final(TimeoutError())
+    assert not is_final(ConnectionClosed("the room is full", clean=True))
+    assert is_final(PasswordRefused("wrong password"))
+    assert is_final(ProtocolError("nonsense"))
+    assert is_final(ssl.SSLCertVerificationError("not trusted"))
+    assert not is_final(ssl.SSLError("cut"))
+
+
+def test_back_off() -> None:
+    """Full jitter below a bound that doubles up to its most, and begins anew only after a connection that stood."""
+    asked, now = list[tuple[float, float]](), [0.0]
+
+    def uniform(least: float, most: float) -> float:
+        asked.append((least, most))
+        return most / 2
+
+    backoff = Backoff(uniform, lambda: now[0])
+    assert [backoff.delay() for _ in range(10)][:3] == [FIRST_SECONDS / 2, FIRST_SECONDS, FIRST_SECONDS * 2]
+    assert asked[0] == (0, FIRST_SECONDS)
+    assert asked[-1] == (0, LONGEST_SECONDS)
+    for stood, most in ((STEADY_SECONDS - 1, LONGEST_SECONDS), (STEADY_SECONDS, FIRST_SECONDS)):
+        backoff.connected()
+        now[0] += stood
+        backoff.lost()
+        backoff.delay()
+        assert asked[-1] == (0, most)
