@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING
 
 from chatkit.batch import Member
 from chatkit.client import Client
-from chatkit.errors import ChatError, ConnectionClosed, NameTaken, NotConnected, PasswordRefused, ProtocolError
+from chatkit.errors import (
+    ChatError,
+    ConnectionClosed,
+    HistoryError,
+    NameTaken,
+    NotConnected,
+    PasswordRefused,
+    ProtocolError,
+)
 from chatkit.events import (
     Action,
     Error,
@@ -45,6 +53,7 @@ __all__ = [
     "Error",
     "Event",
     "Gap",
+    "HistoryError",
     "Joined",
     "Left",
     "Limits",

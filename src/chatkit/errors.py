@@ -7,6 +7,7 @@
      +-- JoinRefused         the room doesn't take this connection
      +-- NameTaken           another member has that name
      +-- PasswordRefused     the room asks for a password, and this isn't it
+     +-- HistoryError        what was said can't be kept, or told again
 
 A mistake of the caller is a `ValueError` or `TypeError`; an `OSError` passes through untouched.
 """
@@ -81,3 +82,7 @@ class NameTaken(ChatError):
 
 class PasswordRefused(ChatError):
     """The room asks for a password, and got none or a wrong one."""
+
+
+class HistoryError(ChatError):
+    """What was said can't be kept, or told again; the text says why."""

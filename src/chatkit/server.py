@@ -51,19 +51,19 @@ class Server:
     tls: speak TLS from the first byte, as `chatkit.tls.server_context` makes it.
     password: what a connection must say to become a member; only its digest is kept.
     announce: tell members with plain text, too, who joins, leaves or changes its name.
-    history: keep what is said in this file (SQLite), so that it outlives the process: nobody is shown a message before it
-        is kept. Or a `chatkit.history.History` of your own making. None: the newest messages in memory.
+    history: a file (SQLite), or a `chatkit.history.History`, to keep what is said; nobody is shown a message before it
+        is kept. None: the newest messages in memory.
     history_required: refuse messages while they can't be kept; else the chat goes on without.
     replay: how many of the last messages a newcomer is told first.
 
-    Resource handling: `start` opens the listening socket, the history and `threads` + 1 threads (3 more for a history); `shutdown`, also at the end of
-    `with`, ends every connection and thread and frees every descriptor. A server starts once. `async with` does the
-    same without holding up the event loop; the threads stay threads.
+    Resource handling: `start` opens the listening socket, the history, and `threads` + 1 threads (3 more for a history);
+    `shutdown`, also at the end of `with`, ends and frees all of it. A server starts once. `async with` does the same
+    without holding up the event loop; the threads stay threads.
 
     Error handling: OSError from `start` when it can't listen (`socket.gaierror` for an unknown host), HistoryError when
-    there can't be such a history; later trouble with it is logged, once, and so is its end. What a hook
-    raises is logged to the logger `chatkit` and ends that member's conversation. If a thread of the server dies, it
-    stops; `serve_forever` and `shutdown` raise RuntimeError from that error: a server is never half alive.
+    there can't be such a history. Later trouble with that, and its end, is logged to the logger `chatkit`, as is what a
+    hook raises, which ends that member's conversation. If a thread of the server dies, it stops; `serve_forever` and
+    `shutdown` raise RuntimeError from that error: a server is never half alive.
 
     Threads: everything may be called from any thread; `broadcast`, `tell`, `kick`, `members` and `stats` also from
     hooks, and without waiting for one.

@@ -5,12 +5,10 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-from chatkit.errors import ChatError
+from chatkit.errors import HistoryError
 from chatkit.events import Message
 
-
-class HistoryError(ChatError):
-    """What was said can't be kept, or told again; the text says why."""
+__all__ = ["History", "HistoryError", "bytes_of"]
 
 
 class History(ABC):
