@@ -25,6 +25,16 @@ from chatkit.tls import server_context
 DEADLINE = 10.0
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--kill-rounds", type=int, default=3, metavar="N", help="how often a test kills a server (3)")
+
+
+@pytest.fixture
+def kill_rounds(request: pytest.FixtureRequest) -> int:
+    """How often to kill a server."""
+    return int(request.config.getoption("--kill-rounds"))
+
+
 def needs(found: object, what: str) -> pytest.MarkDecorator:
     """Marks a test that is skipped where a user lacks something, but never in CI."""
     return pytest.mark.skipif(not found and "CI" not in os.environ, reason=f"needs {what}")

@@ -161,10 +161,26 @@ def test_a_foreign_file_is_left_alone(path: Path, open_history: Open) -> None:
         assert not file.with_name(f"{file.name}-lock").exists()
 
 
+def test_a_file_that_is_removed(path: Path, open_history: Open, caplog: pytest.LogCaptureFixture) -> None:
+    """Or renamed: what is said from then on goes into a new one of that name, which goes on with the room and its ids."""
+    history = open_history()
+    history.append(said(1, 2))
+    for suffix in ("", "-wal", "-shm"):
+        path.with_name(f"chat.db{suffix}").rename(path.with_name(f"old.db{suffix}"))
+    history.append(said(3))
+    assert history.maintain(idle=True) >= 0
+    assert [message.id for message in history.read(0, ALL, ALL)] == [3]
+    assert caplog.text.count("was removed or replaced") == 1
+    history.close()
+    again = open_history()
+    assert (again.newest_id, again.room) == (3, history.room)
+    assert rows(path.with_name("old.db"), "SELECT id FROM messages") == [(1,), (2,)]
+
+
 @pytest.mark.parametrize("missing", ["folder/chat.db", "."])
 def test_a_file_that_cannot_be(tmp_path: Path, missing: str) -> None:
     """No such folder, or a folder: one line."""
-    with pytest.raises(HistoryError, match=r"(No such file|directory)"):
+    with pytest.raises(HistoryError, match=r"(No such file|ordinary)"):
         SqliteHistory(tmp_path / missing).open()
 
 

@@ -394,12 +394,18 @@ def as_text(lines: list[str], world: World, whole: bool) -> list[str]:
     events = [parse_json(line) for line in lines[len(texts) :]]
     welcome, *rest = events
     assert isinstance(welcome, Welcome)
-    missing = rest[0].missing if rest and isinstance(rest[0], Gap) else 0
-    told = [event for event in rest if isinstance(event, Message) and event.id and event.id <= welcome.newest]
-    said = [line for kind, who, line in world.log if kind == "line" and who]
-    assert [(event.id, str(event)) for event in told] == list(enumerate(said, 1))[missing : missing + len(told)]
-    assert missing + len(told) == welcome.newest or not whole, "the replay isn't all"
-    live = rest[len(told) + (missing > 0) :]
+    told = [
+        event
+        for event in rest
+        if isinstance(event, Gap) or (isinstance(event, Message) and (event.id or 0) <= welcome.newest)
+    ]
+    said, last = [line for kind, who, line in world.log if kind == "line" and who], 0
+    for event in told:
+        last += event.missing if isinstance(event, Gap) else 1
+        assert isinstance(event, Gap) or (event.id, str(event)) == (last, said[last - 1])
+    assert rest[: len(told)] == told, "what is live comes later"
+    assert last == welcome.newest or not whole, "the replay isn't all"
+    live = rest[len(told) :]
     return texts + [str(event) for event in live if not isinstance(event, Joined | Left)]
 
 

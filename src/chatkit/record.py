@@ -13,6 +13,9 @@ from chatkit.history.memory import MemoryHistory
 
 NOT_KEPT = Error("not sent: the room's history can't be kept now", "not_kept")
 
+# So many are encoded once for all who ask for the same, until something new is said: 4 MiB at the most, as a rule.
+MAX_PAGES = 64
+
 Outlet = Callable[[Batch | Switch], None]
 # What a replay is told next, and up to which id that goes.
 Page = Callable[[bytes, int], None]
@@ -36,6 +39,9 @@ class Record:
         self.newest_id = 0
         self.outlets: list[Outlet] = []
         self._recent = MemoryHistory(size)
+        self._pages: dict[
+            tuple[int, int, bool], tuple[bytes, int]
+        ] = {}  # when a server starts anew, everyone asks the same
 
     @property
     def room(self) -> str:
@@ -58,7 +64,14 @@ class Record:
 
     def read(self, after: int, upto: int, max_bytes: int, *, as_json: bool, then: Page) -> None:
         """then(lines, id): what was said after `after`, up to about so many bytes or `upto`; now or later, in any thread."""
-        then(*self._page(self._recent.read(after, upto, max_bytes), after, upto, as_json=as_json))
+        page = self._pages.get((after, max_bytes, as_json))
+        if page and page[1] <= upto:  # a page that ended earlier is only shorter
+            then(*page)
+        else:
+            self._read(after, upto, max_bytes, as_json, then)
+
+    def _read(self, after: int, upto: int, max_bytes: int, as_json: bool, then: Page) -> None:
+        then(*self._page(self._recent.read(after, upto, max_bytes), after, upto, max_bytes, as_json))
 
     @property
     def _history(self) -> History:
@@ -66,12 +79,14 @@ class Record:
         return self._recent
 
     def _hand_out(self, item: Batch | Switch, messages: Sequence[Message]) -> None:
-        self._recent.append(messages)
-        self.messages += len(messages)
+        if messages:
+            self._recent.append(messages)
+            self.messages += len(messages)
+            self._pages.clear()
         for outlet in self.outlets:
             outlet(item)
 
-    def _page(self, messages: list[Message], after: int, upto: int, *, as_json: bool) -> tuple[bytes, int]:
+    def _page(self, messages: list[Message], after: int, upto: int, max_bytes: int, as_json: bool) -> tuple[bytes, int]:
         """The lines that tell these; a gap where some that there were aren't among them."""
         events, last = list[Event](), messages[-1].id or 0 if messages else upto
         ids = [after, *[message.id or 0 for message in messages]]
@@ -81,4 +96,7 @@ class Record:
             events.append(message)
         if not messages and (missing := self._history.missing(after + 1, upto)):
             events.append(Gap(missing))
-        return (encode_json if as_json else encode_text)(*events), last
+        if len(self._pages) == MAX_PAGES:
+            self._pages.clear()
+        page = self._pages[after, max_bytes, as_json] = (encode_json if as_json else encode_text)(*events), last
+        return page

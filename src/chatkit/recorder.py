@@ -15,6 +15,7 @@ from typing import Any
 
 from chatkit.batch import Batch, Switch
 from chatkit.clerk import Clerk
+from chatkit.errors import HistoryError
 from chatkit.events import Message
 from chatkit.history import History
 from chatkit.limits import Limits
@@ -26,6 +27,8 @@ logger = logging.getLogger("chatkit")
 MAX_WAITING_BYTES = 1024 * 1024
 # At the start the newest messages are read so much at a time.
 LOADED_BYTES = 1024 * 1024
+# The end waits no longer for a history that is in trouble already.
+HUNG_SECONDS = 0.1
 # Trouble may be over: how often to try.
 RETRY_SECONDS = 1.0
 # What else there is to do begins when nothing was said for a moment, or goes on in between.
@@ -65,15 +68,14 @@ class Recorder(Record):
     def start(self, failed: Failed) -> None:
         """HistoryError: there is no such history."""
         self._store.open()
+        self.newest_id = newest = self._store.newest_id
+        after = self._store.before(newest, self._limits.history_size)
         try:
-            self.newest_id = newest = self._store.newest_id
-            after = self._store.before(newest, self._limits.history_size)
             while after < newest and (messages := self._store.read(after, newest, LOADED_BYTES)):
                 self._recent.append(messages)
                 after = messages[-1].id or newest
-        except BaseException:
-            self._store.close()
-            raise
+        except HistoryError as error:
+            logger.error("not all of the history can be read: %s", error)
         self._failed = failed
         for thread in (self._writer, self._reader, self._thread):
             thread.start()
@@ -86,19 +88,19 @@ class Recorder(Record):
         self._thread.join(seconds)
         self._writer.do(self._close)
         for clerk in (self._reader, self._writer):
-            clerk.end(max(0.0, until - time.monotonic()))
+            clerk.end(HUNG_SECONDS if self.problem else max(0.0, until - time.monotonic()))
 
     def put(self, item: Batch | Switch, messages: Sequence[Message] = ()) -> None:
         self._put_bytes += _size(item)
         self._queue.put((item, messages))
 
-    def read(self, after: int, upto: int, max_bytes: int, *, as_json: bool, then: Page) -> None:
+    def _read(self, after: int, upto: int, max_bytes: int, as_json: bool, then: Page) -> None:
         kept = self._recent.read(after, upto, max_bytes)
         oldest = self._recent.oldest_id  # looked at afterwards: what was read is whole if it is still there
         if after + 1 >= oldest:
-            then(*self._page(kept, after, upto, as_json=as_json))
+            then(*self._page(kept, after, upto, max_bytes, as_json))
         else:
-            self._reader.do(partial(self._read, after, min(upto, oldest - 1), max_bytes, as_json, then))
+            self._reader.do(partial(self._read_store, after, min(upto, oldest - 1), max_bytes, as_json, then))
 
     # In the writer's thread
 
@@ -120,7 +122,7 @@ class Recorder(Record):
 
     # In the reader's thread
 
-    def _read(self, after: int, upto: int, max_bytes: int, as_json: bool, then: Page) -> None:
+    def _read_store(self, after: int, upto: int, max_bytes: int, as_json: bool, then: Page) -> None:
         try:
             messages = self._store.read(after, upto, max_bytes)
             self._reads_fail = False
@@ -129,7 +131,7 @@ class Recorder(Record):
                 logger.error("the history can't be read: %s", error)
             self._reads_fail = True
             messages = []  # a gap tells how many that are
-        then(*self._page(messages, after, upto, as_json=as_json))
+        then(*self._page(messages, after, upto, max_bytes, as_json))
 
     # In the thread
 
@@ -204,7 +206,7 @@ class Recorder(Record):
         future, messages = self._doing
         if not future.done():
             return
-        if future.exception():
+        if future.exception() or (messages and self.required):  # those were refused: the history is to forget them
             self._doing = self._writer.do(partial(self._store.append, ())), 0
             return
         self.problem = ""

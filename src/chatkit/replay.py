@@ -78,7 +78,8 @@ class Replays:
 
     def _ask(self, connection: Connection, replay: StandIn) -> None:
         replay.awaits = True
-        max_bytes = min(MAX_PAGE_BYTES, ALL_PAGES_BYTES // len(self._keeper.replaying))
+        share = ALL_PAGES_BYTES // len(self._keeper.replaying)
+        max_bytes = min(MAX_PAGE_BYTES, 1 << share.bit_length() - 1)  # of few sizes, so that pages can be shared
         arrived = partial(self._arrived, connection, replay)
         self._record.read(replay.after, replay.upto, max_bytes, as_json=replay.json, then=arrived)
 

@@ -88,12 +88,19 @@ def connect(path: Path, *, mode: str = "rw") -> sqlite3.Connection:
 
 def make(path: Path) -> None:
     """A new, empty history, if there is no file, or an empty one. Readable for its owner alone."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    size = os.fstat(descriptor).st_size
-    os.close(descriptor)
-    if size:
+    if path.exists() and not path.is_file():
+        raise HistoryError(f"{path} isn't an ordinary file")  # it must not be renamed over: think of /dev/null
+    if _size(path):
+        os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC))
         return
-    connection = connect(path)
+    if _size(Path(f"{path}-wal")):
+        raise Damaged(f"{path} is damaged (nothing but its log is left)")
+    path = path.resolve()  # a link stays one
+    unfinished = Path(f"{path}-new")  # killed in the middle of this, the next start finds nothing
+    with suppress(FileNotFoundError):
+        os.unlink(unfinished)
+    os.close(os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    connection = connect(unfinished)
     try:
         connection.execute("BEGIN IMMEDIATE")
         for statement in TABLES:
@@ -101,8 +108,12 @@ def make(path: Path) -> None:
         connection.execute("INSERT INTO room VALUES (?, 0, 0)", (secrets.token_hex(8),))
         connection.execute("COMMIT")
         connection.execute("PRAGMA journal_mode = WAL")
-    finally:
         connection.close()
+        os.rename(unfinished, path)
+    except BaseException:
+        connection.close()
+        os.unlink(unfinished)
+        raise
 
 
 def check(path: Path) -> None:
@@ -125,7 +136,7 @@ def put_aside(path: Path) -> Path:
     stem = f"{path}.damaged-{time.strftime('%Y%m%d-%H%M%S')}"
     aside = Path(stem)
     number = 1
-    while aside.exists():
+    while any(os.path.exists(f"{aside}{suffix}") for suffix in BESIDE):
         number += 1
         aside = Path(f"{stem}-{number}")
     for suffix in BESIDE:
@@ -145,6 +156,13 @@ def add_search(connection: sqlite3.Connection) -> bool:
             raise
         return False  # no such module, or no such tokenizer
     return True
+
+
+def inode(path: Path) -> int | None:
+    """Which file has this name now."""
+    with suppress(FileNotFoundError):
+        return path.stat().st_ino
+    return None
 
 
 def _header(path: Path) -> bytes:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import sqlite3
 import threading
@@ -13,14 +12,17 @@ from pathlib import Path
 
 from chatkit.events import Message
 from chatkit.history import History, HistoryError
-from chatkit.history.file import Damaged, check, connect, in_words, lock, make, put_aside, unlock
-from chatkit.history.rows import ROWS_AT_ONCE, insert, select, transaction
+from chatkit.history.file import Damaged, check, connect, in_words, inode, lock, make, put_aside, unlock
+from chatkit.history.rows import MAX_READ_ROWS, ROWS_AT_ONCE, insert, select, transaction
 from chatkit.history.upkeep import Upkeep
 
 logger = logging.getLogger("chatkit")
 
 # After a crash ids go on above those that may have been given: so many are reserved at a time, in the file.
 RESERVED_IDS = 1_000_000
+
+# The log beside the file has so many pages of 4 KiB at the most, unless a reader holds it.
+LOG_PAGES = 4000
 
 SYNC = ("normal", "full")
 
@@ -57,6 +59,8 @@ class SqliteHistory(History):
         self._reader: sqlite3.Connection | None = None
         self._upkeep: Upkeep | None = None
         self._reserved = 0
+        self._inode: int | None = None
+        self._is_damaged = False  # a reader has seen it
         self._unwritten: list[tuple[int, int]] = []
 
     def open(self) -> None:
@@ -70,6 +74,7 @@ class SqliteHistory(History):
 
     def append(self, messages: Sequence[Message]) -> None:
         try:
+            self._check_again()
             self._append(messages)
         except Damaged as damaged:
             self._put_aside(damaged)
@@ -84,13 +89,19 @@ class SqliteHistory(History):
         with self._reading, in_words(self._path):
             if not self._reader:
                 self._reader = connect(self._path, mode="ro")
-            return select(self._reader, after, upto, max_bytes)
+            try:
+                return select(self._reader, after, upto, max_bytes)
+            except sqlite3.DatabaseError as error:
+                self._is_damaged = error.sqlite_errorname.startswith("SQLITE_CORRUPT")
+                raise
 
     def maintain(self, *, idle: bool) -> float:
-        if not self._upkeep:
-            return math.inf
         oldest_to_keep = None if self._keep is None else self.before(self.newest_id, self._keep) + 1
         try:
+            self._check_again()
+            if not self._upkeep:
+                self._connect()
+            assert self._upkeep
             with in_words(self._path):
                 return self._upkeep.step(idle=idle, oldest_to_keep=oldest_to_keep)
         except Damaged as damaged:
@@ -120,19 +131,22 @@ class SqliteHistory(History):
             writer = connect(self._path)
             try:
                 writer.execute(f"PRAGMA synchronous = {self._sync}")
-                writer.execute("PRAGMA wal_autocheckpoint = 0")  # `Upkeep` does it, when nobody waits
+                # `Upkeep` does it when nobody waits; its own steps may write more than was said.
+                writer.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
+                writer.execute(f"PRAGMA journal_size_limit = {LOG_PAGES * 4096}")
                 writer.execute("PRAGMA secure_delete = ON")  # what was pruned is gone from the file
                 self._take_over(writer)
             except BaseException:
                 writer.close()
                 raise
-            self._writer, self._upkeep = writer, Upkeep(writer, self._days)
+            self._writer, self._upkeep, self._inode = writer, Upkeep(writer, self._days), inode(self._path)
             return writer
 
     def _take_over(self, writer: sqlite3.Connection) -> None:
         """Go on with the ids where the file, or this room, left off."""
         name, self._reserved = writer.execute("SELECT name, reserved FROM room").fetchone()
         newest = writer.execute("SELECT coalesce(max(id), 0) FROM messages").fetchone()[0]
+        select(writer, max(0, newest - MAX_READ_ROWS), newest, 1 << 30)  # at least the end of it can be read
         unused = writer.execute("SELECT first, last FROM unused ORDER BY first").fetchall()
         if self.room and name != self.room:
             self._reserved = self.newest_id + RESERVED_IDS
@@ -164,15 +178,25 @@ class SqliteHistory(History):
 
     def _append_with_more(self, writer: sqlite3.Connection, messages: Sequence[Message], reserved: int) -> None:
         with transaction(writer):
+            writer.executemany("DELETE FROM messages WHERE id BETWEEN ? AND ?", self._unwritten)  # too late to be kept
             writer.executemany("INSERT OR REPLACE INTO unused VALUES (?, ?)", self._unwritten)
             writer.execute("UPDATE room SET reserved = ?", (reserved,))
             for start in range(0, len(messages), ROWS_AT_ONCE):
                 insert(writer, messages[start : start + ROWS_AT_ONCE])
         self._reserved, self._unwritten = reserved, []
 
+    def _check_again(self) -> None:
+        """Damaged: a reader has seen that. If somebody removed or replaced the file, the one of that name counts."""
+        if self._is_damaged:
+            raise Damaged(f"{self._path} is damaged (what was said before can't be read)")
+        if self._writer and inode(self._path) != self._inode:
+            logger.error("%s was removed or replaced: what is said from now on goes into the new file", self._path)
+            self._disconnect()
+
     def _put_aside(self, damaged: Damaged) -> None:
         """The room goes on in a new file; the damaged one is kept."""
         self._disconnect()
+        self._is_damaged = False
         with in_words(self._path):
             aside = put_aside(self._path)
         logger.error("%s: it is kept as %s, and a new history begins", damaged, aside)
