@@ -177,6 +177,62 @@ def test_a_file_that_is_removed(path: Path, open_history: Open, caplog: pytest.L
     assert rows(path.with_name("old.db"), "SELECT id FROM messages") == [(1,), (2,)]
 
 
+def test_a_file_that_is_replaced(path: Path, open_history: Open) -> None:
+    """By another history, while it runs: nothing in that is lost, and nothing of ours comes into it but what is said next."""
+    other = SqliteHistory(path.with_name("other.db"))
+    other.open()
+    other.append(said(*range(1, 11), text="other"))
+    other.close()
+    history = open_history()
+    history.append(said(1, 2, text="mine"))
+    path.with_name("other.db").rename(path)
+    history.append(said(20))
+    history.close()
+    found = rows(path, "SELECT id, text FROM messages")
+    assert found == [*[(number, "other") for number in range(1, 11)], (20, "x")]
+    assert rows(path, "PRAGMA integrity_check") == [("ok",)]
+
+
+def test_a_backup_of_a_running_room(path: Path, open_history: Open) -> None:
+    """As docs/history.md says: whole, while it is written; put back it is a history like any other, in WAL mode."""
+    history = open_history()
+    history.append(said(1, 2))
+    copy = path.with_name("copy.db")
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+        connection.execute(f"VACUUM INTO '{copy}'")
+    history.append(said(3))
+    back = SqliteHistory(copy)
+    back.open()
+    assert [message.id for message in back.read(0, ALL, ALL)] == [1, 2]
+    assert rows(copy, "PRAGMA journal_mode") == [("wal",)]
+    assert back.room == history.room
+    back.close()
+
+
+def test_one_server_per_file_also_by_another_name(path: Path, open_history: Open) -> None:
+    """A link is the file that it leads to."""
+    open_history()
+    link = path.with_name("link.db")
+    link.symlink_to(path)
+    with pytest.raises(HistoryError, match="another server"):
+        SqliteHistory(link).open()
+
+
+def test_rows_that_are_no_messages(path: Path, open_history: Open) -> None:
+    """Somebody else's doing: they are passed over, or what can't be read at all is one error."""
+    history = open_history()
+    history.append(said(1, 2, 3))
+    rows_of_others = ["UPDATE messages SET kind = 'song' WHERE id = 2"]
+    for statement in rows_of_others:
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            connection.execute(statement)
+    assert [message.id for message in history.read(0, ALL, ALL)] == [1, 3]
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("UPDATE messages SET sender = CAST(x'ff' AS TEXT) WHERE id = 2")
+    with pytest.raises(HistoryError):
+        history.read(0, ALL, ALL)
+
+
 @pytest.mark.parametrize("missing", ["folder/chat.db", "."])
 def test_a_file_that_cannot_be(tmp_path: Path, missing: str) -> None:
     """No such folder, or a folder: one line."""

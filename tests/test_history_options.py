@@ -61,6 +61,7 @@ def test_a_room_goes_on_where_it_was(run: Run, tmp_path: Path, how: str) -> None
         (["--history-sync", "full"], 2, "need --history FILE"),
         (["--history", "{}/chat.db", "--history-keep", "0"], 2, "not in the range"),
         (["--history", "{}/chat.db", "--history-sync", "off"], 2, "not one of"),
+        (["--history", "{}/chat.db", "--history-days", "nan"], 2, "must be above zero"),
         (["--replay", "-1"], 2, "not in the range"),
         (["--history", "{}/no/chat.db"], 1, "/no/chat.db: No such file or directory"),
         (["--history", "{}/text"], 1, "isn't a history of chatkit; choose another file"),

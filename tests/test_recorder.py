@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +17,7 @@ from chatkit.batch import Batch, Encoded, Switch
 from chatkit.encoding import encode_text
 from chatkit.history import HistoryError
 from chatkit.history.memory import MemoryHistory
+from chatkit.history.sqlite import SqliteHistory
 from chatkit.recorder import Recorder
 from chatkit.worker import Worker
 from tests.conftest import DEADLINE, Peer, Started
@@ -271,3 +274,97 @@ def test_a_recorder_that_dies_ends_the_server(serve: Serve, store: Scripted, cap
     with pytest.raises(RuntimeError, match="a thread of the server died"):
         server.shutdown()
     assert "chatkit-recorder died" in caplog.text
+
+
+def test_who_has_just_come_leaves_in_order(serve: Serve, store: Scripted) -> None:
+    """At the end of the room also a member that wasn't told anything yet, because the history held it up."""
+    started = serve(history=store, limits=Limits(history_seconds=60))
+    ann = started.peer()
+    started.recorder.wait_for("join")
+    store.gate.clear()
+    ann.send(b"Hi!\n")
+    assert store.waits.wait(DEADLINE)
+    bob = started.peer()
+    started.recorder.wait_for("join")
+    ending = threading.Thread(target=started.server.shutdown)
+    ending.start()
+    store.gate.set()
+    assert [started.recorder.wait_for("leave") for _ in range(2)] == ["shutdown"] * 2
+    ending.join(DEADLINE)
+    assert bob.rest() == b""
+
+
+def test_a_history_that_is_slower_than_the_end(store: Scripted, caplog: pytest.LogCaptureFixture) -> None:
+    """What it still hands out goes nowhere; nothing dies of it."""
+    server = Server(port=0, history=store, limits=Limits(history_seconds=60))
+    server.start()
+    ann = Peer(server.port)
+    store.gate.clear()
+    ann.send(b"Hi!\n")
+    assert store.waits.wait(DEADLINE)
+    server.shutdown(grace=0.2)
+    ann.close()
+    store.gate.set()
+    record: Any = server._room.record
+    for thread in (record._thread, record._writer):
+        thread.join(DEADLINE)
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+    server.shutdown()
+
+
+def test_trouble_is_not_tried_with_every_message(
+    serve: Serve, store: Scripted, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The history is asked again only when it is time, however much is said; also an error without words is one."""
+    monkeypatch.setattr(recorder_module, "RETRY_SECONDS", 60.0)
+    attempts, append = list[int](), store.append
+
+    def counted(messages: Sequence[Message]) -> None:
+        attempts.append(len(messages))
+        append(messages)
+
+    monkeypatch.setattr(store, "append", counted)
+    started = serve(history=store)
+    ann, bob = started.peers(2)
+    store.problem = MemoryError()
+    for number in range(50):
+        ann.send(b"%d\n" % number)
+        bob.line()
+    assert attempts == [1]
+    assert log.lines == ["the history can't be kept, the chat goes on without it: MemoryError()"]
+
+
+def test_trouble_that_comes_back_is_tried_less_often(store: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that is nearly full mustn't fill the log: a second, then 2, 4 ... 30; a minute of calm begins anew."""
+    monkeypatch.setattr(recorder_module, "RETRY_SECONDS", 1.0)
+    now = 1000.0
+    monkeypatch.setattr(recorder_module, "time", SimpleNamespace(monotonic=lambda: now))
+    record = Recorder(store, Limits(), required=False)
+    waits = [record._next_retry()]
+    for _ in range(6):
+        record._well_since = now
+        waits.append(record._next_retry())
+    assert waits == [1, 2, 4, 8, 16, 30, 30]
+    now += 60
+    assert record._next_retry() == 1
+
+
+def test_what_was_pruned_is_forgotten(serve: Serve, tmp_path: Path) -> None:
+    """By the memory too: a replay tells no more than the history keeps."""
+    started = serve(history=SqliteHistory(tmp_path / "chat.db", keep=5), replay=100)
+    ann = started.peer()
+    ann.send(b"".join(b"%d\n" % number for number in range(300)) + b"/sync\n")
+    ann.line()
+    record: Any = started.server._room.record
+    pruned, forget = threading.Event(), record._recent.forget
+
+    def forgets(upto: int) -> None:
+        forget(upto)
+        if upto == 295:
+            pruned.set()
+
+    record._recent.forget = forgets
+    ann.send(b"/sync\n")
+    assert pruned.wait(DEADLINE)
+    bob = started.peer()
+    assert [line.rpartition(b" ")[2] for line in bob.lines(7)[1:6]] == [b"295", b"296", b"297", b"298", b"299"]

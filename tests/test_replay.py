@@ -136,7 +136,7 @@ def test_what_is_live_counts_while_a_replay_waits(serve: Serve, tmp_path: Path) 
         ann.send((b"y" * 1000 + b"\n") * 100)
         sync(ann)
     *more, last = bob.rest().splitlines()
-    assert last == b"*** you were cut off: more than 200000 bytes were waiting"
+    assert last == b"*** you were cut off: more than 200000 bytes were waiting behind what was said before"
     assert set(lines + more) == {ann.name.encode() + b": " + b"x" * 1000}
     assert started.server.stats.slow_consumers == 1
 
@@ -176,6 +176,26 @@ def test_who_leaves_and_stops_reading_gets_no_whole_end(serve: Serve, tmp_path: 
     assert done.wait(10)
     with pytest.raises(ConnectionResetError):
         bob.rest()
+
+
+def test_nobody_is_told_anything_after_a_reset(serve: Serve, tmp_path: Path) -> None:
+    """A replay ends with its connection: its place, its descriptor and the disk are free for others."""
+    started = serve(history=tmp_path / "chat.db")
+    ann = started.peer()
+    ann.send((b"x" * 1000 + b"\n") * 20_000)
+    sync(ann)
+    for _ in range(20):
+        peer = started.peer(receive_buffer=4096)
+        peer.send(b"/json 0\n")
+        peer.line()
+        peer.reset()
+    keeper, done = started.server._crew._workers[0]._keeper, threading.Event()
+
+    def look() -> None:
+        done.set() if len(keeper) == 1 and not keeper.replaying else started.server._crew.soon(look)
+
+    started.server._crew.soon(look)
+    assert done.wait(5)
 
 
 def test_pages_of_all_who_dont_read_have_a_bound(serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,6 +266,11 @@ def test_gaps_are_where_they_are(
         peer.line()
         assert [getattr(event(line), "id", event(line)) for line in peer.lines(3)] == [Gap(7 - after), 8, 9]
     assert caplog.text.count("the history can't be read: broken") == 1
+    store.broken = False
+    (eve,) = started.peers(1)
+    eve.send(b"/json 1\n")
+    eve.line()
+    assert [getattr(event(line), "id", None) for line in eve.lines(2)] == [2, None], "what failed once is asked again"
 
 
 @kept_in

@@ -49,6 +49,11 @@ class Encoded:
     data: bytes = b""
     edits: dict[Member, list[Edit]] = field(default_factory=dict)
 
+    @property
+    def bytes(self) -> int:
+        """How much it is, for everyone and for each."""
+        return len(self.data) + sum([len(instead) for edits in self.edits.values() for _, _, instead in edits])
+
     def pieces_for(self, member: Member) -> list[bytes | memoryview]:
         """What this member gets, in pieces that share the memory of `data`."""
         whole, pieces, position = memoryview(self.data), list[bytes | memoryview](), 0

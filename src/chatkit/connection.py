@@ -40,6 +40,7 @@ class Connection:
 
     member: its place in the room, None before and when it was refused.
     end: why the peer's side is over, None while it may still send.
+    is_broken: whether nothing can be written any more.
     cut: why the server cut it off (a slow consumer, an endless line), or None.
     pending_bytes: what the kernel hasn't taken yet.
     last_sent: when (`time.monotonic`) the kernel last took some of what was pending.
@@ -49,7 +50,7 @@ class Connection:
     """
 
     __slots__ = (
-        "_broken", "_decoder", "_limits", "_pending", "_throttle", "cut", "end", "ending", "give_up_at", "last_sent",
+        "_decoder", "_limits", "_pending", "_throttle", "cut", "end", "ending", "give_up_at", "is_broken", "last_sent",
         "line_due", "member", "pending_bytes", "sock",
     )  # fmt: skip
 
@@ -70,7 +71,7 @@ class Connection:
         rate = limits.messages_per_second
         self._throttle = Throttle(rate) if rate and math.isfinite(rate) else None
         self._pending: deque[bytes | memoryview] | None = None  # made when needed: an empty deque costs 600 bytes
-        self._broken = False
+        self.is_broken = False
 
     def receive(self, max_bytes: int) -> list[Line]:
         """The lines that one read brings; sets `end` when the peer's side is over. After `finish`, drops them."""
@@ -83,8 +84,8 @@ class Connection:
             self.end = "connection reset"
             return []
         if not data:
-            self.end = "connection reset" if self._broken else "end of stream"
-        if self.ending or (self.end and self._broken):
+            self.end = "connection reset" if self.is_broken else "end of stream"
+        if self.ending or (self.end and self.is_broken):
             return []
         skipped_before = self._decoder.skipped_bytes
         lines = self._decoder.receive_data(data) if data else self._decoder.receive_eof()
@@ -211,7 +212,7 @@ class Connection:
 
     def _keep(self, pieces: Sequence[bytes | memoryview], sent: int) -> bool:
         """Keep what is left of `pieces` after `sent` bytes of them; whether that is nothing."""
-        if self._broken:
+        if self.is_broken:
             return True
         if not self._pending:
             self._pending = deque()
@@ -225,7 +226,7 @@ class Connection:
 
     def _break(self) -> None:
         """No more writing, not even if the socket would take some again: there must be no gap."""
-        self._broken = True
+        self.is_broken = True
         self._pending = None
         self.pending_bytes = 0
         self._send_eof()

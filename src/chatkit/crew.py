@@ -117,6 +117,7 @@ class Crew:
             worker.stop(deadline, self._all_read)
         for worker in self._workers:
             _join(worker)
+        self._room.record.end(max(0.05 * grace, deadline + 0.1 * grace - time.monotonic()))
         acceptor.release()
         for worker in self._workers:
             worker.release()

@@ -59,8 +59,8 @@ class Record:
         self._hand_out(item, messages)
 
     def before(self, number: int) -> int:
-        """The id after which the last `number` messages come."""
-        return self._history.before(self.newest_id, number)
+        """The id after which the last `number` messages come, as far as they are kept."""
+        return min(self.newest_id, max(self._history.before(self.newest_id, number), self._history.pruned_upto))
 
     def read(self, after: int, upto: int, max_bytes: int, *, as_json: bool, then: Page) -> None:
         """then(lines, id): what was said after `after`, up to about so many bytes or `upto`; now or later, in any thread."""
@@ -96,7 +96,9 @@ class Record:
             events.append(message)
         if not messages and (missing := self._history.missing(after + 1, upto)):
             events.append(Gap(missing))
-        if len(self._pages) == MAX_PAGES:
+        page = (encode_json if as_json else encode_text)(*events), last
+        if len(self._pages) >= MAX_PAGES:
             self._pages.clear()
-        page = self._pages[after, max_bytes, as_json] = (encode_json if as_json else encode_text)(*events), last
+        if len(events) == len(messages) > 0:  # what is missing may be there the next time
+            self._pages[after, max_bytes, as_json] = page
         return page

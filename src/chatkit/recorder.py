@@ -15,7 +15,6 @@ from typing import Any
 
 from chatkit.batch import Batch, Switch
 from chatkit.clerk import Clerk
-from chatkit.errors import HistoryError
 from chatkit.events import Message
 from chatkit.history import History
 from chatkit.limits import Limits
@@ -29,8 +28,9 @@ MAX_WAITING_BYTES = 1024 * 1024
 LOADED_BYTES = 1024 * 1024
 # The end waits no longer for a history that is in trouble already.
 HUNG_SECONDS = 0.1
-# Trouble may be over: how often to try.
-RETRY_SECONDS = 1.0
+# Trouble may be over: how often to try. Less often where it comes back within a minute: a disk that is nearly full.
+RETRY_SECONDS, LONGEST_RETRY_SECONDS = 1.0, 30.0
+CALM_SECONDS = 60.0
 # What else there is to do begins when nothing was said for a moment, or goes on in between.
 PAUSE_SECONDS = 0.1
 
@@ -55,6 +55,7 @@ class Recorder(Record):
         self._doing: tuple[Future[Any], int]  # what the writer was given last, and how many messages it is about
         self._look_at = 0.0
         self._unstored_before = 0
+        self._retry_seconds, self._well_since = RETRY_SECONDS, -math.inf
         self._reads_fail = self._upkeep_fails = False
 
     @property
@@ -74,7 +75,7 @@ class Recorder(Record):
             while after < newest and (messages := self._store.read(after, newest, LOADED_BYTES)):
                 self._recent.append(messages)
                 after = messages[-1].id or newest
-        except HistoryError as error:
+        except Exception as error:
             logger.error("not all of the history can be read: %s", error)
         self._failed = failed
         for thread in (self._writer, self._reader, self._thread):
@@ -87,8 +88,9 @@ class Recorder(Record):
         self._queue.put(None)
         self._thread.join(seconds)
         self._writer.do(self._close)
-        for clerk in (self._reader, self._writer):
+        for clerk in (self._writer, self._reader):
             clerk.end(HUNG_SECONDS if self.problem else max(0.0, until - time.monotonic()))
+        self.outlets.clear()  # who hangs may wake up later
 
     def put(self, item: Batch | Switch, messages: Sequence[Message] = ()) -> None:
         self._put_bytes += _size(item)
@@ -118,20 +120,23 @@ class Recorder(Record):
 
     def _close(self) -> None:
         self._store.newest_id = max(self._store.newest_id, self.newest_id)  # also of what it doesn't have
-        self._store.close()
+        try:
+            self._store.close()
+        except Exception as error:
+            logger.error("the history can't be closed in order: %s", error)
 
     # In the reader's thread
 
     def _read_store(self, after: int, upto: int, max_bytes: int, as_json: bool, then: Page) -> None:
         try:
-            messages = self._store.read(after, upto, max_bytes)
+            page = self._page(self._store.read(after, upto, max_bytes), after, upto, max_bytes, as_json)
             self._reads_fail = False
         except Exception as error:
             if not self._reads_fail:
                 logger.error("the history can't be read: %s", error)
             self._reads_fail = True
-            messages = []  # a gap tells how many that are
-        then(*self._page(messages, after, upto, max_bytes, as_json))
+            page = self._page([], after, upto, max_bytes, as_json)  # a gap tells how many that are
+        then(*page)
 
     # In the thread
 
@@ -148,12 +153,12 @@ class Recorder(Record):
         items, goes_on = self._take(patience)
         messages = [message for _, said in items for message in said]
         kept = not messages or self._keep(messages)
+        self._taken_bytes += sum(_size(item) for item, _ in items)
         for item, said in items:
             if said and self.required and not kept:
                 self._refuse(item, said)
             else:
                 self._hand_out(item, said)
-        self._taken_bytes += sum(_size(item) for item, _ in items)
         if self._look_at <= time.monotonic():
             self._look_after()
         return goes_on
@@ -174,32 +179,41 @@ class Recorder(Record):
         """Whether the history has them now. In trouble it isn't asked: nobody should wait for it each time."""
         if not self.problem:
             self._do(partial(self._store.append, messages), len(messages))
-        self._look_at = min(self._look_at, time.monotonic() + PAUSE_SECONDS)
         if self.problem:
             self.unstored += len(messages)
+        else:
+            self._look_at = min(self._look_at, time.monotonic() + PAUSE_SECONDS)
         return not self.problem
 
     def _look_after(self) -> None:
         if self.problem:
             self._try_again()
-            self._look_at = time.monotonic() + RETRY_SECONDS
+            self._look_at = time.monotonic() + self._retry_seconds
         else:
             seconds = self._do(partial(self._maintain, idle=self._queue.empty()))
-            self._look_at = time.monotonic() + (RETRY_SECONDS if self.problem else seconds)
+            self._look_at = time.monotonic() + (self._retry_seconds if self.problem else seconds)
+            self._recent.forget(self._store.pruned_upto)
 
     def _do(self, call: Callable[[], Any], messages: int = 0) -> Any:
         """What the call gives; `problem` is set if it fails or takes too long."""
         self._doing = self._writer.do(call), messages
         try:
-            return self._doing[0].result(self._limits.history_seconds)
+            return self._doing[0].result(min(self._limits.history_seconds, threading.TIMEOUT_MAX))
         except TimeoutError:
             self.problem = f"it takes longer than {self._limits.history_seconds:g} seconds"
         except Exception as error:
-            self.problem = str(error)
+            self.problem = str(error) or repr(error)
+        self._look_at = time.monotonic() + self._next_retry()
         self._unstored_before = self.unstored
         goes_on = "messages are refused" if self.required else "the chat goes on without it"
         logger.error("the history can't be kept, %s: %s", goes_on, self.problem)
         return None
+
+    def _next_retry(self) -> float:
+        """In how many seconds to try again: later each time, while trouble comes back as soon as it is over."""
+        comes_back = time.monotonic() - self._well_since < CALM_SECONDS
+        self._retry_seconds = min(2 * self._retry_seconds, LONGEST_RETRY_SECONDS) if comes_back else RETRY_SECONDS
+        return self._retry_seconds
 
     def _try_again(self) -> None:
         """Without waiting: see whether what was tried last has been done."""
@@ -210,6 +224,7 @@ class Recorder(Record):
             self._doing = self._writer.do(partial(self._store.append, ())), 0
             return
         self.problem = ""
+        self._well_since = time.monotonic()
         self.unstored -= messages  # they are there, only late
         logger.warning("the history is kept again; it lacks %d messages", self.unstored - self._unstored_before)
 
@@ -221,7 +236,7 @@ class Recorder(Record):
 
 
 def _size(item: Batch | Switch) -> int:
-    return len(item.text.data) if isinstance(item, Batch) else 0
+    return item.text.bytes + item.json.bytes if isinstance(item, Batch) else 0
 
 
 def record_of(history: str | PathLike[str] | History | None, limits: Limits, *, required: bool) -> Record:

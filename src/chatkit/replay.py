@@ -59,7 +59,7 @@ class Replays:
         keeper, member = self._keeper, switch.member
         keeper.readers.pop(member, None)
         if unfinished := keeper.replaying.pop(connection, None):
-            connection.write_pieces(unfinished.held)
+            self._write(connection, unfinished.held)
         if switch.first:
             keeper.write(connection, switch.first)
         members = keeper.programs if switch.json else keeper.readers
@@ -71,8 +71,11 @@ class Replays:
     def look_after(self) -> None:
         """Go on with those that have read what they were told."""
         for connection, replay in list(self._keeper.replaying.items()):
-            if replay.held_bytes > self._limits.max_pending_bytes and not self._keeper.is_over(connection):
-                self._keeper.cut_off(connection, f"more than {self._limits.max_pending_bytes} bytes were waiting")
+            if connection.is_broken:
+                self._finish(connection, replay)
+            elif replay.held_bytes > self._limits.max_pending_bytes and not self._keeper.is_over(connection):
+                most = self._limits.max_pending_bytes
+                self._keeper.cut_off(connection, f"more than {most} bytes were waiting behind what was said before")
             elif not replay.awaits and not connection.pending_bytes:
                 self._ask(connection, replay) if replay.after < replay.upto else self._finish(connection, replay)
 
@@ -102,7 +105,10 @@ class Replays:
                 members[replay.member] = connection
         if replay.last:
             keeper.write(connection, replay.last)
-        if not connection.write_pieces(replay.held):
-            keeper.fall_behind(connection)
+        self._write(connection, replay.held)
         if replay.leaving:
             keeper.end(connection)
+
+    def _write(self, connection: Connection, held: list[bytes | memoryview]) -> None:
+        if not connection.write_pieces(held):
+            self._keeper.fall_behind(connection)

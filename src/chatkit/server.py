@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from functools import partial
 from os import PathLike
 from types import TracebackType
@@ -141,9 +140,7 @@ class Server:
             raise RuntimeError("a hook can't shut the server down; have another thread do it")
         self._over.set()
         with self._life:
-            until = time.monotonic() + grace
             self._crew.end(grace)
-            self._room.record.end(max(0.05 * grace, until - time.monotonic()))
         if failure := self._crew.failure:
             raise RuntimeError(f"a thread of the server died: {failure!r}") from failure
 

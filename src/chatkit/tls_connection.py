@@ -57,7 +57,7 @@ class TlsConnection(Connection):
     @property
     def _has_unsent(self) -> bool:
         """Whether something encrypted can still be sent."""
-        return self._tls.unsent and not self._broken
+        return self._tls.unsent and not self.is_broken
 
     def _flush_socket(self) -> None:
         try:

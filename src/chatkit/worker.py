@@ -237,7 +237,9 @@ class Worker(threading.Thread):
         with suppress(threading.BrokenBarrierError):
             all_read.wait(min(max(0, deadline - time.monotonic()), LONGEST_WAIT_SECONDS))
         self._take_inbox()
-        self._room.receive([Arrival(member, [], SHUTDOWN) for member in self._keeper.members])
+        self._room.receive(
+            [Arrival(member, [], SHUTDOWN) for member in (*self._keeper.members, *self._keeper.newcomers)]
+        )
         self._take_inbox()
         while len(self._keeper) and (left := deadline - time.monotonic()) > 0:
             patience = self._patience()

@@ -53,7 +53,10 @@ def history_of(options: dict[str, Any]) -> History | None:
     if path:
         from chatkit.history.sqlite import SqliteHistory  # sqlite3 is loaded when it is needed
 
-        return SqliteHistory(path, keep=keep, days=days, sync=sync)
+        try:
+            return SqliteHistory(path, keep=keep, days=days, sync=sync)
+        except ValueError as error:
+            raise click.UsageError(str(error)) from None
     if keep or days or sync != "normal" or options["history_required"]:
         raise click.UsageError(
             "--history-sync, --history-keep, --history-days and --history-required need --history FILE"

@@ -16,13 +16,14 @@ class History(ABC):
 
     room: the name of what is kept; ids of another room mean nothing here.
     newest_id: no message was ever given a higher one.
-    unused: (first, last) of ids that no message has, ascending.
+    unused: (first, last) of ids that no message has, ascending. pruned_upto: none is kept up to this id.
     HistoryError: from every method that has to do with the disk, or where else it is.
     """
 
     room: str
     newest_id: int
     unused: list[tuple[int, int]]
+    pruned_upto = 0
 
     @abstractmethod
     def open(self) -> None:
@@ -50,6 +51,13 @@ class History(ABC):
     @abstractmethod
     def close(self) -> None:
         """Free it. It may be opened again."""
+
+    def add_unused(self, first: int, last: int) -> tuple[int, int]:
+        """For `skip`: the span that these ids, above all before, are in now."""
+        if self.unused and self.unused[-1][1] == first - 1:
+            first = self.unused.pop()[0]
+        self.unused.append((first, last))
+        return first, last
 
     def missing(self, first: int, last: int) -> int:
         """How many messages there were from `first` to `last`, where none is kept."""

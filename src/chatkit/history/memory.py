@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import threading
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Sequence
 from itertools import islice
@@ -36,14 +37,15 @@ class MemoryHistory(History):
             self._messages.extend(messages)
             if messages:
                 self.newest_id = messages[-1].id or 0
+                self.pruned_upto = (self._messages[0].id or 1) - 1
 
     def skip(self, first: int, last: int) -> None:
-        self.unused.append((first, last))
+        self.add_unused(first, last)
         self.newest_id = last
 
     def read(self, after: int, upto: int, max_bytes: int) -> list[Message]:
         with self._lock:
-            place = self._place_after(after)
+            place = bisect_right(self._messages, after, key=lambda message: message.id or 0)
             found = list[Message]()
             for message in islice(self._messages, place, None):
                 if (message.id or 0) > upto or max_bytes <= 0:
@@ -58,9 +60,8 @@ class MemoryHistory(History):
     def close(self) -> None:
         pass
 
-    def _place_after(self, after: int) -> int:
-        """Where the ids above `after` begin: ids have gaps, so it is at most so far from the end."""
-        place = max(0, len(self._messages) - max(0, self.newest_id - after))
-        while place < len(self._messages) and (self._messages[place].id or 0) <= after:
-            place += 1
-        return place
+    def forget(self, upto: int) -> None:
+        """Messages with ids up to this one are not kept any more."""
+        with self._lock:
+            while self._messages and (self._messages[0].id or 0) <= upto:
+                self._messages.popleft()

@@ -8,12 +8,13 @@ import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
-from chatkit.encoding import TYPES
-from chatkit.events import Message
+from chatkit.events import Action, Message
 
 # As many as SQLite takes by far (SQLITE_MAX_VARIABLE_NUMBER, 32766 since 3.32), while its compiled statement stays small.
 ROWS_AT_ONCE = 1000
 MAX_READ_ROWS = 1000
+
+KINDS = {"message": Message, "action": Action}
 
 # The bytes of a line are its text's and about a hundred around it.
 _SELECT = """
@@ -52,4 +53,4 @@ def insert(connection: sqlite3.Connection, messages: Sequence[Message]) -> None:
 def select(connection: sqlite3.Connection, after: int, upto: int, max_bytes: int) -> list[Message]:
     """The first messages with ids above `after` up to `upto`: at least one, if there is one, and about so many bytes."""
     (found,) = connection.execute(_SELECT, (after, upto, MAX_READ_ROWS, max(1, max_bytes))).fetchone()
-    return [TYPES[kind](*fields) for kind, *fields in json.loads(found)]
+    return [KINDS[kind](*fields) for kind, *fields in json.loads(found) if kind in KINDS]

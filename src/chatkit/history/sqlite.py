@@ -6,13 +6,26 @@ import logging
 import os
 import sqlite3
 import threading
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
 from chatkit.events import Message
 from chatkit.history import History, HistoryError
-from chatkit.history.file import Damaged, check, connect, in_words, inode, lock, make, put_aside, unlock
+from chatkit.history.file import (
+    BESIDE,
+    Damaged,
+    check,
+    connect,
+    in_words,
+    inode,
+    lock,
+    make,
+    put_aside,
+    size_of,
+    unlock,
+)
 from chatkit.history.rows import MAX_READ_ROWS, ROWS_AT_ONCE, insert, select, transaction
 from chatkit.history.upkeep import Upkeep
 
@@ -23,6 +36,9 @@ RESERVED_IDS = 1_000_000
 
 # The log beside the file has so many pages of 4 KiB at the most, unless a reader holds it.
 LOG_PAGES = 4000
+
+# How often a damaged file is put aside at the most.
+PUT_ASIDE_SECONDS = 60.0
 
 SYNC = ("normal", "full")
 
@@ -50,7 +66,7 @@ class SqliteHistory(History):
         self.room = ""
         self.newest_id = 0
         self.unused = []
-        self._path = Path(path)
+        self._path = Path(os.path.realpath(path))  # its siblings and its lock are where the file is
         self._sync = sync
         self._keep, self._days = keep, days
         self._reading = threading.Lock()
@@ -61,6 +77,7 @@ class SqliteHistory(History):
         self._reserved = 0
         self._inode: int | None = None
         self._is_damaged = False  # a reader has seen it
+        self._put_aside_until = 0.0
         self._unwritten: list[tuple[int, int]] = []
 
     def open(self) -> None:
@@ -81,8 +98,7 @@ class SqliteHistory(History):
             self._append(messages)
 
     def skip(self, first: int, last: int) -> None:
-        self._unwritten.append((first, last))
-        self.unused.append((first, last))
+        self._unwritten.append(self.add_unused(first, last))
         self.newest_id = last
 
     def read(self, after: int, upto: int, max_bytes: int) -> list[Message]:
@@ -92,7 +108,7 @@ class SqliteHistory(History):
             try:
                 return select(self._reader, after, upto, max_bytes)
             except sqlite3.DatabaseError as error:
-                self._is_damaged = error.sqlite_errorname.startswith("SQLITE_CORRUPT")
+                self._is_damaged = getattr(error, "sqlite_errorname", "").startswith("SQLITE_CORRUPT")
                 raise
 
     def maintain(self, *, idle: bool) -> float:
@@ -103,7 +119,9 @@ class SqliteHistory(History):
                 self._connect()
             assert self._upkeep
             with in_words(self._path):
-                return self._upkeep.step(idle=idle, oldest_to_keep=oldest_to_keep)
+                seconds = self._upkeep.step(idle=idle, oldest_to_keep=oldest_to_keep)
+            self.pruned_upto = max(self.pruned_upto, self._upkeep.pruned_upto)
+            return seconds
         except Damaged as damaged:
             self._put_aside(damaged)
             return 0.0
@@ -130,6 +148,7 @@ class SqliteHistory(History):
             check(self._path)
             writer = connect(self._path)
             try:
+                writer.execute("PRAGMA journal_mode = WAL")  # a backup, put back, is in another one
                 writer.execute(f"PRAGMA synchronous = {self._sync}")
                 # `Upkeep` does it when nobody waits; its own steps may write more than was said.
                 writer.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
@@ -146,6 +165,7 @@ class SqliteHistory(History):
         """Go on with the ids where the file, or this room, left off."""
         name, self._reserved = writer.execute("SELECT name, reserved FROM room").fetchone()
         newest = writer.execute("SELECT coalesce(max(id), 0) FROM messages").fetchone()[0]
+        self.pruned_upto = writer.execute("SELECT coalesce(min(id) - 1, 0) FROM messages").fetchone()[0]
         select(writer, max(0, newest - MAX_READ_ROWS), newest, 1 << 30)  # at least the end of it can be read
         unused = writer.execute("SELECT first, last FROM unused ORDER BY first").fetchall()
         if self.room and name != self.room:
@@ -191,12 +211,27 @@ class SqliteHistory(History):
             raise Damaged(f"{self._path} is damaged (what was said before can't be read)")
         if self._writer and inode(self._path) != self._inode:
             logger.error("%s was removed or replaced: what is said from now on goes into the new file", self._path)
-            self._disconnect()
+            self._let_go()
+
+    def _let_go(self) -> None:
+        """The file has another name now, if any: its log is written into it, so that nobody takes it for a new file's."""
+        assert self._writer
+        with suppress(sqlite3.Error):
+            self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        self._disconnect()
+        for suffix in BESIDE[1:]:
+            beside = Path(f"{self._path}{suffix}")
+            if suffix == "-wal" and size_of(beside):
+                os.rename(beside, f"{self._path}.removed-{time.time_ns()}-wal")
+            beside.unlink(missing_ok=True)
 
     def _put_aside(self, damaged: Damaged) -> None:
-        """The room goes on in a new file; the damaged one is kept."""
+        """The room goes on in a new file; the damaged one is kept. But a disk that damages every file shan't be filled."""
         self._disconnect()
         self._is_damaged = False
+        if time.monotonic() < self._put_aside_until:
+            raise HistoryError(str(damaged))
+        self._put_aside_until = time.monotonic() + PUT_ASIDE_SECONDS
         with in_words(self._path):
             aside = put_aside(self._path)
         logger.error("%s: it is kept as %s, and a new history begins", damaged, aside)

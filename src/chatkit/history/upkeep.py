@@ -16,8 +16,9 @@ from chatkit.history.rows import transaction
 CHECKPOINT_SECONDS = 10.0
 # SQLite's own default, 1000 pages of 4 KiB: later the log is slow to read, sooner the disk is busy.
 CHECKPOINT_BYTES = 4 * 1024 * 1024
-# A step is short: whoever speaks meanwhile waits for it. But it prunes at least twice what was said since the last one.
-ROWS_AT_ONCE = 250
+# A step is short: whoever speaks meanwhile waits for it. But it prunes twice what was said since the last one, in a flood
+# too: each statement may have to wait for the interpreter's lock, so it is a few large ones then.
+ROWS_AT_ONCE, MOST_ROWS_AT_ONCE = 250, 20_000
 STEP_SECONDS = 0.005
 # How often to look for messages that are too old.
 DAYS_SECONDS = 60.0
@@ -26,7 +27,10 @@ PAUSE_SECONDS = 0.1
 
 
 class Upkeep:
-    """days: for how many days messages are kept, None for ever."""
+    """days: for how many days messages are kept, None for ever.
+
+    pruned_upto: messages up to this id were removed.
+    """
 
     def __init__(self, connection: sqlite3.Connection, days: float | None) -> None:
         self._connection = connection
@@ -34,6 +38,7 @@ class Upkeep:
         self._unsaved_bytes = 0
         self._unsaved_since = math.inf
         self._said = 0
+        self.pruned_upto = 0
         self._has_search: bool | None = None
         self._is_indexed = False
 
@@ -71,16 +76,17 @@ class Upkeep:
         if oldest_to_keep is None and self._days is None:
             return False
         before = time.time() - self._days * 86400 if self._days else -math.inf
-        self._said, at_least = 0, 2 * self._said
-        while time.monotonic() < until or at_least > 0:
-            at_least -= ROWS_AT_ONCE
+        number = max(ROWS_AT_ONCE, min(2 * self._said, MOST_ROWS_AT_ONCE))
+        self._said = 0
+        while time.monotonic() < until:
             oldest = self._connection.execute(
                 "SELECT max(id) FROM (SELECT id, time FROM messages ORDER BY id LIMIT ?) WHERE id < ? OR time < ?",
-                (ROWS_AT_ONCE, oldest_to_keep or 0, before),
+                (number, oldest_to_keep or 0, before),
             ).fetchone()[0]
             if oldest is None:
                 return False
             self._remove_upto(oldest)
+            self.pruned_upto = oldest
         return True
 
     def _remove_upto(self, number: int) -> None:
