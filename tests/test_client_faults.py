@@ -22,6 +22,8 @@ from chatkit import Client, ConnectionClosed, Limits, Notice, ProtocolError
 from tests.conftest import DEADLINE, Peer, Started
 from tests.test_commands import CONNECTED, Running
 
+pytestmark = pytest.mark.slow
+
 Serve = Callable[..., Started]
 RESET = b"\1\0\0\0\0\0\0\0"
 Records = queue.SimpleQueue[logging.LogRecord]

@@ -16,6 +16,8 @@ from chatkit import Limits
 from tests.conftest import DEADLINE, Peer, Started
 from tests.test_commands import BIN, CONNECTED, DISCONNECTED, Run, client_with, join, run, start_server
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["run"]  # a fixture
 
 Serve = Callable[..., Started]

@@ -24,6 +24,8 @@ import pytest
 from chatkit import Limits
 from tests.conftest import DEADLINE, Peer, Started, needs
 
+pytestmark = pytest.mark.slow
+
 BIN = Path(sys.executable).parent
 CONNECTED = "Connected to chat server. Type 'exit' to leave."
 DISCONNECTED = "Disconnected from server."

@@ -15,6 +15,8 @@ from chatkit import Client, Server
 from chatkit.testing import ChatRoom
 from tests.conftest import DEADLINE, Started
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = [(ROOT / f"docs/{name}.md").read_text() for name in ("library", "history")]
 BLOCKS = re.findall(r"```python\n(.*?)```", "".join(DOCUMENTS), re.DOTALL)

@@ -23,6 +23,8 @@ from chatkit.descriptors import RESERVED, room_for
 from tests.conftest import DEADLINE, Peer, Started, assert_healthy
 from tests.test_commands import BIN, Run, Running, run, start_server
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["run"]  # a fixture
 
 Serve = Callable[..., Started]

@@ -29,6 +29,8 @@ from tests.test_browse import write
 from tests.test_commands import BIN, Run, read_line
 from tests.test_terminals import HOSTILE, forbidden
 
+pytestmark = pytest.mark.slow
+
 run = test_commands.run
 
 MORNING = datetime(2026, 11, 22, 8, 40, 1, tzinfo=UTC).timestamp()

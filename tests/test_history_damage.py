@@ -19,6 +19,8 @@ from tests.test_commands import Run, start_server
 from tests.test_tls_commands import stop
 from tests.witness import Log, Talk, Witness, beside, rows, wait_until
 
+pytestmark = pytest.mark.once
+
 log, run, talk = witness.log, test_commands.run, witness.talk
 
 Serve = Callable[..., Started]

@@ -24,6 +24,8 @@ from tests.test_history_damage import fill
 from tests.test_tls_commands import err_line, stop
 from tests.witness import BACK, LOST, REFUSING, Talk, beside, rows, tampering
 
+pytestmark = pytest.mark.once
+
 run, talk = test_commands.run, witness.talk
 
 Serve = Callable[..., Started]

@@ -22,6 +22,8 @@ from tests.conftest import DEADLINE, Started
 from tests.test_commands import Run
 from tests.witness import BACK, LOST, REFUSING, Log, Talk, Witness, rows
 
+pytestmark = pytest.mark.once
+
 log, run, talk = witness.log, test_commands.run, witness.talk
 
 Serve = Callable[..., Started]

@@ -19,6 +19,8 @@ from tests.test_commands import BIN, Run, Running, start_server
 from tests.test_tls_commands import stop
 from tests.witness import Talker, Witness, rows
 
+pytestmark = pytest.mark.once
+
 run = test_commands.run
 
 LINES_PER_SECOND = 500

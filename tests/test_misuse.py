@@ -17,6 +17,8 @@ from chatkit import Client, ConnectionClosed, Limits, Member, Message, Server
 from tests.conftest import DEADLINE, Peer, Started, assert_healthy
 from tests.test_commands import CONNECTED, DISCONNECTED, Run, run, shell
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["run"]  # a fixture
 
 Serve = Callable[..., Started]

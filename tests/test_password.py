@@ -22,6 +22,8 @@ from chatkit.password import Gate, checked_password
 from tests.conftest import DEADLINE, Peer, Started, assert_healthy
 from tests.test_commands import BIN, CONNECTED, DISCONNECTED, Run, run
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["run"]  # a fixture
 
 ASKED = b"*** this room asks for its password: type /password and the word"

@@ -21,6 +21,8 @@ from chatkit import Limits
 from tests.conftest import DEADLINE, Peer, Started, assert_healthy, needs, over_tls, token_seconds
 from tests.test_commands import BIN, Run, Running, run, start_server
 
+pytestmark = pytest.mark.slow
+
 __all__ = ["run"]  # a fixture
 
 Serve = Callable[..., Started]

@@ -25,6 +25,8 @@ from tests import test_commands
 from tests.conftest import DEADLINE, Peer, Started
 from tests.test_commands import BIN, CONNECTED, DISCONNECTED, Run, read_line, start_server
 
+pytestmark = pytest.mark.slow
+
 pyte = pytest.importorskip("pyte", reason="pyte, the terminal emulator, is not installed")
 
 Serve = Callable[..., Started]

@@ -27,6 +27,8 @@ from tests import test_commands
 from tests.conftest import DEADLINE, needs
 from tests.test_commands import BIN, CONNECTED, DISCONNECTED, Run, Running, join, read_line, start_server
 
+pytestmark = pytest.mark.slow
+
 HOST = "127.0.0.1"
 run = test_commands.run
 

@@ -25,7 +25,7 @@ Failed = Callable[[BaseException], None]
 class Record:
     """Keeps the newest messages in memory, and hands out at once.
 
-    size: how many messages.
+    size: how many messages. history: what else there is, for whoever keeps it.
     newest_id: of the messages that were given an id. outlets: called with what is handed out, in order.
     messages: how many were handed out. unstored: how many messages a history that should outlive the process doesn't have.
     """
@@ -35,10 +35,11 @@ class Record:
     is_full = False  # whether whoever brings more should wait
     messages = unstored = 0
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, history: History | None = None) -> None:
         self.newest_id = 0
         self.outlets: list[Outlet] = []
         self._recent = MemoryHistory(size)
+        self._history = history or self._recent  # that has all there is
         self._pages: dict[
             tuple[int, int, bool], tuple[bytes, int]
         ] = {}  # when a server starts anew, everyone asks the same
@@ -72,11 +73,6 @@ class Record:
 
     def _read(self, after: int, upto: int, max_bytes: int, as_json: bool, then: Page) -> None:
         then(*self._page(self._recent.read(after, upto, max_bytes), after, upto, max_bytes, as_json))
-
-    @property
-    def _history(self) -> History:
-        """That has all there is."""
-        return self._recent
 
     def _hand_out(self, item: Batch | Switch, messages: Sequence[Message]) -> None:
         if messages:

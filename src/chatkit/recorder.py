@@ -44,9 +44,8 @@ class Recorder(Record):
     """
 
     def __init__(self, history: History, limits: Limits, *, required: bool) -> None:
-        super().__init__(limits.history_size)
+        super().__init__(limits.history_size, history)
         self.required = required
-        self._store = history
         self._limits = limits
         self._queue: SimpleQueue[Item | None] = SimpleQueue()
         self._put_bytes = self._taken_bytes = 0  # each has one writer: who is inside the room's lock, and the thread
@@ -62,17 +61,13 @@ class Recorder(Record):
     def is_full(self) -> bool:  # type: ignore[override]
         return self._put_bytes - self._taken_bytes >= MAX_WAITING_BYTES
 
-    @property
-    def _history(self) -> History:
-        return self._store
-
     def start(self, failed: Failed) -> None:
         """HistoryError: there is no such history."""
-        self._store.open()
-        self.newest_id = newest = self._store.newest_id
-        after = self._store.before(newest, self._limits.history_size)
+        self._history.open()
+        self.newest_id = newest = self._history.newest_id
+        after = self._history.before(newest, self._limits.history_size)
         try:
-            while after < newest and (messages := self._store.read(after, newest, LOADED_BYTES)):
+            while after < newest and (messages := self._history.read(after, newest, LOADED_BYTES)):
                 self._recent.append(messages)
                 after = messages[-1].id or newest
         except Exception as error:
@@ -109,7 +104,7 @@ class Recorder(Record):
     def _maintain(self, *, idle: bool) -> float:
         """This may fail while messages can still be kept, and the other way round."""
         try:
-            seconds = self._store.maintain(idle=idle)
+            seconds = self._history.maintain(idle=idle)
             self._upkeep_fails = False
         except Exception as error:
             if not self._upkeep_fails:
@@ -119,9 +114,9 @@ class Recorder(Record):
         return seconds
 
     def _close(self) -> None:
-        self._store.newest_id = max(self._store.newest_id, self.newest_id)  # also of what it doesn't have
+        self._history.newest_id = max(self._history.newest_id, self.newest_id)  # also of what it doesn't have
         try:
-            self._store.close()
+            self._history.close()
         except Exception as error:
             logger.error("the history can't be closed in order: %s", error)
 
@@ -129,7 +124,7 @@ class Recorder(Record):
 
     def _read_store(self, after: int, upto: int, max_bytes: int, as_json: bool, then: Page) -> None:
         try:
-            page = self._page(self._store.read(after, upto, max_bytes), after, upto, max_bytes, as_json)
+            page = self._page(self._history.read(after, upto, max_bytes), after, upto, max_bytes, as_json)
             self._reads_fail = False
         except Exception as error:
             if not self._reads_fail:
@@ -178,7 +173,7 @@ class Recorder(Record):
     def _keep(self, messages: list[Message]) -> bool:
         """Whether the history has them now. In trouble it isn't asked: nobody should wait for it each time."""
         if not self.problem:
-            self._do(partial(self._store.append, messages), len(messages))
+            self._do(partial(self._history.append, messages), len(messages))
         if self.problem:
             self.unstored += len(messages)
         else:
@@ -192,7 +187,7 @@ class Recorder(Record):
         else:
             seconds = self._do(partial(self._maintain, idle=self._queue.empty()))
             self._look_at = time.monotonic() + (self._retry_seconds if self.problem else seconds)
-            self._recent.forget(self._store.pruned_upto)
+            self._recent.forget(self._history.pruned_upto)
 
     def _do(self, call: Callable[[], Any], messages: int = 0) -> Any:
         """What the call gives; `problem` is set if it fails or takes too long."""
@@ -221,7 +216,7 @@ class Recorder(Record):
         if not future.done():
             return
         if future.exception() or (messages and self.required):  # those were refused: the history is to forget them
-            self._doing = self._writer.do(partial(self._store.append, ())), 0
+            self._doing = self._writer.do(partial(self._history.append, ())), 0
             return
         self.problem = ""
         self._well_since = time.monotonic()
@@ -231,7 +226,7 @@ class Recorder(Record):
     def _refuse(self, batch: Batch | Switch, messages: Sequence[Message]) -> None:
         """Nobody gets these messages; their senders are told."""
         assert isinstance(batch, Batch)
-        self._writer.do(partial(self._store.skip, messages[0].id or 0, messages[-1].id or 0))
+        self._writer.do(partial(self._history.skip, messages[0].id or 0, messages[-1].id or 0))
         self._hand_out(batch.refused(NOT_KEPT), ())
 
 
