@@ -24,6 +24,7 @@ logger = logging.getLogger("chatkit")
 
 # So much may wait to be kept before workers wait, too: what one of their turns reads.
 MAX_WAITING_BYTES = 1024 * 1024
+ITEM_BYTES = 500  # of memory, whatever is in it
 # At the start the newest messages are read so much at a time.
 LOADED_BYTES = 1024 * 1024
 # The end waits no longer for a history that is in trouble already.
@@ -231,7 +232,7 @@ class Recorder(Record):
 
 
 def _size(item: Batch | Switch) -> int:
-    return item.text.bytes + item.json.bytes if isinstance(item, Batch) else 0
+    return ITEM_BYTES + (item.text.bytes + item.json.bytes if isinstance(item, Batch) else 0)
 
 
 def record_of(history: str | PathLike[str] | History | None, limits: Limits, *, required: bool) -> Record:
