@@ -14,7 +14,7 @@ from chatkit import Event, Gap, Limits, Message, Welcome, replay
 from chatkit.encoding import parse_json
 from chatkit.history import HistoryError
 from chatkit.history.memory import MemoryHistory
-from tests.conftest import Peer, Started
+from tests.conftest import Peer, Started, over_tls
 
 Serve = Callable[..., Started]
 
@@ -91,6 +91,20 @@ def test_nothing_is_told_by_default(serve: Serve) -> None:
     assert not sync(cid)
 
 
+def test_after_the_password(serve: Serve, tmp_path: Path) -> None:
+    """Nobody is told anything before it is in; then first what was said before."""
+    started = serve(password="sesame", replay=5, history=tmp_path / "chat.db")
+    ann, bob = started.peers(2)
+    for peer in (ann, bob):
+        assert peer.line().startswith(b"*** this room asks for its password")
+    ann.send(b"/password sesame\nhello\n/sync\n")
+    assert ann.lines(2) == [b"*** you are in", b"*** synced, newest is 1"]
+    bob.send(b"/password sesame\n")
+    said = ann.name.encode() + b": hello"
+    assert bob.lines(4) == [b"*** you are in", b"*** before you came:", said, b"*** from here on it is live"]
+
+
+@over_tls
 @kept_in
 def test_in_pages(serve: Serve, where: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """However long the gap, and however small the pieces: every message once, in order, the own ones too."""
@@ -141,17 +155,19 @@ def test_what_is_live_counts_while_a_replay_waits(serve: Serve, tmp_path: Path) 
     assert started.server.stats.slow_consumers == 1
 
 
+@over_tls
 @kept_in
 @pytest.mark.parametrize("end", ["exit", "end of stream"])
-def test_who_leaves_is_told_the_rest(serve: Serve, where: dict[str, Any], end: str) -> None:
+def test_who_leaves_is_told_the_rest(serve: Serve, where: dict[str, Any], end: str, tls: bool) -> None:
     """`printf '/json 0\\n' | nc -N` gets all of it, then the end; its place is free at once."""
     started = serve(**where)
     ann, bob = started.peers(2)
     ann.send((b"x" * 1000 + b"\n") * 5000)
     sync(ann)
     sync(bob)
-    bob.send(b"/json 0\n" + (b"exit\n" if end == "exit" else b""))
-    bob.send_eof()
+    bob.send(b"/json 0\n" + (b"exit\n" if end == "exit" or tls else b""))
+    if not tls:
+        bob.send_eof()
     started.recorder.wait_for("leave")
     assert len(started.server.members) == 1
     assert [event(line) for line in bob.rest().splitlines()][-1].id == 5000  # type: ignore[union-attr]
