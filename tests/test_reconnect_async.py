@@ -30,7 +30,7 @@ from chatkit import (
 )
 from chatkit.backoff import Backoff
 from chatkit.errors import NotConnected
-from tests.conftest import DEADLINE, Started
+from tests.conftest import DEADLINE, Started, trusting
 from tests.proxy import Link, Proxy
 from tests.test_async_client import in_loop
 
@@ -63,6 +63,17 @@ async def member(started: Started, **options: Any) -> AsyncIterator[tuple[AsyncC
 
 def link_of(proxy: Proxy, client: AsyncClient) -> Link:
     return proxy.link_of(client)  # type: ignore[arg-type]  # it asks for no more than the address
+
+
+def transport_of(client: AsyncClient) -> asyncio.Transport:
+    assert isinstance(client._link, aio_chain.AsyncChain)
+    assert client._link._link
+    return client._link._link.wire.transport
+
+
+async def say(client: AsyncClient, number: int) -> None:
+    for each in range(number):
+        await client.send(f"{each}")
 
 
 async def next_of(client: AsyncClient, kind: type[Any]) -> Any:
@@ -268,8 +279,7 @@ def test_who_does_not_receive_stops_reading(serve: Serve, delays: Delays, monkey
     async def check() -> None:
         async with member(started) as (bob, _):
             assert isinstance(bob._link, aio_chain.AsyncChain)
-            assert bob._link._link
-            transport = bob._link._link.wire.transport
+            transport = transport_of(bob)
             number = 0
             while transport.is_reading():
                 ann.send(b"%d\n" % number)
@@ -318,4 +328,90 @@ def test_a_receiver_misses_nothing(serve: Serve, delays: Delays) -> None:
             await cutting
 
     started = serve(limits=Limits(history_size=20 * times))
+    check()
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="this system has no TCP_USER_TIMEOUT")
+def test_the_kernel_finds_a_silent_loss(serve: Serve) -> None:
+    """As for `Client`: a server that the network can't reach is given up within a minute."""
+
+    @in_loop
+    async def check() -> None:
+        async with member(started) as (bob, _):
+            sock = transport_of(bob).get_extra_info("socket")
+            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            assert sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 30_000
+
+    started = serve()
+    check()
+
+
+@pytest.mark.parametrize("tls", [True])
+def test_a_loss_in_tls_is_found_by_who_sends(serve: Serve, delays: Delays) -> None:
+    """After a few lines, not after any number: asyncio takes what is written until its transport has closed itself."""
+
+    @in_loop
+    async def check() -> None:
+        async with member(started, tls=trusting()) as (bob, proxy):
+            delays.delay = 3000
+            await asyncio.to_thread(link_of(proxy, bob).reset)
+            with pytest.raises(NotConnected):
+                await say(bob, 10)
+
+    started = serve()
+    check()
+
+
+def test_what_nobody_thought_of_ends_the_conversation(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error in the task is raised by `receive`."""
+
+    def uniform(least: float, most: float) -> float:
+        raise ZeroDivisionError
+
+    @in_loop
+    async def check() -> None:
+        async with member(started) as (bob, proxy):
+            link_of(proxy, bob).reset()
+            with pytest.raises(ZeroDivisionError):
+                await next_of(bob, Returned)
+
+    monkeypatch.setattr(aio_chain, "Backoff", lambda: Backoff(uniform))
+    started = serve()
+    check()
+
+
+@pytest.mark.parametrize("leave", ["exit", "eof"])
+def test_leaving_a_server_that_did_not_listen(serve: Serve, delays: Delays, leave: str) -> None:
+    """It ends in order, but hasn't heard the line: that is told."""
+
+    @in_loop
+    async def check() -> None:
+        async with member(started) as (bob, proxy):
+            link = link_of(proxy, bob)
+            link.to_server.stall()
+            await bob.send("hi")
+            await (bob.send("exit") if leave == "exit" else bob.send_eof())
+            link.to_client.half_close()
+            assert [event.line async for event in bob if isinstance(event, Unsure)] == ["hi"]
+
+    started = serve()
+    check()
+
+
+def test_a_cancelled_close_after_a_return(serve: Serve, delays: Delays) -> None:
+    """It leaves no connection standing."""
+
+    @in_loop
+    async def check() -> None:
+        async with member(started) as (bob, proxy):
+            link_of(proxy, bob).reset()
+            await next_of(bob, Returned)
+            transport = transport_of(bob)
+            closing = asyncio.create_task(bob.close(grace=DEADLINE))
+            await asyncio.sleep(0)
+            closing.cancel()
+            await asyncio.wait([closing])
+            assert transport.is_closing()
+
+    started = serve()
     check()

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from chatkit import Limits, Server
-from tests.conftest import DEADLINE, Started
+from tests.conftest import DEADLINE, Recorder, Started
 from tests.proxy import Link, Proxy
 from tests.test_commands import CONNECTED, DISCONNECTED, Running, run
 
@@ -105,22 +105,49 @@ def test_leaving_while_away(away: Running, end: str) -> None:
     assert away.ends() == (0, f"{DISCONNECTED}\n", "")
 
 
-@pytest.mark.parametrize("end", ["exit", "eof"])
-def test_leaving_with_lines_that_were_never_sent(away: Running, end: str) -> None:
-    """How many is said, those beyond the queue one by one; exit status 3."""
-    for number in range(101):
+def test_leaving_with_lines_that_were_never_sent(away: Running) -> None:
+    """How many is said; exit status 3."""
+    for number in range(100):
         away.type(f"{number}")
-    if end == "exit":
-        away.type("exit")
-    refused, last = (
-        "the connection is lost, and 100 lines are waiting",
-        "left while away; 100 lines of input were not sent",
-    )
-    assert away.ends() == (
-        3,
-        "",
-        f"chat-client: line 101 of the input was not sent: {refused}\nchat-client: disconnected: {last}\n",
-    )
+    away.type("exit")
+    last = "left while away; 100 lines of input were not sent"
+    assert away.ends() == (3, "", f"chat-client: disconnected: {last}\n")
+
+
+def test_a_pipe_waits_for_the_return(run: Run) -> None:
+    """What is piped in while the server is away is said when it is there again, however much, and then the client leaves."""
+    with Server(port=0, limits=QUICK) as server:
+        port = server.port
+        client = run("chat-client", "--port", str(port), "--reconnect")
+        assert client.line() == CONNECTED
+    assert client.line().startswith("*** the connection is lost")
+    for number in range(250):
+        client.type(f"{number}")
+    assert client.process.stdin
+    client.process.stdin.close()
+    client.process.stdin = None
+    with Server(port=port, handler=(recorder := Recorder())):
+        for number in range(250):
+            assert recorder.wait_for("message").endswith(f": {number}")
+        status, out, err = client.ends()
+    assert (status, err) == (0, "")
+    assert "synced" not in out
+
+
+def test_a_line_whose_fate_is_unknown(run: Run, proxy: tuple[Started, Proxy]) -> None:
+    """Exit status 1, as nobody knows whether the room has it."""
+    client, link = join(run, proxy[1])
+    assert client.line() == CONNECTED
+    link.to_server.stall()
+    client.type("lost")
+    client.type("x" * 9000)
+    assert client.process.stderr
+    assert b"line 2" in client.process.stderr.readline()  # so what was typed before has been sent
+    link.reset()
+    while client.line() != "*** nobody knows whether the room heard: lost":
+        pass
+    client.type("exit")
+    assert client.ends()[0] == 1
 
 
 @pytest.mark.parametrize("typed", [0, 1])

@@ -17,6 +17,8 @@ from chatkit import Action, Client, ConnectionClosed, Joined, Limits, Message, N
 from chatkit.testing import ChatRoom, Guest
 from tests.conftest import DEADLINE, needs
 
+pytestmark = pytest.mark.slow
+
 # What a user writes: nothing is imported but, at the most, what the test itself speaks of.
 PASSING = """
     def test_{0}(chat_server, chat_room):
@@ -283,3 +285,15 @@ def test_a_room_on_a_server_of_ones_own() -> None:
         bob.expect_nothing()
         with pytest.raises(ConnectionClosed, match="the room is full"):
             room.join(events=True)
+
+
+def test_guests_that_come_back() -> None:
+    """`join(reconnect=True)`: the signs of `sync` are found there, too."""
+    with Server(port=0) as server, ChatRoom(server) as room:
+        ann, bob = room.join(2, reconnect=True)
+        for guest in (ann, bob):
+            assert isinstance(guest.receive(), Welcome)
+        assert ann.receive() == Joined(bob.name)
+        ann.send("Hi!")
+        bob.expect("Hi!", sender=ann)
+        ann.expect_nothing()

@@ -25,10 +25,10 @@ from chatkit import (
     Unsure,
     Welcome,
 )
-from chatkit.backoff import FIRST_SECONDS, LONGEST_SECONDS, STEADY_SECONDS, Backoff
+from chatkit.backoff import FIRST_SECONDS, LONGEST_SECONDS, STEADY_SECONDS, Backoff, is_final
 from chatkit.errors import NotConnected, PasswordRefused
 from chatkit.protocol import clean
-from chatkit.trail import Trail, is_final
+from chatkit.trail import Trail
 
 ROOM, OTHER_ROOM = "0" * 16, "1" * 16
 RESET = ConnectionClosed("Connection reset by peer", clean=False)
@@ -104,6 +104,9 @@ def test_a_room_that_began_anew() -> None:
     assert unsure([uncertain]) == ["hi"]
     assert f"/json 0 {OTHER_ROOM}\n" in opening(lead)
     assert lead.hear(message(1, "hi", "ada")) == [message(1, "hi", "ada")]
+    lead.send("hi")
+    assert back(lead, room=OTHER_ROOM)[2:] == []
+    assert lead.hear(message(2, "hi", "ada")) == []
 
 
 def test_one_sync_per_round_trip() -> None:
@@ -135,14 +138,14 @@ def test_the_callers_own_sync_is_answered() -> None:
 
 LINES = ["hi", "//x", "/say exit", "/me waves", "a\x1bb", "\t ", "hi", "/who", "/msg bob hi", "exit stage", "/say", "é"]
 SAID: dict[str, Event] = {
-    "hi": message(1, "hi", "ada"),
-    "//x": message(1, "/x", "ada"),
-    "/say exit": message(1, "exit", "ada"),
-    "/me waves": Action("ada", "waves", 1, 60.0),
-    "a\x1bb": message(1, "a\u241bb", "ada"),
-    "\t ": message(1, "\t ", "ada"),
-    "exit stage": message(1, "exit stage", "ada"),
-    "é": message(1, "é", "ada"),
+    "hi": message(8, "hi", "ada"),
+    "//x": message(8, "/x", "ada"),
+    "/say exit": message(8, "exit", "ada"),
+    "/me waves": Action("ada", "waves", 8, 60.0),
+    "a\x1bb": message(8, "a\u241bb", "ada"),
+    "\t ": message(8, "\t ", "ada"),
+    "exit stage": message(8, "exit stage", "ada"),
+    "é": message(8, "é", "ada"),
 }
 
 
@@ -207,6 +210,76 @@ def test_a_name_that_may_have_been_taken_speaks_for_us() -> None:
     assert unsure(lead.hear(Synced(8))) == []
 
 
+def test_a_line_that_was_said_before_a_rename() -> None:
+    """Each name since the last confirmation may have said it; earlier ones are another's by now."""
+    lead = trail(name="51044")
+    lead.send("x")
+    for name in ("ada", "eve"):
+        lead.hear(Renamed(lead._name, name))
+    lead.hear(Synced(7))
+    lead.send("hi")
+    lead.hear(Renamed("eve", "zoe"))
+    back(lead, "zoe")
+    assert [lead.hear(message(8, "hi", name)) for name in ("ada", "eve")] == [[message(8, "hi", "ada")], []]
+    assert unsure(lead.hear(Synced(9))) == []
+
+
+def test_a_line_that_was_said_before_the_last_message() -> None:
+    """While a line is in doubt the replay begins at the last confirmation; what the caller knows isn't told again."""
+    lead = trail()
+    lead.send("hi")
+    lead.hear(message(9))
+    for told in (message(12), message(14)):
+        lead.lose(RESET)
+        assert opening(lead).endswith(f"/json 7 {ROOM}\n/sync\n")
+        lead.hear(Welcome("ada", 14, ROOM))
+        assert lead.hear(message(9)) == []
+        assert lead.hear(told) == [told]
+    assert lead.hear(message(8, "hi", "ada")) == []
+    assert lead.hear(Synced(14)) == []
+    lead.lose(RESET)
+    assert f"/json 14 {ROOM}\n" in opening(lead)
+
+
+@pytest.mark.parametrize(("missing", "told"), [(3, []), (5, [Gap(1)]), (20, [Gap(16)])])
+def test_a_gap_before_what_is_known(missing: int, told: list[Event]) -> None:
+    """Of the messages that are no longer kept, only those are missing that the caller doesn't have."""
+    lead = trail()
+    lead.send("hi")
+    lead.hear(message(11))
+    back(lead)
+    assert lead.hear(Gap(missing)) == told
+
+
+def test_the_room_reads_a_line_made_clean() -> None:
+    """What Python takes for white space, the room may have made visible before it looks."""
+    lead = trail()
+    lead.send("exit\x0c")
+    assert not lead.is_leaving
+    lead.send(" exit\t")
+    assert lead.is_leaving
+    lead = trail()
+    assert lead.send("/sync\x1cfoo") == b"/sync\x1cfoo\n/sync\n"
+    lead = trail()
+    lead.send("/me\x1cwaves")
+    back(lead)
+    assert lead.hear(Action("ada", "waves", 8, 60.0)) == [Action("ada", "waves", 8, 60.0)]
+
+
+def test_leaving_asks_for_what_is_not_confirmed() -> None:
+    """Once; and not if there is nothing to ask. What isn't confirmed stays uncertain, however the end looks."""
+    assert trail().send("exit") == b"exit\n"
+    lead = trail()
+    lead.send("a")
+    assert lead.leave() == b""  # the question is under way
+    lead.send("b")
+    assert lead.leave() == b"/sync\n"
+    assert lead.leave() == b""
+    lead.hear(Synced(8))
+    lead.unsend("exit")
+    assert unsure(lead.lose(ConnectionClosed("the server ended the conversation", clean=True))) == ["b"]
+
+
 def test_the_chosen_name_is_taken_back() -> None:
     """Also one that was chosen later, by /nick."""
     lead = trail()
@@ -266,7 +339,7 @@ def test_ends_that_are_no_loss() -> None:
     lead.send("hi")
     lead.hear(Error("you were removed", "removed"))
     assert unsure(lead.lose(clean_end)) == ["hi"]
-    for end, doubtful in ((clean_end, []), (RESET, ["hi", "exit"])):
+    for end, doubtful in ((clean_end, ["hi"]), (RESET, ["hi"])):
         leaving = trail()
         leaving.send("hi")
         leaving.send("exit")

@@ -14,15 +14,13 @@ from contextlib import suppress
 from chatkit.addresses import Address, two_tuple
 from chatkit.descriptors import EXHAUSTED, Spare
 from chatkit.limits import Limits
+from chatkit.sockets import keep_alive
 from chatkit.waker import Waker
 
 logger = logging.getLogger("chatkit")
 
 # The kernel's own queue of connections that wait for accept; it caps this at net.core.somaxconn.
 BACKLOG = 4096
-
-# The kernel counts these times in 16 bits.
-KERNEL_SECONDS = 32767
 
 # accept() can fail for lack of descriptors or memory, and the socket stays ready: pause instead of spinning.
 PAUSE_SECONDS = 0.1
@@ -46,21 +44,9 @@ def listen(host: str, port: int) -> socket.socket:
 def prepare(sock: socket.socket, limits: Limits) -> None:
     """Set what an accepted socket needs: no waiting, no delay, and a kernel that notices a dead peer."""
     sock.setblocking(False)
-    silent = int(min(limits.silent_seconds, KERNEL_SECONDS))
-    # Where it is set, this decides for silent peers as well (tcp(7)): so it is never the longer of the two.
-    unacknowledged = min(limits.unacknowledged_seconds, limits.silent_seconds, KERNEL_SECONDS)
-    # Ask after half the time, then so often that three unanswered questions fill the rest.
-    wanted = [
-        (socket.IPPROTO_TCP, "TCP_NODELAY", 1),
-        (socket.SOL_SOCKET, "SO_KEEPALIVE", 1),
-        (socket.IPPROTO_TCP, "TCP_KEEPIDLE", max(1, silent // 2)),
-        (socket.IPPROTO_TCP, "TCP_KEEPINTVL", max(1, silent // 6)),
-        (socket.IPPROTO_TCP, "TCP_KEEPCNT", 3),
-        (socket.IPPROTO_TCP, "TCP_USER_TIMEOUT", int(unacknowledged * 1000)),
-    ]
-    for level, name, value in wanted:
-        with suppress(OSError, AttributeError):  # not every system has each; some refuse when the peer is gone
-            sock.setsockopt(level, getattr(socket, name), value)
+    with suppress(OSError):  # some systems refuse options of a socket whose peer is gone
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    keep_alive(sock, limits.silent_seconds, limits.unacknowledged_seconds)
 
 
 class Acceptor(threading.Thread):

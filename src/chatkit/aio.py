@@ -38,7 +38,7 @@ class AsyncClient:
     Error handling: `connect` raises what `Client` raises, `receive` and `async for` too.
 
     Cancelling: what was received stays for the next `receive`. A cancelled `send` has sent its line, once, or nothing
-    if it hadn't begun to run. Tasks of one event loop may share a client; each event goes to one of them.
+    if it hadn't begun to run (in TLS: or hadn't waited for a turn of the loop). Tasks of one event loop may share a client; each event goes to one of them.
     """
 
     def __init__(

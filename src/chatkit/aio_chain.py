@@ -8,12 +8,13 @@ from collections import deque
 from chatkit import wire
 from chatkit.addresses import Address
 from chatkit.aio_link import AsyncLink
-from chatkit.backoff import Backoff
+from chatkit.backoff import Backoff, is_final
 from chatkit.encoding import check_sendable
 from chatkit.errors import ChatError
 from chatkit.events import Event
 from chatkit.link import Place
-from chatkit.trail import Trail, closed, is_final, left
+from chatkit.session import is_exit
+from chatkit.trail import Trail, closed, left
 
 
 class AsyncChain:
@@ -57,6 +58,8 @@ class AsyncChain:
     async def send(self, text: str) -> None:
         """Say one line; while away keep it for the return. NotConnected: that isn't wanted, or it is one too many."""
         check_sendable(text, self._max_line_bytes)
+        if self._link and self._address:
+            await self._link.wire.before_write()
         self._raise_if_ended()
         if self._closing or self._trail.is_leaving:
             raise left()
@@ -64,7 +67,7 @@ class AsyncChain:
             link.wire.transport.write(self._trail.send(text))
             await link.wire.writable.wait()  # the trail knows what becomes of the line if the link is lost meanwhile
             self._raise_if_ended()
-        elif text.strip() == "exit":
+        elif is_exit(text):
             self._leave()
         else:
             self._trail.keep(text)
@@ -81,12 +84,14 @@ class AsyncChain:
         self._raise_if_unconnected()
         self._leave()
         if self._link:
+            if (data := self._trail.leave()) and not self._link.wire.transport.is_closing():
+                self._link.wire.transport.write(data)
             self._link.send_eof()
 
     async def close(self, grace: float | None) -> None:
         self._closing = True
         try:
-            if self._comeback:
+            if self._comeback and not self._comeback.done():
                 self._comeback.cancel()
                 await asyncio.wait([self._comeback])
             await (self._link.close(grace) if self._link else self._lost.abandon())
@@ -153,6 +158,12 @@ class AsyncChain:
 
     async def _come_back(self) -> None:
         """The task while away."""
+        try:
+            await self._attempt()
+        except Exception as error:  # whatever it is: else who receives would wait for ever
+            self._finish(error)
+
+    async def _attempt(self) -> None:
         await self._lost.abandon()
         while not self.ended:
             await asyncio.sleep(self._backoff.delay())
@@ -163,6 +174,8 @@ class AsyncChain:
                 await link.abandon()
                 if is_final(error):
                     self._finish(error)
+                self.received.extend(self._trail.fail(error))
+                self._changed.set()
             except asyncio.CancelledError:
                 await link.abandon()
                 raise

@@ -55,6 +55,7 @@ class AsyncLink:
 
     async def send(self, text: str) -> None:
         line, wire = self._session.line(text), self._connected
+        await wire.before_write()
         self.raise_if_ended()
         if wire.has_sent_eof:
             raise self._session.lose(BrokenPipeError(errno.EPIPE, "nothing can be sent after send_eof"))

@@ -1,10 +1,12 @@
-"""How long a client waits before it tries to come back."""
+"""How long a client waits before it tries to come back, and when it no longer does."""
 
 from __future__ import annotations
 
 import random
 import time
 from collections.abc import Callable
+
+from chatkit.errors import ConnectionClosed
 
 # Soon enough that a restart of the server is hardly seen, and at the most what NATS and gRPC clients wait in the same order.
 FIRST_SECONDS = 0.2
@@ -43,3 +45,14 @@ class Backoff:
         """Seconds to wait before the next attempt."""
         most, self._most = self._most, min(2 * self._most, LONGEST_SECONDS)
         return self._uniform(0, most)
+
+
+def is_final(error: Exception) -> bool:
+    """Whether a failed attempt to come back is the last one: the room, or its certificate, won't be another later.
+
+    What nobody has thought of is final, too: else who receives would wait for ever.
+    """
+    if not isinstance(error, OSError):
+        return not isinstance(error, ConnectionClosed)
+    # By its name: who uses no TLS needn't load ssl.
+    return any(kind.__name__ == "SSLCertVerificationError" for kind in type(error).__mro__)

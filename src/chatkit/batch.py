@@ -50,7 +50,7 @@ class Encoded:
     edits: dict[Member, list[Edit]] = field(default_factory=dict)
 
     @property
-    def bytes(self) -> int:
+    def size(self) -> int:
         """How much it is, for everyone and for each."""
         return len(self.data) + sum([len(instead) for edits in self.edits.values() for _, _, instead in edits])
 

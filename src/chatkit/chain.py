@@ -7,12 +7,14 @@ from collections import deque
 from contextlib import suppress
 
 from chatkit.addresses import Address
-from chatkit.backoff import Backoff
+from chatkit.backoff import Backoff, is_final
 from chatkit.comeback import Comeback
 from chatkit.encoding import check_sendable
 from chatkit.errors import ChatError, ConnectionClosed
 from chatkit.events import Event
-from chatkit.link import Link, Place, lock_timeout
+from chatkit.halt import lock_timeout
+from chatkit.link import Link, Place
+from chatkit.session import is_exit
 from chatkit.trail import Trail, closed, left
 
 
@@ -69,7 +71,14 @@ class Chain:
         self._take_in(link)
 
     def send_eof(self) -> None:
-        if link := self._leave():
+        with self.sending:  # after what was kept
+            with self._state:
+                data = self._trail.leave()
+                if not (link := self._link):
+                    self._finish(left())
+                    return
+            with suppress(ConnectionClosed):  # whoever reads finds out
+                link.write(data)
             link.send_eof()
 
     def begin_close(self, deadline: float | None) -> None:
@@ -116,6 +125,9 @@ class Chain:
                     self._trail.unsend(text)
             self._look_for_end(link)
             return link.in_line
+        except BaseException:  # Ctrl-C: the trail thinks that all of it was sent
+            link.break_off()
+            raise
         return True
 
     def _raise_if_over(self) -> None:
@@ -125,20 +137,13 @@ class Chain:
             raise left()
 
     def _keep(self, text: str) -> None:
-        if text.strip() == "exit":
-            self._leave()
-            return
         with self._state:
-            self._raise_if_over()
-            self._trail.keep(text)
-
-    def _leave(self) -> Link | None:
-        """From now on an end is no loss. The link; if there is none this is the end."""
-        with self._state:
-            self._trail.is_leaving = True
-            if not self._link:
+            if not is_exit(text):
+                self._raise_if_over()
+                self._trail.keep(text)
+            elif not self._link:  # else whoever reads finds the end
                 self._finish(left())
-            return self._link
+            self._trail.is_leaving |= is_exit(text)
 
     def _say_queued(self) -> None:
         """For who holds `sending`."""
@@ -194,12 +199,17 @@ class Chain:
         with self._state:
             if link is not self._link:  # closed meanwhile
                 return
-            self._part(reason)
-            if not self.ended:
-                before, connect = self._comeback, lambda halt: Link(self._place, self._trail.session(), halt)
-                self._comeback = Comeback(connect, self._take_up, self._fail, self._backoff, before)
-                self._comeback.start()
-        link.abandon()
+            try:
+                self._part(reason)
+                if not self.ended:
+                    before, connect = self._comeback, lambda halt: Link(self._place, self._trail.session(), halt)
+                    self._comeback = Comeback(connect, self._take_up, self._fail, self._backoff, before)
+                    self._comeback.start()
+            except BaseException as error:  # no thread to be had, or Ctrl-C: else who receives would wait for ever
+                self._finish(error if isinstance(error, Exception) else reason)
+                raise
+            finally:
+                link.abandon()
 
     def _part(self, reason: ChatError) -> None:
         self._link = None
@@ -221,7 +231,11 @@ class Chain:
 
     def _fail(self, error: Exception) -> None:
         with self._state:
-            self._finish(error)
+            if is_final(error):
+                self._finish(error)
+            else:
+                self.received.extend(self._trail.fail(error))
+                self._state.notify_all()
 
     def _take_up(self, link: Link) -> None:
         """Go on with a new link. If it is lost already, whoever reads or sends next finds out."""

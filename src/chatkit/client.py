@@ -12,8 +12,9 @@ from chatkit.addresses import Address
 from chatkit.chain import Chain
 from chatkit.errors import ConnectionClosed
 from chatkit.events import Event
+from chatkit.halt import deadline_of, lock_timeout
 from chatkit.limits import Limits
-from chatkit.link import Link, Place, deadline_of, lock_timeout
+from chatkit.link import Link, Place
 from chatkit.session import Session
 from chatkit.trail import Trail
 
@@ -41,13 +42,14 @@ class Client:
     address: (host, port) of this side; the port is the member's name, unless something on the way translates it.
 
     Coming back: `Lost` is received, then, when the client is in the room again under the name it had or chose last,
-    `Returned`, and what was said meanwhile: each message once, in order, or a `Gap`; `Private` lines and notices of that time are
-    lost. While somebody else has the name, the client is there under its port, and takes the name when it is free.
+    `Returned`, and what was said meanwhile: each message once, in order, or a `Gap`; `Private` lines, notices, `Joined` and `Left` of
+    that time are lost. While somebody else has the name, the client is there under its port, and takes the name when it is free.
     Between attempts it waits a random time below 0.2 s, then 0.4, 0.8 and so on up to 30 s. A line that was sent before
-    the loss and may not have been heard is received as `Unsure`; nothing is sent twice. What was sent is remembered until the room
+    the loss and may not have been heard is received as `Unsure`; nothing is sent twice. Own lines are known by name and words: the same
+    from a member who took our name, while ours are in doubt, are taken for them, and a handler that changes words hides them. What was sent is remembered until the room
     has confirmed it, and `receive` takes the confirmations: so who sends should receive, too.
     An end is no loss after `exit`, `send_eof` and `close`, or when the operator removed this member (`Error`, code `removed`).
-    A loss is found by who receives, or by a `send` that fails.
+    A loss is found by who receives, or by a `send` that fails; a silent one by the kernel, within a minute.
 
     Resource handling: one socket, no thread. `close`, also at the end of `with`, frees it. With reconnect, while away: one
     daemon thread and two more sockets. `close` ends these at once (a look-up of the host's name after a second).

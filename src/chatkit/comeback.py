@@ -9,15 +9,15 @@ from chatkit.backoff import Backoff
 from chatkit.errors import ChatError
 from chatkit.halt import Halt, Halted
 from chatkit.link import Link
-from chatkit.trail import is_final
 
 # All that the thread does can be halted, but not the look-up of a host's name.
 LOOK_UP_SECONDS = 1.0
 
 
 class Comeback(threading.Thread):
-    """Waits and connects until a link can be handed to `take_up`, or until `halt`, which `fail(error)` may call.
+    """Waits and connects until a link can be handed to `take_up`, or until `halt`.
 
+    fail(error): called after each attempt that failed; calls `halt` if it was the last.
     before: the one of an earlier absence, which may be on its way out.
     """
 
@@ -38,26 +38,33 @@ class Comeback(threading.Thread):
         self._halt = Halt()
 
     def run(self) -> None:
-        if self._before:
-            self._before.join()
-            self._before = None
-        while not self._halt.wait(self._backoff.delay()):
-            try:
+        try:
+            if self._before:
+                self._before.finish(None)
+                self._before = None
+            while not self._halt.wait(self._backoff.delay()) and not self._succeeds():
+                pass
+        except Exception as error:  # whatever it is, it is told
+            self._fail(error)
+
+    def _succeeds(self) -> bool:
+        """One attempt."""
+        try:
+            with self._halt:
                 link = self._connect(self._halt)
-            except Halted:
-                break
-            except (OSError, ChatError) as error:
-                if is_final(error):
-                    self._fail(error)
-            else:
-                self._take_up(link)
-                break
-        self._halt.close()
+        except Halted:
+            return False
+        except (OSError, ChatError) as error:
+            self._fail(error)
+            return False
+        self._take_up(link)
+        return True
 
     def halt(self) -> None:
         """The end at once."""
         self._halt.set()
 
-    def finish(self) -> None:
+    def finish(self, seconds: float | None = LOOK_UP_SECONDS) -> None:
         """Wait for the end, after `halt`; not for a look-up that hangs."""
-        self.join(LOOK_UP_SECONDS)
+        if self.is_alive():  # else it may never have begun
+            self.join(seconds)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 import os
 import selectors
 import socket
 import threading
-import time
 from collections import deque
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,11 +13,12 @@ from errno import EINPROGRESS
 from typing import TYPE_CHECKING
 
 from chatkit.addresses import two_tuple
-from chatkit.errors import ChatError, ProtocolError
+from chatkit.errors import ChatError, ConnectionClosed, ProtocolError
 from chatkit.events import Event
-from chatkit.halt import Halt, Halted
+from chatkit.halt import Halt, deadline_of, lock_timeout, wait
+from chatkit.limits import Limits
 from chatkit.session import Session
-from chatkit.sockets import LONGEST_WAIT_SECONDS, reset_on_close
+from chatkit.sockets import keep_alive, reset_on_close
 
 if TYPE_CHECKING:
     import ssl
@@ -52,6 +51,7 @@ class Link:
         self.in_line = False
         self.sending = threading.Lock()
         self._unsent = b""
+        self._broken = False  # half a line was sent, and the rest won't be
         self._session = session
         sock = dial(place, halt)
         try:
@@ -91,6 +91,8 @@ class Link:
     def write(self, data: bytes, halt: Halt | None = None) -> None:
         """Send it all. ConnectionClosed: the conversation is over."""
         with self.sending:
+            if self._broken:
+                raise broken_off()
             left = memoryview(self._unsent + data)
             self._unsent = b""
             try:
@@ -100,8 +102,12 @@ class Link:
                     except BlockingIOError:
                         wait(self._socket, selectors.EVENT_WRITE, None, halt)
             except OSError as error:
-                self.in_line = len(left) < len(data)
+                self.in_line = self._broken = self._has_begun(len(data), len(left))
                 raise self._session.lose(error) from None
+            except BaseException:  # Ctrl-C: what is sent next must not be glued to half a line
+                if self._has_begun(len(data), len(left)):
+                    self.break_off()
+                raise
 
     def push(self, data: bytes) -> None:
         """Send something without waiting; what isn't taken goes out before whatever is sent next."""
@@ -132,14 +138,24 @@ class Link:
         """From now on nothing is kept that arrives; the server is told, if it takes that in time."""
         self._session.begin_close()
         if self.sending.acquire(timeout=lock_timeout(deadline)):
-            self._end_sending(deadline)
-            self.sending.release()
+            try:
+                self._end_sending(deadline)
+            finally:
+                self.sending.release()
         else:  # another thread is in the middle of a line: only a reset keeps half of it from looking whole
             reset_on_close(self._socket)
 
     def shutdown(self) -> None:
         """The end of both directions: wakes whoever waits."""
-        self._shutdown(socket.SHUT_RDWR)
+        if self._broken:
+            reset_on_close(self._socket)
+        self._shutdown(socket.SHUT_RD if self._broken else socket.SHUT_RDWR)
+
+    def break_off(self) -> None:
+        """The end, without an end of stream, which would make a line of what was sent."""
+        self._broken = True
+        self._session.end(broken_off())
+        self.shutdown()
 
     def close(self) -> None:
         """After `begin_close` and `shutdown`, for who holds `receiving`."""
@@ -177,11 +193,17 @@ class Link:
 
     def _end_sending(self, deadline: float | None) -> None:
         """Our end; in TLS it may have to wait until the kernel takes it."""
+        if self._broken:
+            return
         self._shutdown(socket.SHUT_WR)
         with suppress(OSError):
-            while self._tls and self._tls.unsent:
+            while self._tls and self._tls.unsent and self._tls.fileno() >= 0:
                 wait(self._socket, selectors.EVENT_WRITE, deadline)
                 self._tls.flush()
+
+    def _has_begun(self, size: int, left: int) -> bool:
+        """Whether the server may get some of the last `size` bytes, of which the socket hasn't taken `left`."""
+        return left < size or bool(self._tls and self._tls.sealed)
 
     def _shutdown(self, how: int) -> None:
         with suppress(OSError):  # the server is gone, or this client closed
@@ -201,6 +223,7 @@ def dial(place: Place, halt: Halt | None) -> socket.socket:
                 code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if code:
                 raise OSError(code, os.strerror(code))
+            keep_alive(sock, Limits().silent_seconds, Limits().unacknowledged_seconds)
             return sock
         except OSError as error:
             sock.close()
@@ -211,25 +234,6 @@ def dial(place: Place, halt: Halt | None) -> socket.socket:
     raise failed
 
 
-def wait(sock: socket.socket | TlsSocket, event: int, deadline: float | None, halt: Halt | None = None) -> None:
-    """Until the socket is ready for `event`. TimeoutError: the deadline came first. Halted: `halt` did."""
-    with selectors.DefaultSelector() as selector:
-        selector.register(sock, event)
-        if halt:
-            selector.register(halt, selectors.EVENT_READ)
-        left = math.inf if deadline is None else deadline - time.monotonic()
-        ready = selector.select(min(max(0, left), LONGEST_WAIT_SECONDS))
-    if not ready and left <= LONGEST_WAIT_SECONDS:
-        raise TimeoutError("nothing arrived in time")
-    if halt and any(key.fileobj is halt for key, _ in ready):
-        raise Halted
-
-
-def deadline_of(timeout: float | None) -> float | None:
-    """`time.monotonic()` when so many seconds are over."""
-    return None if timeout is None else time.monotonic() + timeout
-
-
-def lock_timeout(deadline: float | None) -> float:
-    """What `Lock.acquire` calls that time."""
-    return -1 if deadline is None else min(max(0, deadline - time.monotonic()), threading.TIMEOUT_MAX)
+def broken_off() -> ConnectionClosed:
+    """What to raise when a line was begun and can't be ended."""
+    return ConnectionClosed("a line was broken off", clean=False)

@@ -232,7 +232,7 @@ class Recorder(Record):
 
 
 def _size(item: Batch | Switch) -> int:
-    return ITEM_BYTES + (item.text.bytes + item.json.bytes if isinstance(item, Batch) else 0)
+    return ITEM_BYTES + (item.text.size + item.json.size if isinstance(item, Batch) else 0)
 
 
 def record_of(history: str | PathLike[str] | History | None, limits: Limits, *, required: bool) -> Record:

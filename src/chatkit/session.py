@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
 
 from chatkit.encoding import check_sendable, parse_json, parse_text
 from chatkit.errors import ChatError, ConnectionClosed, NameTaken, PasswordRefused, ProtocolError
-from chatkit.events import BEFORE, LIVE, Event, Notice, Private, Welcome
+from chatkit.events import BEFORE, LIVE, Action, Event, Message, Notice, Private, Welcome
 from chatkit.names import RULE, check_name
 from chatkit.password import ACCEPTED, ASKS, COMMAND, NOT_NEEDED, WRONG, checked_password
-from chatkit.protocol import BadLine, LineDecoder
+from chatkit.protocol import BadLine, LineDecoder, clean
 
 MAX_RECEIVED_BYTES = 1024 * 1024
+
+_COMMAND = re.compile(r"/(\S*)\s?(.*)", re.DOTALL)
 
 
 class Session:
@@ -140,3 +143,25 @@ class Session:
         if event in (Notice(ASKS), BEFORE, LIVE):
             return False
         return isinstance(event, Notice | Private) or (Welcome,) not in self._awaited
+
+
+def command_of(line: str) -> str | None:
+    """Which command a line is, as the room reads it; None if it is none."""
+    found = _COMMAND.fullmatch(clean(line))
+    return found[1] if found and not found[1].startswith("/") else None
+
+
+def said(line: str) -> tuple[type[Message], str] | None:
+    """The message that the room makes of a line, or None."""
+    command, text = command_of(line), clean(line)
+    if command is None:
+        return Message, text[1:] if text.startswith("//") else text
+    argument = _COMMAND.fullmatch(text)[2]  # type: ignore[index]  # every command matches
+    if command in ("say", "me"):
+        return Action if command == "me" else Message, argument
+    return None
+
+
+def is_exit(text: str) -> bool:
+    """Whether a line says that the conversation is over, as the room reads it."""
+    return clean(text).strip() == "exit"

@@ -53,6 +53,11 @@ class TlsSocket:
     def unsent(self) -> bool:
         return bool(self._encrypted or self._outgoing.pending or self._eof_follows)
 
+    @property
+    def sealed(self) -> bool:
+        """Whether something that `send` has not yet counted is encrypted: the peer may get it."""
+        return bool(self._sealed)
+
     def fileno(self) -> int:
         return self._sock.fileno()
 

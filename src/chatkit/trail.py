@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections import deque
 from dataclasses import dataclass
 
-from chatkit.errors import ChatError, ConnectionClosed, NotConnected, ProtocolError
-from chatkit.events import Action, Error, Event, Gap, Left, Lost, Message, Renamed, Returned, Synced, Unsure, Welcome
+from chatkit.errors import ConnectionClosed, NotConnected, ProtocolError
+from chatkit.events import Error, Event, Gap, Left, Lost, Message, Notice, Renamed, Returned, Synced, Unsure, Welcome
 from chatkit.names import name_key
-from chatkit.protocol import clean
-from chatkit.session import Session
+from chatkit.session import Session, command_of, is_exit, said
 
 SYNC = "/sync"
 
 # The code of the error that tells a member it was removed: it isn't wanted back.
 REMOVED = "removed"
-
-_COMMAND = re.compile(r"/(\S*)\s?(.*)", re.DOTALL)
 
 
 @dataclass(slots=True)
@@ -50,9 +46,13 @@ class Trail:
         self._password = password
         self._chosen = name  # the name to take back
         self._name = name or ""
-        self._last = after
+        self._names = set[str]()  # those that unconfirmed lines may have been said under
+        self._last = after  # the message up to which the caller knows all
+        self._told = after  # the one up to which this connection has told all, or is asked to begin
+        self._heard = 0  # the one up to which no line of ours is in doubt
         self._room: str | None = None
         self._removed = False
+        self._reason = ""  # why the room didn't let it in, as was told
         self._unconfirmed: deque[str | None] = deque()  # None is a `/sync` of ours
         self._syncs = 0  # of these and the caller's, how many are in there
         self._doubts: list[_Doubt] = []
@@ -66,7 +66,7 @@ class Trail:
             password=self._password,
             name=self._chosen,
             events=True,
-            after=self._last,
+            after=self._told,
             room=self._room,
         )
 
@@ -74,14 +74,25 @@ class Trail:
 
     def send(self, text: str) -> bytes:
         """The bytes that say a line, which has been checked, and ask for its confirmation if nothing else does."""
-        self.is_leaving = self.is_leaving or text.strip() == "exit"
+        if is_exit(text):
+            return self.leave() + f"{text}\n".encode()
         if text:  # else the room does nothing, whether it hears it or not
             self._unconfirmed.append(text)
-            self._syncs += _command(text) == "sync"
+            self._syncs += command_of(text) == "sync"
         return f"{text}\n".encode() + self.owed()
+
+    def leave(self) -> bytes:
+        """The conversation is over when this side says so; what is to be sent before that, so that all is confirmed."""
+        self.is_leaving = True
+        if not self._unconfirmed or self._unconfirmed[-1] is None:
+            return b""
+        self._sync()
+        return f"{SYNC}\n".encode()
 
     def unsend(self, text: str) -> None:
         """The last line, this one, didn't get away; perhaps it is known already that the connection is lost."""
+        if is_exit(text):
+            return
         if text and self._unconfirmed:
             while self._unconfirmed.pop() is None:
                 pass
@@ -120,14 +131,20 @@ class Trail:
             case Synced():
                 return self._synced(event)
             case Message():
-                self._last = event.id
-                return [] if self._doubts and self._proves(event) else [event]
-            case Gap() if self._last is not None:
-                self._last += event.missing  # else they would be told as missing once more after the next return
+                is_new = self._told_up_to(event.id or 0)
+                is_ours = self._proves(event)
+                return [event] if is_new and not is_ours else []
+            case Gap():
+                known = self._last or 0
+                is_new = self._told_up_to(
+                    (self._told or 0) + event.missing
+                )  # missing once, not again after the next return
+                return [Gap(min(event.missing, (self._last or 0) - known))] if is_new else []
             case Error(code=code) if code == REMOVED:
                 self._removed = True
             case Renamed(old=old) if old == self._name:
                 self._name = self._chosen = event.name
+                self._names.add(event.name)
             case Left(name=freed) | Renamed(old=freed):
                 self._asks_for_name |= self._is_homeless and name_key(freed) == name_key(self._chosen or "")
         return [event]
@@ -135,16 +152,26 @@ class Trail:
     def lose(self, reason: Exception) -> list[Event]:
         """The connection is lost: what the caller is told, and if it is for good, what remains uncertain."""
         lines = deque[str](text for text in self._unconfirmed if text)
-        asked = {line.split(maxsplit=1)[-1].strip() for line in lines if _command(line) == "nick"}
-        self._doubts += [_Doubt({self._name, self._chosen or self._name, *asked}, lines)] if lines else []
+        asked = {line.split(maxsplit=1)[-1].strip() for line in lines if command_of(line) == "nick"}
+        self._names |= {self._name, self._chosen or self._name, *asked}
+        self._doubts += [_Doubt(self._names, lines)] if lines else []
+        self._names = set()
+        if self._doubts:  # ask for all that may be one of them; what the caller knows is passed over
+            self._told = min(self._told or 0, self._heard)
+        self._reason = ""
         self._unconfirmed.clear()
         self._syncs = 0
         self._asks_for_name = False
         if self.is_over(reason):
-            if self.is_leaving and isinstance(reason, ConnectionClosed) and reason.clean:
-                self._doubts.clear()  # it ends in order when it has heard everything
             return self.give_up()
         return [Lost(f"the connection is lost: {reason}; trying to come back")]
+
+    def fail(self, error: Exception) -> list[Event]:
+        """An attempt to come back failed: what the caller is told, once, if the room had a reason."""
+        if not isinstance(error, ConnectionClosed) or not error.clean or error.reason == self._reason:
+            return []
+        self._reason = error.reason
+        return [Notice(f"not let in: {error}; trying again")]
 
     def is_over(self, reason: Exception) -> bool:
         """Whether that is an end for good."""
@@ -166,27 +193,39 @@ class Trail:
         """Whether somebody else has the name that this client chose."""
         return self._chosen is not None and self._name != self._chosen
 
+    def _told_up_to(self, newest: int) -> bool:
+        """This connection has told all up to this id; whether that is new to the caller."""
+        self._told = max(self._told or 0, newest)
+        is_new = self._last is None or self._told > self._last
+        self._last = max(self._last or 0, self._told)
+        return is_new
+
     def _sync(self) -> None:
         self._unconfirmed.append(None)
         self._syncs += 1
 
     def _welcomed(self, event: Welcome) -> list[Event]:
         before, self._room, self._name = self._room, event.room, event.name
+        self._names = {event.name}
+        if not self._doubts or before != event.room:
+            self._heard = event.newest
         if not before:
-            self._last = event.newest if self._last is None else min(self._last, event.newest)
+            self._told = self._last = event.newest if self._last is None else min(self._last, event.newest)
             return [event]
         self._sync()  # the opening asks for it
         self._asks_for_name = self._is_homeless  # it may have become free before we could hear that
         if before == event.room:
             return [Returned(f"back as {event.name}", event.name, False)]
-        self._last = 0  # and nothing in the new room can prove a line that was said in the old one
+        self._told = self._last = 0  # and nothing in the new room can prove a line that was said in the old one
         return [Returned(f"back as {event.name}, but the room began anew", event.name, True), *self.give_up()]
 
     def _synced(self, event: Synced) -> list[Event]:
-        self._last = event.newest
+        self._told_up_to(event.newest)
+        self._heard = event.newest
+        self._names = {self._name}
         while self._unconfirmed:
             text = self._unconfirmed.popleft()
-            if text is None or _command(text) == "sync":
+            if text is None or command_of(text) == "sync":
                 self._syncs -= 1
                 return [*self.give_up(), *([event] if text else [])]
         return [event]
@@ -196,35 +235,10 @@ class Trail:
         for doubt in self._doubts:
             if message.sender in doubt.names:
                 for number, line in enumerate(doubt.lines):
-                    if _said(line) == (type(message), message.text):
+                    if said(line) == (type(message), message.text):
                         doubt.lines = deque(list(doubt.lines)[number + 1 :])
                         return True
         return False
-
-
-def _command(line: str) -> str | None:
-    """Which command a line is; None if it is none."""
-    found = _COMMAND.fullmatch(line)
-    return found[1] if found and not found[1].startswith("/") else None
-
-
-def _said(line: str) -> tuple[type[Message], str] | None:
-    """The message that the room makes of a line, or None."""
-    command, text = _command(line), clean(line)
-    if command is None:
-        return Message, text[1:] if text.startswith("//") else text
-    argument = _COMMAND.fullmatch(text)[2]  # type: ignore[index]  # every command matches
-    if command in ("say", "me"):
-        return Action if command == "me" else Message, argument
-    return None
-
-
-def is_final(error: Exception) -> bool:
-    """Whether a failed attempt to come back is the last one: the room, or its certificate, won't be another later."""
-    if isinstance(error, ChatError):
-        return not isinstance(error, ConnectionClosed)
-    # By its name: who uses no TLS needn't load ssl.
-    return any(kind.__name__ == "SSLCertVerificationError" for kind in type(error).__mro__)
 
 
 def left() -> ConnectionClosed:

@@ -6,8 +6,9 @@ import asyncio
 from collections.abc import Callable
 
 from chatkit.errors import ProtocolError
+from chatkit.limits import Limits
 from chatkit.session import Session
-from chatkit.sockets import reset_on_close
+from chatkit.sockets import keep_alive, reset_on_close
 
 # Who takes nothing for so long makes the server wait, and in the end be cut off, instead of filling the memory.
 MAX_WAITING_EVENTS = 1000
@@ -40,6 +41,11 @@ class Wire(asyncio.Protocol):
         self._arrived.clear()
         await self._arrived.wait()
 
+    async def before_write(self) -> None:
+        """Let the loop find a loss: asyncio's transport in TLS takes whatever is written until it has closed itself."""
+        if self.transport.get_extra_info("ssl_object"):
+            await asyncio.sleep(0)
+
     def pause_reading(self) -> None:
         if not self.transport.is_closing():
             self.transport.pause_reading()
@@ -70,6 +76,8 @@ class Wire(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self.connected = transport
+        sock, limits = transport.get_extra_info("socket"), Limits()
+        keep_alive(sock, limits.silent_seconds, limits.unacknowledged_seconds)
 
     def data_received(self, data: bytes) -> None:
         self._session.receive_data(data)

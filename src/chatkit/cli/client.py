@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import secrets
 import ssl
 import sys
@@ -10,7 +11,7 @@ from typing import Any
 
 import click
 
-from chatkit import ChatError, Client, ConnectionClosed, NameTaken, Notice, PasswordRefused, ProtocolError
+from chatkit import ChatError, Client, ConnectionClosed, NameTaken, Notice, PasswordRefused, ProtocolError, Unsure
 from chatkit.addresses import host_and_port
 from chatkit.cli.common import (
     CHAT_CLIENT,
@@ -83,8 +84,8 @@ def main(as_json: bool, once: bool, reconnect: bool, **options: Any) -> None:
 
     Each option can also be set in the environment, --port as CHATKIT_PORT.
 
-    Exit status: 0 left, 1 could not connect (or, with --once, a line could not be sent), 2 wrong usage, 3 the
-    connection was lost, 130 Ctrl-C.
+    Exit status: 0 left, 1 could not connect (or, with --once or --reconnect, a line was not sent, or perhaps not
+    heard), 2 wrong usage, 3 the connection was lost, 130 Ctrl-C.
     """
     if once and reconnect:
         raise click.UsageError("--once and --reconnect exclude each other: what is sent once has no time to wait.")
@@ -93,13 +94,23 @@ def main(as_json: bool, once: bool, reconnect: bool, **options: Any) -> None:
         fail(CHAT_CLIENT, "cannot show the chat: standard output is closed")
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     sign = f"/{secrets.token_hex(3)}"[: options["max_line_bytes"]]  # no command: told so, the room has heard all before
-    screen = Nothing(sign) if once else Lines() if as_json else Members() if reconnect else Screen()
+    screen = (
+        Nothing(sign)
+        if once
+        else Lines()
+        if as_json
+        else Members(sys.stdin is not None and sys.stdin.isatty())
+        if reconnect
+        else Screen()
+    )
     try:
         queue = QUEUED_LINES if reconnect else 0
         client = _join(events=as_json or once, reconnect=reconnect, queue=queue, **options)
-        typing = Typing(client, options["max_line_bytes"], last=sign if once else "")
+        patient = reconnect and not os.isatty(0)
+        typing = Typing(client, options["max_line_bytes"], last=sign if once else "", patient=patient)
         status = _chat(client, typing, screen)
-        status = NOT_TAKEN if once and status == LEFT and (typing.refused or screen.refused) else status
+        refused = screen.refused or (typing.refused and (once or patient))
+        status = NOT_TAKEN if status == LEFT and refused else status
     except KeyboardInterrupt:
         abandon(sys.stdout)
         status = INTERRUPTED
@@ -151,18 +162,20 @@ def _chat(client: Client, typing: Typing, screen: Screen) -> int:
         refused = False
         for event in client:
             refused = isinstance(event, Notice) and event.text.startswith(REFUSALS)
-            screen.show(event)
-        if typing.left and not refused and screen.taken and not client.queued:
+            screen.refused |= isinstance(event, Unsure)
+            if not typing.hear(event):
+                screen.show(event)
+        if typing.left and not refused and screen.taken and not typing.kept():
             screen.end()
             return LEFT
-        lost = "left while away" if client.queued else "the server ended the conversation"
+        lost = "left while away" if typing.kept() else "the server ended the conversation"
     except ChatError as error:
         lost = str(error)
     except ssl.SSLError as error:  # the certificate that a restarted server shows
         lost = tls_fault(error)
     except KeyboardInterrupt:
-        if client.queued:
-            complain(CHAT_CLIENT, f"{len(client.queued)} lines of input were not sent")
+        if kept := typing.kept():
+            complain(CHAT_CLIENT, f"{kept} lines of input were not sent")
         raise
     except OutputLost as error:
         abandon(sys.stdout)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 
-from chatkit import Error, Event, Joined, Left, Renamed, Returned, Welcome
+from chatkit import Error, Event, Joined, Left, Lost, Renamed, Returned, Welcome
 from chatkit.cli.common import CHAT_CLIENT, complain, reason
 from chatkit.encoding import encode_json
 from chatkit.protocol import visible
@@ -21,7 +21,7 @@ class OutputLost(Exception):
 class Screen:
     """The chat, for people.
 
-    refused: whether the room didn't do something. taken: whether it is known to have heard everything.
+    refused: whether the room didn't do something, or perhaps not. taken: whether it is known to have heard everything.
     OutputLost: standard output is gone.
     """
 
@@ -46,14 +46,24 @@ class Screen:
 
 
 class Members(Screen):
-    """The chat as members with plain text see it, of what a client that reconnects receives."""
+    """The chat as members with plain text see it, of what a client that reconnects receives.
+
+    advises: whether to say, the first time, what becomes of lines that are typed while the connection is lost.
+    """
 
     _name = ""
+
+    def __init__(self, advises: bool) -> None:
+        self._advises = advises
 
     def show(self, event: Event) -> None:
         if isinstance(event, Renamed) and event.old == self._name:
             self._name = event.name
             self._print(f"*** you are now {visible(event.name)}")
+            return
+        if isinstance(event, Lost) and self._advises:
+            self._advises = False
+            self._print(f"{visible(str(event))}; what you type now is sent then")
             return
         if isinstance(event, Welcome | Returned):
             self._name = event.name
