@@ -10,7 +10,6 @@ with Server(port=0) as server, Client(port=server.port) as ann, Client(port=serv
 from typing import TYPE_CHECKING
 
 from chatkit.batch import Member
-from chatkit.client import Client
 from chatkit.errors import (
     ChatError,
     ConnectionClosed,
@@ -43,6 +42,7 @@ from chatkit.stats import Stats
 
 if TYPE_CHECKING:
     from chatkit.aio import AsyncClient
+    from chatkit.client import Client
 
 __all__ = [
     "Action",
@@ -80,9 +80,13 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> object:
-    """`AsyncClient`, when somebody asks for it: asyncio takes longer to load than all of this."""
+    """The clients, when somebody asks for one: a server needs none, and asyncio takes longer to load than all of this."""
     if name == "AsyncClient":
         from chatkit.aio import AsyncClient
 
         return AsyncClient
+    if name == "Client":
+        from chatkit.client import Client
+
+        return Client
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

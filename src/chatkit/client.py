@@ -9,17 +9,17 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from chatkit.addresses import Address
-from chatkit.chain import Chain
 from chatkit.errors import ConnectionClosed
 from chatkit.events import Event
 from chatkit.halt import deadline_of, lock_timeout
 from chatkit.limits import Limits
 from chatkit.link import Link, Place
 from chatkit.session import Session
-from chatkit.trail import Trail
 
 if TYPE_CHECKING:
     import ssl
+
+    from chatkit.chain import Chain
 
 
 class Client:
@@ -85,6 +85,9 @@ class Client:
         place = Place(host, port, timeout, tls)
         self._link: Link | Chain
         if reconnect:
+            from chatkit.chain import Chain  # only who comes back pays for it
+            from chatkit.trail import Trail
+
             trail = Trail(max_line_bytes, password=password, name=name, after=after, queue=queue)
             self._link = Chain(place, trail, max_line_bytes)
         else:

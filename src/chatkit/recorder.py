@@ -235,12 +235,8 @@ def _size(item: Batch | Switch) -> int:
     return ITEM_BYTES + (item.text.size + item.json.size if isinstance(item, Batch) else 0)
 
 
-def record_of(history: str | PathLike[str] | History | None, limits: Limits, *, required: bool) -> Record:
-    """A record of the history in a file, of one that somebody made, or of one in memory. ValueError: that can't be required."""
-    if history is None:
-        if required:
-            raise ValueError("history_required needs a history")
-        return Record(limits.history_size)
+def recorder_of(history: str | PathLike[str] | History, limits: Limits, *, required: bool) -> Recorder:
+    """A recorder for the history in a file, or for one that somebody made."""
     if not isinstance(history, History):
         from chatkit.history.sqlite import SqliteHistory  # sqlite3 is loaded when it is needed
 

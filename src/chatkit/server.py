@@ -19,7 +19,7 @@ from chatkit.events import Error, Notice
 from chatkit.history import History
 from chatkit.limits import Limits
 from chatkit.password import Gate, checked_password
-from chatkit.recorder import record_of
+from chatkit.record import Record
 from chatkit.room import Room
 from chatkit.stats import Stats
 
@@ -47,8 +47,7 @@ class Server:
         Its attribute `dropped`, if it has one, is told in `stats`.
     limits: every bound, see `Limits`.
     threads: workers. One is fastest under the GIL; more can pay on a free-threaded Python.
-    tls: speak TLS from the first byte, as `chatkit.tls.server_context` makes it.
-    password: what a connection must say to become a member; only its digest is kept.
+    tls: speak TLS, as `chatkit.tls.server_context` makes it. password: what a connection must say to become a member.
     announce: tell members with plain text, too, who joins, leaves or changes its name.
     history: a file (SQLite), or a `chatkit.history.History`, to keep what is said; nobody is shown a message before it
         is kept. None: the newest messages in memory.
@@ -88,7 +87,13 @@ class Server:
         self._bind_to = host, port
         self._handler = handler
         self._limits = limits
-        record = record_of(history, limits, required=history_required)
+        if history_required and history is None:
+            raise ValueError("history_required needs a history")
+        record = Record(limits.history_size)
+        if history is not None:
+            from chatkit.recorder import recorder_of  # only who has a history pays for it
+
+            record = recorder_of(history, limits, required=history_required)
         self._room = Room(handler, limits, record, announce=announce, replay=replay)
         self._over = threading.Event()
         gate = None if password is None else Gate(checked_password(password, limits.max_line_bytes))

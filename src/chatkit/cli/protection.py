@@ -6,18 +6,18 @@ import ipaddress
 import logging
 import os
 import signal
-import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from chatkit import Server
 from chatkit.addresses import Address, host_and_port
 from chatkit.cli.common import FILE, complain, fail, option, reason
-from chatkit.selfsigned import data_folder, self_signed
-from chatkit.tls import fingerprint_of, server_context
+
+if TYPE_CHECKING:
+    import ssl
 
 logger = logging.getLogger("chatkit")
 
@@ -67,6 +67,8 @@ class Protection:
         """SIGHUP loads the certificate anew; a bad one leaves the old one in use and says why."""
 
         def renew(number: int, frame: object) -> None:
+            from chatkit.tls import server_context
+
             assert self.certificate
             try:
                 server.set_tls(server_context(self.certificate, self.key))
@@ -90,6 +92,8 @@ def protect(
     certificate = _own_certificate(command) if tls_self_signed else tls_cert
     if not certificate:
         return Protection(None, password, None, None)
+    from chatkit.tls import server_context  # ssl is loaded when it is needed
+
     try:
         return Protection(server_context(certificate, tls_key), password, certificate, tls_key)
     except OSError as error:
@@ -115,6 +119,8 @@ def read_password(command: str, path: Path | None) -> str | None:
 
 def fault(error: OSError) -> str:
     """What is wrong with a certificate's file, in plain words."""
+    import ssl
+
     if not isinstance(error, ssl.SSLError):
         return reason(error)
     if error.reason == "KEY_VALUES_MISMATCH":
@@ -123,6 +129,11 @@ def fault(error: OSError) -> str:
 
 
 def _own_certificate(command: str) -> Path:
+    import ssl
+
+    from chatkit.selfsigned import data_folder, self_signed
+    from chatkit.tls import fingerprint_of
+
     path = data_folder() / "server.pem"
     begin = "-----BEGIN CERTIFICATE-----"
     try:
