@@ -209,6 +209,17 @@ def test_a_backup_of_a_running_room(path: Path, open_history: Open) -> None:
     back.close()
 
 
+def test_a_closed_history_stays_closed(path: Path, open_history: Open) -> None:
+    """Who reads or writes late is told so; nothing is opened again."""
+    history = open_history()
+    history.append(said(1))
+    history.close()
+    for late in (lambda: history.read(0, ALL, ALL), lambda: history.append(said(2))):
+        with pytest.raises(HistoryError, match="is closed"):
+            late()
+    assert [file.name for file in path.parent.iterdir()] == ["chat.db"]
+
+
 def test_one_server_per_file_also_by_another_name(path: Path, open_history: Open) -> None:
     """A link is the file that it leads to."""
     open_history()

@@ -83,6 +83,7 @@ class Recorder(Record):
             return
         self._queue.put(None)
         self._thread.join(seconds)
+        self._reads_fail = True  # whoever still asks is told of a gap, and nobody of that
         self._writer.do(self._close)
         for clerk in (self._writer, self._reader):
             clerk.end(HUNG_SECONDS if self.problem else max(0.0, until - time.monotonic()))

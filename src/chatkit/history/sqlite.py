@@ -103,6 +103,7 @@ class SqliteHistory(History):
 
     def read(self, after: int, upto: int, max_bytes: int) -> list[Message]:
         with self._reading, in_words(self._path):
+            self._check_open()
             if not self._reader:
                 self._reader = connect(self._path, mode="ro")
             try:
@@ -130,10 +131,10 @@ class SqliteHistory(History):
         with suppress(HistoryError), in_words(self._path):
             if self._writer:
                 self._writer.execute("UPDATE room SET reserved = ?", (self.newest_id,))
+        descriptor, self._lock = self._lock, None  # from here on nobody connects again
         self._disconnect()
-        if self._lock is not None:
-            unlock(self._path, self._lock)
-            self._lock = None
+        if descriptor is not None:
+            unlock(self._path, descriptor)
 
     def _connect_or_begin_anew(self) -> None:
         try:
@@ -180,8 +181,7 @@ class SqliteHistory(History):
                 self._unwritten = [(known + 1, self._reserved)]
 
     def _append(self, messages: Sequence[Message]) -> None:
-        if self._lock is None:
-            raise HistoryError(f"{self._path} is closed")
+        self._check_open()
         writer = self._writer or self._connect()
         newest = messages[-1].id or 0 if messages else self.newest_id
         reserved = self._reserved
@@ -204,6 +204,10 @@ class SqliteHistory(History):
             for start in range(0, len(messages), ROWS_AT_ONCE):
                 insert(writer, messages[start : start + ROWS_AT_ONCE])
         self._reserved, self._unwritten = reserved, []
+
+    def _check_open(self) -> None:
+        if self._lock is None:
+            raise HistoryError(f"{self._path} is closed")
 
     def _check_again(self) -> None:
         """Damaged: a reader has seen that. If somebody removed or replaced the file, the one of that name counts."""
