@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import statistics
 import subprocess
 import sys
 import time
@@ -83,10 +84,9 @@ def test_the_server_listens_soon() -> None:
             process.terminate()
         return took
 
-    code = "from chatkit.cli.server import main; main()"  # as the script `chat-server` has it
-    server = [seconds("-c", code, "--port", "0") for _ in range(9)]
-    python = [seconds("-c", "print()") for _ in range(9)]
-    assert min(server) - min(python) < 0.150, "the best of each: what else runs on the machine makes it only longer"
+    server = [seconds("-m", "chatkit", "server", "--port", "0") for _ in range(5)]
+    python = [seconds("-c", "print()") for _ in range(5)]
+    assert statistics.median(server) - statistics.median(python) < 0.150
 
 
 def test_all_is_complete() -> None:

@@ -1,12 +1,26 @@
 """`python -m chatkit server|client|history`, the same as the three commands."""
 
+from importlib import import_module
+
 import click
 
-from chatkit.cli import client, history, server
 from chatkit.cli.common import CONTEXT, version_option
 
 
-@click.group(context_settings=CONTEXT, commands={"server": server.main, "client": client.main, "history": history.main})
+class Commands(click.Group):
+    """Each is loaded when it is asked for: a server needs no client."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return ["client", "history", "server"]
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        if name not in self.list_commands(context):
+            return None
+        command: click.Command = import_module(f"chatkit.cli.{name}").main
+        return command
+
+
+@click.command(cls=Commands, context_settings=CONTEXT)
 @version_option
 def main() -> None:
     """A chat room: start one, join one, or read what was said in one."""

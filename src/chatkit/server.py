@@ -46,13 +46,11 @@ class Server:
             on_leave(member, reason)     `exit`, `end of stream`, `connection reset`, `slow consumer`, `shutdown` ...
         Its attribute `dropped`, if it has one, is told in `stats`.
     limits: every bound, see `Limits`.
-    threads: workers. One is fastest under the GIL; more can pay on a free-threaded Python.
+    threads: workers; more than one can pay on a free-threaded Python.
     tls: speak TLS, as `chatkit.tls.server_context` makes it. password: what a connection must say to become a member.
     announce: tell members with plain text, too, who joins, leaves or changes its name.
-    history: a file (SQLite), or a `chatkit.history.History`, to keep what is said; nobody is shown a message before it
-        is kept. None: the newest messages in memory.
-    history_required: refuse messages while they can't be kept; else the chat goes on without.
-    replay: how many of the last messages a newcomer is told first.
+    history: a file (SQLite), or a `chatkit.history.History`; nobody is shown a message before it is kept there.
+    history_required: refuse messages while they can't be kept. replay: how many of the last ones a newcomer is told.
 
     Resource handling: `start` opens the listening socket, the history, and `threads` + 1 threads (3 more for a history);
     `shutdown`, also at the end of `with`, ends and frees all of it. A server starts once. `async with` does the same
@@ -87,13 +85,13 @@ class Server:
         self._bind_to = host, port
         self._handler = handler
         self._limits = limits
-        if history_required and history is None:
-            raise ValueError("history_required needs a history")
         record = Record(limits.history_size)
         if history is not None:
             from chatkit.recorder import recorder_of  # only who has a history pays for it
 
             record = recorder_of(history, limits, required=history_required)
+        elif history_required:
+            raise ValueError("history_required needs a history")
         self._room = Room(handler, limits, record, announce=announce, replay=replay)
         self._over = threading.Event()
         gate = None if password is None else Gate(checked_password(password, limits.max_line_bytes))

@@ -20,6 +20,7 @@ from chatkit import Message
 from chatkit.cli.common import CONTEXT, FILE, abandon, fail, option, reason, version_option
 from chatkit.encoding import encode_json
 from chatkit.history import HistoryError
+from chatkit.history.browse import browse
 from chatkit.protocol import visible
 
 COMMAND = "chat-history"
@@ -82,8 +83,6 @@ def main(file: Path, as_json: bool, **wanted: Any) -> None:
 
     Exit status: 0 something was found, 1 nothing was, or FILE can't be read, 2 wrong usage, 130 Ctrl-C.
     """
-    from chatkit.history.browse import browse  # `python -m chatkit server` needn't load sqlite3
-
     if sys.stdout is None:
         fail(COMMAND, "cannot show the history: standard output is closed")
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
