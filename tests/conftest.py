@@ -74,6 +74,7 @@ class Peer:
         if receive_buffer:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.sock.settimeout(DEADLINE)
+        self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)  # how long something takes is the server's time
         try:
             self.sock.connect((host, port))
             self.name = str(self.sock.getsockname()[1])

@@ -33,11 +33,13 @@ from chatkit.names import check_name
 from chatkit.password import ASKS, TOO_MANY, TOO_MUCH, WRONG
 from chatkit.tls import WrongCertificate
 
-# The last word of a server that ends a conversation against its client's will.
-REFUSALS = (
-    *("the room is full", "too many members", "the server has no descriptor", "you were cut off"),
-    *("this port speaks", ASKS, WRONG, TOO_MANY, TOO_MUCH),
+# The last word of a server that didn't let its client in: nothing that was typed was heard, whether it was sent or not.
+TURNED_AWAY = (
+    *("the room is full", "too many members", "the server has no descriptor", "this port speaks"),
+    *(ASKS, WRONG, TOO_MANY, TOO_MUCH),
 )
+# The last word of one that ends a conversation against its client's will.
+CUT_OFF = "you were cut off"
 
 # What somebody types in a minute; a script that sends more finds out soon that nobody listens.
 QUEUED_LINES = 100
@@ -156,16 +158,16 @@ def _connect(host: str, port: int, **options: Any) -> Client:
 
 def _chat(client: Client, typing: Typing, screen: Screen) -> int:
     """Show what others say until the conversation ends; the exit status."""
+    last = ""
     try:
         screen.begin()
         typing.start()
-        refused = False
         for event in client:
-            refused = isinstance(event, Notice) and event.text.startswith(REFUSALS)
+            last = event.text if isinstance(event, Notice) else ""
             screen.refused |= isinstance(event, Unsure)
             if not typing.hear(event):
                 screen.show(event)
-        if typing.left and not refused and screen.taken and not typing.kept():
+        if typing.left and not last.startswith((*TURNED_AWAY, CUT_OFF)) and screen.taken and not typing.kept():
             screen.end()
             return LEFT
         lost = "left while away" if typing.kept() else "the server ended the conversation"
@@ -184,5 +186,6 @@ def _chat(client: Client, typing: Typing, screen: Screen) -> int:
         return CANNOT_SHOW if error.reason else LEFT
     finally:
         client.close(grace=0.2)
-    complain(CHAT_CLIENT, f"disconnected: {lost}{typing.unsent()}")
+    unsent = "" if last.startswith(TURNED_AWAY) else typing.unsent()
+    complain(CHAT_CLIENT, f"disconnected: {lost}{unsent}")
     return LOST
