@@ -137,8 +137,43 @@ def test_a_replay_never_makes_a_slow_consumer(serve: Serve, where: dict[str, Any
     assert started.server.stats.slow_consumers == 0
 
 
-def test_what_is_live_counts_while_a_replay_waits(serve: Serve, tmp_path: Path) -> None:
-    """Who doesn't read its replay is cut off when more than may be pending has come after it: a prefix, then the reason."""
+@kept_in
+@pytest.mark.parametrize("json", [False, True])
+def test_more_is_said_than_may_wait_behind_a_replay(serve: Serve, where: dict[str, Any], json: bool) -> None:
+    """Messages are told from the history then, all and in order, the own ones too; what else happened comes later."""
+    limits = Limits(history_size=where["limits"].history_size, max_pending_bytes=100_000)
+    started = serve(replay=0 if json else 50_000, **{**where, "limits": limits})
+    ann = started.peer()
+    for _ in range(5):
+        ann.send((b"x" * 1000 + b"\n") * 1000)
+        sync(ann)
+    bob, cid = started.peer(receive_buffer=4096), started.peer()
+    bob.send(b"/json 0\n" if json else b"")
+    assert bob.line().startswith(b"{" if json else b"*** before you came:")
+    bob.send(b"mine\n/sync\n")
+    while b"mine" not in ann.line():
+        pass
+    ann.send(b"/msg %s psst\n" % bob.name.encode())
+    cid.close()
+    for _ in range(5):
+        ann.send((b"y" * 1000 + b"\n") * 1000)
+        sync(ann)
+    assert started.server.stats.slow_consumers == 0
+    ann.send(b"the last\n")
+    told = [bob.line()]
+    while not told[-1].endswith((b"the last", b'"the last"}')):
+        told.append(bob.line())
+    long = [line for line in told if len(line) > 1000]
+    assert [b"y" * 1000 in line for line in long] == [False] * 5000 + [True] * 5000
+    mine, *after, _ = [line for line in told if len(line) < 1000]
+    assert b"mine" in mine
+    assert told[5000] == mine
+    ends = [b"synced", b"psst", b"left"] if json else [b"live on", b"synced", b"psst"]
+    assert [end in line for end, line in zip(ends, after, strict=True)], after
+
+
+def test_what_is_private_counts_while_a_replay_waits(serve: Serve, tmp_path: Path) -> None:
+    """Who doesn't read is cut off when more than may be pending waits that no history has: a prefix, then the reason."""
     started = serve(replay=50_000, history=tmp_path / "chat.db", limits=Limits(max_pending_bytes=200_000))
     ann = started.peer()
     ann.send((b"x" * 1000 + b"\n") * 8000)
@@ -147,7 +182,7 @@ def test_what_is_live_counts_while_a_replay_waits(serve: Serve, tmp_path: Path) 
     assert bob.line() == b"*** before you came:"
     lines = [bob.line()]
     for _ in range(4):
-        ann.send((b"y" * 1000 + b"\n") * 100)
+        ann.send((b"/msg %s " % bob.name.encode() + b"y" * 1000 + b"\n") * 100)
         sync(ann)
     *more, last = bob.rest().splitlines()
     assert last == b"*** you were cut off: more than 200000 bytes were waiting behind what was said before"
@@ -228,7 +263,7 @@ def test_pages_of_all_who_dont_read_have_a_bound(serve: Serve, tmp_path: Path, m
     until_all_wait = threading.Event()
 
     def look() -> None:
-        waiting = [connection.pending_bytes for connection in keeper.replaying]
+        waiting = [told.connection.pending_bytes for told in keeper.replaying.values()]
         if len(waiting) == 4 and all(waiting):
             pending.extend(waiting)
             until_all_wait.set()

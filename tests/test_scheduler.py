@@ -19,7 +19,7 @@ from typing import Any, cast
 
 import pytest
 
-from chatkit import Gap, Joined, Left, Limits, Member, Message, Notice, Welcome
+from chatkit import Event, Gap, Joined, Left, Limits, Member, Message, Notice, Welcome
 from chatkit.connection import Connection
 from chatkit.encoding import parse_json
 from chatkit.errors import JoinRefused
@@ -386,7 +386,7 @@ class World:
         pytest.fail("never ends")
 
 
-def as_text(lines: list[str], world: World, whole: bool) -> list[str]:
+def as_text(name: str, lines: list[str], world: World, whole: bool) -> list[str]:
     """What a member got, as if it had never asked for JSON; the replay that it asked for is checked and left out."""
     texts = list(takewhile(lambda line: not line.startswith("{"), lines))
     if len(texts) == len(lines):
@@ -394,6 +394,8 @@ def as_text(lines: list[str], world: World, whole: bool) -> list[str]:
     events = [parse_json(line) for line in lines[len(texts) :]]
     welcome, *rest = events
     assert isinstance(welcome, Welcome)
+    if not world.loose:
+        return told_later(name, texts, rest, welcome.newest, world, whole)
     told = [
         event
         for event in rest
@@ -409,12 +411,42 @@ def as_text(lines: list[str], world: World, whole: bool) -> list[str]:
     return texts + [str(event) for event in live if not isinstance(event, Joined | Left)]
 
 
+def told_later(
+    name: str, texts: list[str], events: list[Event | None], newest: int, world: World, whole: bool
+) -> list[str]:
+    """The same where more was said during the replay than may wait for it: messages, then what else happened.
+
+    Each is in order, own messages and gaps are among the former; given back as it would have come without a replay.
+    """
+    said, last, lines = [line for kind, who, line in world.log if kind == "line" and who], 0, list[str]()
+    for event in events:
+        if isinstance(event, Gap):
+            lines += said[max(last, newest) : last + event.missing]
+            last += event.missing
+        elif isinstance(event, Message):
+            assert (event.id or 0) > last
+            last = event.id or 0
+            assert str(event) == said[last - 1]
+            lines += [str(event)] if last > newest else []
+    assert last >= newest or not whole, "the replay isn't all"
+    lines = [line for line in lines if not line.startswith(f"{name}: ")]
+    others = [str(event) for event in events if not isinstance(event, Message | Gap | Joined | Left)]
+    place = {line: number for number, (kind, _, line) in enumerate(world.log) if kind == "line"}
+    public = [line for line in others if line in place]
+    assert public == sorted(public, key=lambda line: place[line])
+    if not whole and lines:  # it was cut off before it was told what else happened
+        joined, until = world.log.index(("join", name, "")), place[lines[-1]]
+        announced = [line for kind, who, line in world.log[joined:until] if (kind, who) == ("line", "")]
+        others += [line for line in announced if line not in (*texts, *others)]
+    return sorted(texts + lines + others, key=lambda line: place.get(line, -1))
+
+
 def heard_by(peer: Peer, world: World, whole: bool) -> None:
     """What a member got: a gapless piece of the one order from its joining on, to its leaving if it was served whole."""
     name, log = str(peer.port), world.log
     *lines, rest = peer.sent.decode(errors="replace").split("\n")
     assert not whole or (peer.shut and not rest), "half a line, or no end of stream"
-    lines = as_text(lines, world, whole)
+    lines = as_text(name, lines, world, whole)
     if ("join", name, "") not in log:
         assert lines == ["*** the room is full"] or not whole
         return

@@ -44,10 +44,15 @@ Edit = tuple[int, int, bytes]
 
 @dataclass(slots=True)
 class Encoded:
-    """Lines in one encoding. data: for everyone, encoded once. edits: for whom something is different, in order."""
+    """Lines in one encoding.
+
+    data: for everyone, encoded once. edits: for whom something is different, in order.
+    asides: those of `data` that are no messages, and so in no history.
+    """
 
     data: bytes = b""
     edits: dict[Member, list[Edit]] = field(default_factory=dict)
+    asides: bytes = b""
 
     @property
     def size(self) -> int:
@@ -67,6 +72,7 @@ class Encoded:
     def joined(cls, parts: Sequence[Encoded], newcomers: Mapping[Member, int]) -> Encoded:
         """Several as one. newcomers: for whom so many of the parts, the first ones, are not."""
         whole, offset = cls(b"".join([part.data for part in parts])), 0
+        whole.asides = b"".join([part.asides for part in parts])
         for member, number in newcomers.items():
             whole.edits[member] = [(0, sum(len(part.data) for part in parts[:number]), b"")]
         for part in parts:
@@ -82,7 +88,7 @@ class Batch:
     """What one turn brought, for all members of all workers.
 
     text, json: for the members that read the one or the other.
-    messages: how many there are in it.
+    messages: how many there are in it. newest_id: of these, or 0.
     left: members that are no longer in the room, and why.
     """
 
@@ -90,6 +96,7 @@ class Batch:
     json: Encoded = field(default_factory=Encoded)
     messages: int = 0
     left: list[tuple[Member, str]] = field(default_factory=list)
+    newest_id: int = 0
 
     def refused(self, error: Error) -> Batch:
         """Instead of messages alone: nothing for anyone, but for each sender this error for each line it said."""
@@ -117,6 +124,7 @@ class Batch:
             Encoded.joined([batch.json for batch in batches], {}),  # whoever joins begins with text
             sum(batch.messages for batch in batches),
             [left for batch in batches for left in batch.left],
+            max(batch.newest_id for batch in batches),
         )
 
 
@@ -174,9 +182,9 @@ class Draft:
         self.has_more = True
         self._write_said()
         if in_text:
-            self._text.write([event], besides)
+            self._text.write([event], besides, is_aside=True)
         if self._json:
-            self._json.write([event], besides)
+            self._json.write([event], besides, is_aside=True)
 
     def batch(self) -> Batch | None:
         """What was put in so far; None if that is nothing."""
@@ -184,7 +192,8 @@ class Draft:
         text, json = self._text.encoded(), self._json.encoded() if self._json else Encoded()
         if not (text.data or text.edits or json.data or json.edits or self.left):
             return None
-        return Batch(text, json, len(self.messages), self.left)
+        newest_id = self.messages[-1].id if self.messages else None
+        return Batch(text, json, len(self.messages), self.left, newest_id or 0)
 
     def _write_said(self) -> None:
         if said := self._said:
@@ -198,23 +207,26 @@ class Draft:
 class _Pen:
     """Writes events in one encoding."""
 
-    __slots__ = ("_edits", "_encode", "_parts", "_size")
+    __slots__ = ("_asides", "_edits", "_encode", "_parts", "_size")
 
     def __init__(self, encode: Callable[..., bytes]) -> None:
         self._encode = encode
         self._parts: list[bytes] = []
+        self._asides: list[bytes] = []
         self._size = 0
         self._edits: dict[Member, list[Edit]] = {}
 
-    def write(self, events: Iterable[Event], besides: Member | None) -> None:
+    def write(self, events: Iterable[Event], besides: Member | None, *, is_aside: bool = False) -> None:
         data = self._encode(*events)
         if besides:
             self._edits.setdefault(besides, []).append((self._size, self._size + len(data), b""))
         self._parts.append(data)
+        if is_aside:
+            self._asides.append(data)
         self._size += len(data)
 
     def insert(self, member: Member, line: bytes) -> None:
         self._edits.setdefault(member, []).append((self._size, self._size, line))
 
     def encoded(self) -> Encoded:
-        return Encoded(b"".join(self._parts), self._edits)
+        return Encoded(b"".join(self._parts), self._edits, b"".join(self._asides))

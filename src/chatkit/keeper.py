@@ -27,16 +27,16 @@ class Keeper:
     """The connections of one worker, in its selector. Used by that worker's thread alone, but for `add`.
 
     readers: those that get what is said as plain text. programs: those that get it as JSON.
-    newcomers: members that don't get it yet. replaying: who is told what was said before.
+    newcomers: members that don't get it yet. replaying: who is told what was said before that, and gets it afterwards.
     heard: what arrived, for the worker to publish. hear_entrant(connection, lines): what isn't a member yet is heard
     there; gives the lines that are for the room, if it has become one.
     """
 
     def __init__(self, limits: Limits, selector: selectors.BaseSelector) -> None:
-        self.readers: dict[Member, Connection | StandIn] = {}
-        self.programs: dict[Member, Connection | StandIn] = {}
+        self.readers: dict[Member, Connection] = {}
+        self.programs: dict[Member, Connection] = {}
         self.newcomers: dict[Member, Connection] = {}
-        self.replaying: dict[Connection, StandIn] = {}
+        self.replaying: dict[Member, StandIn] = {}
         self.heard: list[Arrival] = []
         self.hear_entrant: Callable[[Connection, list[Line]], list[Line]] = lambda connection, lines: []
         self.slow_consumers = 0
@@ -64,13 +64,18 @@ class Keeper:
 
     @property
     def members(self) -> list[Member]:
-        """All that get what is said."""
-        return [*self.readers, *self.programs]
+        """All that get what is said, now or later."""
+        return [
+            *self.readers,
+            *self.programs,
+            *(member for member, replay in self.replaying.items() if not replay.leaving),
+        ]
 
     def find(self, member: Member) -> Connection | None:
         """Its connection, if it is one of these."""
-        found = self.readers.get(member) or self.programs.get(member)
-        return found.connection if isinstance(found, StandIn) else found
+        if (replay := self.replaying.get(member)) and not replay.leaving:
+            return replay.connection
+        return self.readers.get(member) or self.programs.get(member)
 
     def hear(self, connection: Connection, lines: list[Line]) -> None:
         """Keep what arrived for the next batch; set the clock for what didn't arrive yet."""
@@ -102,12 +107,12 @@ class Keeper:
         if connection.member:
             self.readers.pop(connection.member, None)
             self.programs.pop(connection.member, None)
+            if connection.cut:
+                self.replaying.pop(connection.member, None)
         self._lines.clear(connection)
         self._pauses.clear(connection)
         now = time.monotonic()
-        if connection.cut:
-            self.replaying.pop(connection, None)
-        if replay := self.replaying.get(connection):
+        if replay := self._replay(connection):
             replay.leaving = True
             self._endings.set(connection, now + self._limits.stall_seconds)
             return
@@ -169,12 +174,12 @@ class Keeper:
             stalls = connection.last_sent + self._limits.stall_seconds
             if not connection.pending_bytes or stalls > now:
                 self._stalls.set(connection, stalls)
-            elif not self.is_over(connection):
+            elif not self._is_over(connection):
                 self.cut_off(connection, f"nothing was read for {self._limits.stall_seconds:g} seconds")
         for connection in self._lines.due(now):
             if connection.line_due > now:  # that line has ended; another may have begun
                 self._lines.set(connection, connection.line_due)
-            elif not self.is_over(connection):
+            elif not self._is_over(connection):
                 self.cut_off(connection, connection.line_fault, "endless line")
         for connection in self._pauses.due(now):
             self.hear(connection, connection.resume())
@@ -183,11 +188,15 @@ class Keeper:
     def _has_too_much(self, connection: Connection) -> bool:
         """A replay doesn't count: it is never more than a page."""
         over = connection.pending_bytes > self._limits.max_pending_bytes
-        return over and not self.is_over(connection) and connection not in self.replaying
+        return over and not self._is_over(connection) and not self._replay(connection)
 
-    def is_over(self, connection: Connection) -> bool:
+    def _is_over(self, connection: Connection) -> bool:
         """Whether it is ending, or will when it has been told what was said before."""
-        return connection.ending or (connection in self.replaying and self.replaying[connection].leaving)
+        replay = self._replay(connection)
+        return connection.ending or (replay is not None and replay.leaving)
+
+    def _replay(self, connection: Connection) -> StandIn | None:
+        return self.replaying.get(connection.member) if connection.member else None
 
     def cut_off(self, connection: Connection, reason: str, kind: str = SLOW_CONSUMER) -> None:
         """End a conversation that went over a limit: after what is pending the reason. Nobody else notices."""
@@ -197,13 +206,14 @@ class Keeper:
         connection.cut = reason
         self.heard.append(Arrival(connection.member, connection.release(), kind))
         last = Error(f"you were cut off: {reason}", kind.replace(" ", "_"))
-        self.write(connection, encode(last, as_json=connection.member in self.programs))
+        replay = self._replay(connection)
+        self.write(connection, encode(last, as_json=replay.json if replay else connection.member in self.programs))
         self.end(connection)
 
     def _end_or_close(self, connection: Connection, now: float) -> None:
         """It had `drain_seconds`. Who has read in that time, and wasn't cut off, has more of it."""
         connection.flush()
-        if connection in self.replaying:
+        if self._replay(connection):
             self._close(connection)
             return
         reads_until = min(connection.last_sent + self._limits.drain_seconds, connection.give_up_at)
@@ -216,7 +226,7 @@ class Keeper:
         if connection.sock in self._selector.get_map():
             self._selector.unregister(connection.sock)
         self._connections.remove(connection)
-        if self.replaying.pop(connection, None):
+        if connection.member and self.replaying.pop(connection.member, None):
             reset_on_close(connection.sock)  # there would have been more: it must not look like a whole end
         self._behind.discard(connection)
         for deadlines in (self._endings, self._stalls, self._lines, self._pauses):

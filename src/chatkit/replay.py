@@ -37,7 +37,7 @@ class Replays:
         """Whether one can go on now."""
         replaying = self._keeper.replaying
         return bool(replaying) and any(
-            not replay.awaits and not reader.pending_bytes for reader, replay in replaying.items()
+            not replay.awaits and not replay.connection.pending_bytes for replay in replaying.values()
         )
 
     def admit(self, switch: Switch) -> bool:
@@ -58,57 +58,60 @@ class Replays:
         """First what was said before."""
         keeper, member = self._keeper, switch.member
         keeper.readers.pop(member, None)
-        if unfinished := keeper.replaying.pop(connection, None):
-            self._write(connection, unfinished.held)
+        keeper.programs.pop(member, None)
+        if unfinished := keeper.replaying.pop(member, None):
+            self._release(unfinished)
         if switch.first:
             keeper.write(connection, switch.first)
-        members = keeper.programs if switch.json else keeper.readers
         if switch.after < switch.upto:
-            members[member] = keeper.replaying[connection] = StandIn(connection, switch)
+            keeper.replaying[member] = StandIn(connection, switch)
         else:
-            members[member] = connection
+            (keeper.programs if switch.json else keeper.readers)[member] = connection
 
     def look_after(self) -> None:
         """Go on with those that have read what they were told."""
-        for connection, replay in list(self._keeper.replaying.items()):
-            if connection.is_broken:
-                self._finish(connection, replay)
-            elif replay.held_bytes > self._limits.max_pending_bytes and not self._keeper.is_over(connection):
-                most = self._limits.max_pending_bytes
-                self._keeper.cut_off(connection, f"more than {most} bytes were waiting behind what was said before")
-            elif not replay.awaits and not connection.pending_bytes:
-                self._ask(connection, replay) if replay.after < replay.upto else self._finish(connection, replay)
+        most = self._limits.max_pending_bytes
+        for replay in list(self._keeper.replaying.values()):
+            if replay.held_bytes > most:
+                replay.leave_to_history()
+            if replay.connection.is_broken:
+                self._finish(replay)
+            elif replay.held_bytes > most and not replay.leaving:
+                reason = f"more than {most} bytes were waiting behind what was said before"
+                self._keeper.cut_off(replay.connection, reason)
+            elif not replay.awaits and not replay.connection.pending_bytes:
+                self._ask(replay) if replay.after < replay.upto else self._finish(replay)
 
-    def _ask(self, connection: Connection, replay: StandIn) -> None:
+    def _ask(self, replay: StandIn) -> None:
         replay.awaits = True
         share = ALL_PAGES_BYTES // len(self._keeper.replaying)
         max_bytes = min(MAX_PAGE_BYTES, 1 << share.bit_length() - 1)  # of few sizes, so that pages can be shared
-        arrived = partial(self._arrived, connection, replay)
+        arrived = partial(self._arrived, replay)
         self._record.read(replay.after, replay.upto, max_bytes, as_json=replay.json, then=arrived)
 
-    def _arrived(self, connection: Connection, replay: StandIn, lines: bytes, upto: int) -> None:
-        self._post(partial(self._tell, connection, replay, lines, upto))
+    def _arrived(self, replay: StandIn, lines: bytes, upto: int) -> None:
+        self._post(partial(self._tell, replay, lines, upto))
 
-    def _tell(self, connection: Connection, replay: StandIn, lines: bytes, upto: int) -> None:
-        if self._keeper.replaying.get(connection) is replay:
+    def _tell(self, replay: StandIn, lines: bytes, upto: int) -> None:
+        if self._keeper.replaying.get(replay.member) is replay:
             replay.awaits = False
             replay.after = upto
             if lines:
-                self._keeper.write(connection, lines)
+                self._keeper.write(replay.connection, lines)
 
-    def _finish(self, connection: Connection, replay: StandIn) -> None:
+    def _finish(self, replay: StandIn) -> None:
         """It has been told everything: what is live meanwhile, and from now on, is next."""
         keeper = self._keeper
-        del keeper.replaying[connection]
-        for members in (keeper.readers, keeper.programs):
-            if replay.member in members:
-                members[replay.member] = connection
+        del keeper.replaying[replay.member]
         if replay.last:
-            keeper.write(connection, replay.last)
-        self._write(connection, replay.held)
+            keeper.write(replay.connection, replay.last)
+        self._release(replay)
         if replay.leaving:
-            keeper.end(connection)
+            keeper.end(replay.connection)
+        else:
+            (keeper.programs if replay.json else keeper.readers)[replay.member] = replay.connection
 
-    def _write(self, connection: Connection, held: list[bytes | memoryview]) -> None:
-        if not connection.write_pieces(held):
-            self._keeper.fall_behind(connection)
+    def _release(self, replay: StandIn) -> None:
+        self._keeper.bytes += replay.held_bytes
+        if not replay.connection.write_pieces(replay.held):
+            self._keeper.fall_behind(replay.connection)

@@ -29,7 +29,6 @@ from chatkit.password import Gate
 from chatkit.replay import Replays
 from chatkit.room import Room
 from chatkit.sockets import LONGEST_WAIT_SECONDS
-from chatkit.standin import StandIn
 from chatkit.waker import Waker
 
 logger = logging.getLogger("chatkit")
@@ -202,27 +201,30 @@ class Worker(threading.Thread):
         if not batches:
             return
         batch, keeper = Batch.merged(batches, newcomers), self._keeper
-        self.deliveries += batch.messages * (len(keeper.readers) + len(keeper.programs))
+        members = len(keeper.readers) + len(keeper.programs) + sum(not r.leaving for r in keeper.replaying.values())
+        self.deliveries += batch.messages * members
         self.deliveries -= sum(early.messages for number in newcomers.values() for early in batches[:number])
         self._write(batch.text, keeper.readers)
         self._write(batch.json, keeper.programs)
+        for replay in keeper.replaying.values():
+            replay.hold(batch)
         for member, _ in batch.left:
             if leaver := keeper.find(member):
                 keeper.end(leaver)
 
-    def _write(self, lines: Encoded, members: dict[Member, Connection | StandIn]) -> None:
+    def _write(self, lines: Encoded, members: dict[Member, Connection]) -> None:
         data, edits, fall_behind = lines.data, lines.edits, self._keeper.fall_behind
         if data:
             self._keeper.bytes += len(data) * len(members)
             for member, connection in members.items():
                 if member not in edits and not connection.write(data):
-                    fall_behind(connection)  # type: ignore[arg-type]  # a stand-in never does
+                    fall_behind(connection)
         for member in edits:
             if reader := members.get(member):
                 pieces = lines.pieces_for(member)
                 self._keeper.bytes += sum(map(len, pieces)) - len(data)
                 if not reader.write_pieces(pieces):
-                    fall_behind(reader)  # type: ignore[arg-type]
+                    fall_behind(reader)
 
     def _refuse(self, connection: Connection, reason: str) -> None:
         self._keeper.write(connection, encode_text(Notice(reason)))
