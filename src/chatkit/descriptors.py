@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import sys
 from contextlib import suppress
+
+logger = logging.getLogger("chatkit")
 
 # Beside its members a server needs some: streams, listener, selectors and wakers, the spare, refused connections.
 RESERVED = 32
@@ -24,13 +27,16 @@ def raise_limit() -> None:
 
 
 def room_for(clients: int) -> int:
-    """So many of `clients` connections fit under the descriptor limit."""
+    """So many of `clients` connections fit under the descriptor limit; a warning if these are fewer."""
     if sys.platform == "win32":
         return clients
     import resource
 
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return clients if soft == resource.RLIM_INFINITY else max(1, min(clients, soft - RESERVED))
+    fit = clients if soft == resource.RLIM_INFINITY else max(1, min(clients, soft - RESERVED))
+    if fit < clients:
+        logger.warning("max_clients is %d, not %d: the descriptor limit", fit, clients)
+    return fit
 
 
 class Spare:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import threading
 from functools import partial
 from os import PathLike
@@ -25,8 +24,6 @@ from chatkit.stats import Stats
 
 if TYPE_CHECKING:
     import ssl
-
-logger = logging.getLogger("chatkit")
 
 
 class Server:
@@ -110,7 +107,7 @@ class Server:
             listener = listen(*self._bind_to)
             try:
                 self._address = two_tuple(listener.getsockname())
-                self._fit_descriptors()
+                self._room.roster.max_clients = room_for(self._limits.max_clients)
                 self._room.record.start(self._crew.fail)
                 self._call_on_listening()
                 self._crew.start(listener)
@@ -245,9 +242,3 @@ class Server:
                 on_listening(self.address)
             finally:
                 self._crew.starter = None
-
-    def _fit_descriptors(self) -> None:
-        wanted = self._limits.max_clients
-        self._room.roster.max_clients = room_for(wanted)
-        if self._room.roster.max_clients < wanted:
-            logger.warning("max_clients is %d, not %d: the descriptor limit", self._room.roster.max_clients, wanted)
