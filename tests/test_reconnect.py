@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import queue
+import threading
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +13,7 @@ import pytest
 
 from chatkit import (
     Client,
+    ConnectionClosed,
     Error,
     Gap,
     Left,
@@ -23,10 +26,11 @@ from chatkit import (
     Unsure,
     Welcome,
     chain,
+    link,
 )
 from chatkit.backoff import Backoff
 from chatkit.errors import NotConnected
-from tests.conftest import DEADLINE, Started
+from tests.conftest import DEADLINE, Peer, Started
 from tests.proxy import Proxy
 
 Serve = Callable[..., Started]
@@ -230,3 +234,117 @@ def test_a_line_whose_fate_is_unknown(serve: Serve, gate: Gate, heard: bool) -> 
         assert next_of(ann, Message).text == "on we go"
         ann.send("end")
         assert next_of(bob, Message).text == "end"
+
+
+@contextmanager
+def publisher(started: Started) -> Iterator[Client]:
+    """One who comes back, named bob, and never receives."""
+    with Client(port=started.port, name="bob", reconnect=True) as client:
+        assert isinstance(client.receive(DEADLINE), Welcome)
+        yield client
+
+
+def publish(client: Client, lines: int) -> None:
+    for number in range(lines):
+        client.send(f"{number}")
+
+
+def heard(bob: Client, ann: Peer, lines: int, size: int = 0) -> None:
+    """Lines that are sent without receiving, to a room that keeps up with them."""
+    for number in range(lines):
+        bob.send(f"{number:05} {'x' * size}")
+        if number % 50 == 49:
+            ann.pass_over(b"%05d" % number)
+
+
+def test_what_is_confirmed_is_forgotten_by_who_never_receives(serve: Serve) -> None:
+    """Who only sends doesn't remember it all."""
+    started = serve(handler=None, limits=Limits(history_size=1))
+    ann = started.peer()
+    with publisher(started) as bob:
+        tracemalloc.start()
+        try:
+            before, _ = tracemalloc.get_traced_memory()
+            heard(bob, ann, 1200, 4000)
+            assert tracemalloc.get_traced_memory()[0] - before < 2 << 20
+        finally:
+            tracemalloc.stop()
+
+
+def test_who_sends_keeps_what_arrives_meanwhile(serve: Serve) -> None:
+    """In order, for a later `receive`."""
+    started = serve()
+    ann = started.peer()
+    with publisher(started) as bob:
+        for number in range(3):
+            ann.send(b"%d\n" % number)
+            heard(bob, ann, 200)
+        assert bob._received  # nobody else has taken them in
+        ann.send(b"3\n")
+        assert texts(bob, "3") == ["0", "1", "2", "3"]
+
+
+def test_who_sends_takes_in_only_so_much(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not much more than MAX_WAITING_EVENTS wait for who never receives; in the end all arrive, in order."""
+    monkeypatch.setattr(chain, "MAX_WAITING_EVENTS", 10)
+    started = serve()
+    ann = started.peer()
+    with publisher(started) as bob:
+        for number in range(100):
+            ann.send(b"%d %s\n" % (number, b"x" * 4000))
+            started.recorder.wait_for("message")
+        heard(bob, ann, 1000)
+        assert 10 <= len(bob._received) < 10 + link.READ_BYTES // 4000 + 1
+        assert [text.split()[0] for text in texts(bob, "99 " + "x" * 4000)] == [f"{number}" for number in range(100)]
+
+
+@pytest.mark.usefixtures("never")
+def test_a_loss_is_found_by_who_never_receives(serve: Serve) -> None:
+    """The server's end has come, though all that is sent still gets away."""
+    with member(serve()) as (bob, proxy):
+        proxy.link_of(bob).to_client.half_close()
+        with pytest.raises(NotConnected):
+            publish(bob, 200)
+        assert isinstance(bob.receive(0), Lost)
+
+
+@pytest.mark.parametrize("times", [3, pytest.param(3, marks=pytest.mark.stress)])
+def test_close_while_another_thread_only_sends(serve: Serve, times: int) -> None:
+    """It ends in order, at whatever moment, and holds nobody up."""
+    started = serve(handler=None)
+
+    def publish_on(client: Client, begun: threading.Event) -> None:
+        publish(client, 300)
+        begun.set()
+        with pytest.raises(ConnectionClosed):
+            publish(client, 1 << 30)
+
+    for _ in range(times):
+        begun = threading.Event()
+        with publisher(started) as bob:
+            publishing = threading.Thread(target=publish_on, args=(bob, begun))
+            publishing.start()
+            assert begun.wait(DEADLINE)
+            bob.close()
+            publishing.join(DEADLINE)
+            assert not publishing.is_alive()
+
+
+def test_ctrl_c_while_a_sender_takes_in(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing was sent, nothing is held, and it goes on."""
+
+    def interrupt(*read: object) -> None:
+        raise KeyboardInterrupt
+
+    started = serve()
+    ann = started.peer()
+    with publisher(started) as bob:
+        publish(bob, 100)
+        with monkeypatch.context() as patched:
+            patched.setattr(link.Link, "read", interrupt)
+            with pytest.raises(KeyboardInterrupt):
+                bob.send("interrupted")
+        bob.send("100")
+        assert [ann.line().split()[-1] for _ in range(101)] == [b"%d" % number for number in range(101)]
+        ann.send(b"hi\n")
+        assert texts(bob, "hi") == ["hi"]

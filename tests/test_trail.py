@@ -24,6 +24,7 @@ from chatkit import (
     Synced,
     Unsure,
     Welcome,
+    doubts,
 )
 from chatkit.backoff import FIRST_SECONDS, LONGEST_SECONDS, STEADY_SECONDS, Backoff, is_final
 from chatkit.errors import NotConnected, PasswordRefused
@@ -57,6 +58,17 @@ def message(number: int, text: str = "hi", sender: str = "bob") -> Message:
 
 def unsure(events: list[Event]) -> list[str]:
     return [event.line for event in events if isinstance(event, Unsure)]
+
+
+def forgotten(number: int) -> Unsure:
+    """What is told of so many lines that were too many."""
+    return Unsure(f"nobody knows whether the room heard {number} lines that were sent before, too many to keep", "")
+
+
+@pytest.fixture
+def three(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three lines of a character are remembered."""
+    monkeypatch.setattr(doubts, "MAX_REMEMBERED", 3 * (1 + doubts.LINE_COST))
 
 
 def test_the_next_connection_asks_for_what_came_after_the_last_message() -> None:
@@ -328,6 +340,85 @@ def test_a_line_that_did_not_get_away() -> None:
         lead.unsend("b")
         told += [] if knows else lead.lose(RESET)
         assert unsure(told + lead.give_up()) == ["a"]
+
+
+@pytest.mark.usefixtures("three")
+def test_of_too_many_lines_the_oldest_are_only_counted() -> None:
+    """One `Unsure`, ahead of the others, says how many; what is remembered after that begins anew."""
+    lead = trail()
+    for line in "abcde":
+        lead.send(line)
+    back(lead)
+    told = lead.hear(Synced(7))
+    assert told[0] == forgotten(2)
+    assert unsure(told) == ["", "c", "d", "e"]
+    for line in "xyz":
+        lead.send(line)
+    assert unsure(lead.lose(RESET) + lead.give_up()) == ["x", "y", "z"]
+
+
+@pytest.mark.usefixtures("three")
+def test_what_was_forgotten_is_confirmed_too() -> None:
+    """As far as it was sent before the question, whatever of it is still remembered."""
+    lead = trail()
+    for line in "abc":
+        lead.send(line)
+    lead.hear(Synced(8))  # `a` is confirmed
+    lead.owed()
+    for line in "defgh":
+        lead.send(line)
+    assert lead.hear(Synced(9)) == []  # so are `b` and `c`, but `d` and `e` aren't
+    told = lead.lose(RESET) + lead.give_up()
+    assert told[1] == forgotten(2)
+    assert unsure(told) == ["", "f", "g", "h"]
+    assert lead.give_up() == []
+
+
+@pytest.mark.usefixtures("three")
+@pytest.mark.parametrize("proved", [False, True])
+def test_too_many_lines_over_two_losses(proved: bool) -> None:
+    """They are told together, in doubt or not yet; a message proves those before it, of its own connection."""
+    lead = trail()
+    for line in "abcd":
+        lead.send(line)
+    back(lead)
+    for line in "efghi":
+        lead.send(line)
+    back(lead)
+    if proved:
+        assert lead.hear(message(8, "g", "ada")) == []
+    told = lead.hear(Synced(9))
+    assert told[0] == forgotten(4 if proved else 6)
+    assert unsure(told) == (["", "h", "i"] if proved else ["", "g", "h", "i"])
+    assert lead.give_up() == []
+
+
+@pytest.mark.usefixtures("three")
+def test_the_newest_line_is_remembered_however_long() -> None:
+    """So it can be taken back when it didn't get away, and is told otherwise."""
+    for got_away in (False, True):
+        lead = trail()
+        lead.send("a")
+        lead.send("long" * 1000)
+        if not got_away:
+            lead.unsend("long" * 1000)
+        told = lead.lose(RESET) + lead.give_up()
+        assert told[1] == forgotten(1)
+        assert unsure(told)[1:] == ["long" * 1000] * got_away
+
+
+def test_questions_without_answers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The caller's own, too; each is answered, and the last answer confirms what the last one asked for."""
+    monkeypatch.setattr(doubts, "MAX_QUESTIONS", 3)
+    lead = trail()
+    for line in ["/sync"] * 10 + ["a"]:
+        lead.send(line)
+    assert len(lead._doubts._questions) == 3
+    assert [lead.hear(Synced(8)) for _ in range(9)] == [[Synced(8)]] * 9
+    assert not lead.owes
+    assert lead.hear(Synced(8)) == [Synced(8)]
+    assert lead.owed() == b"/sync\n"
+    assert unsure(lead.lose(RESET) + lead.give_up()) == ["a"]
 
 
 def test_ends_that_are_no_loss() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
-from chatkit import wire
 from chatkit.addresses import Address
 from chatkit.aio_link import AsyncLink
 from chatkit.backoff import Backoff, is_final
@@ -141,8 +140,7 @@ class AsyncChain:
         else:
             if self._trail.owes:
                 link.wire.transport.write(self._trail.owed())
-            if len(self.received) > wire.MAX_WAITING_EVENTS:
-                link.wire.pause_reading()
+            link.wire.pause_if_many(len(self.received))
         self._changed.set()
 
     def _part(self, link: AsyncLink, reason: ChatError) -> None:

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import deque
 from contextlib import suppress
 
-from chatkit.addresses import Address
 from chatkit.backoff import Backoff, is_final
 from chatkit.comeback import Comeback
 from chatkit.encoding import check_sendable
 from chatkit.errors import ChatError, ConnectionClosed
 from chatkit.events import Event
-from chatkit.halt import lock_timeout
+from chatkit.halt import deadline_of, lock_timeout
 from chatkit.link import Link, Place
 from chatkit.session import is_exit
-from chatkit.trail import Trail, closed, left
+from chatkit.trail import MAX_WAITING_EVENTS, Trail, closed, left
 
 
 class Chain:
     """One `Link` after the other, with the verbs of one, and the trail that leads from each to the next.
 
     received, ended, receiving, sending: as of a `Link`. While there is no link a thread waits and connects.
-
     The locks, in the order in which they are taken: receiving, sending, state. Whoever holds `receiving` reads, and
     it alone finds out that a link is lost.
     """
@@ -39,7 +38,7 @@ class Chain:
         self._closing = False
         self._comeback: Comeback | None = None
         self._link: Link | None = Link(place, trail.session())
-        self.address: Address = self._link.address
+        self.address = self._link.address
         self._backoff = Backoff()
         self._take_in(self._link)
 
@@ -52,9 +51,9 @@ class Chain:
     def send(self, text: str) -> None:
         """Say one line; while away keep it for the return. NotConnected: that isn't wanted, or it is one too many."""
         check_sendable(text, self._max_line_bytes)
+        if (link := self._link) and self._trail.is_due:
+            self._catch_up(link, MAX_WAITING_EVENTS)
         with self.sending:
-            with self._state:
-                self._raise_if_over()
             if not self._say(text):
                 self._keep(text)
         self._pay()
@@ -101,17 +100,17 @@ class Chain:
             self._finish(closed())
             self.ended = closed()
             self.received.clear()
-            comeback = self._comeback
         if link:
             link.close()
-        if comeback:
-            comeback.finish()
+        if self._comeback:
+            self._comeback.finish()
 
     # What is said
 
     def _say(self, text: str) -> bool:
         """Write a line; False when there is no link, or it is lost before it took anything of the line."""
         with self._state:
+            self._raise_if_over()
             if not (link := self._link):
                 return False
             data = self._trail.send(text)
@@ -147,9 +146,8 @@ class Chain:
 
     def _say_queued(self) -> None:
         """For who holds `sending`."""
-        queued = self._trail.queued
-        with suppress(ConnectionClosed):  # closed meanwhile
-            while queued and not self._trail.is_leaving and self._say(queued[0]):
+        with suppress(ChatError):  # over meanwhile
+            while (queued := self._trail.queued) and self._say(queued[0]):
                 queued.popleft()
 
     def _pay(self) -> None:
@@ -178,19 +176,23 @@ class Chain:
         while link.received:
             self.received.extend(self._trail.hear(link.received.popleft()))
 
+    def _catch_up(self, link: Link, most: float) -> None:
+        """Take in what has arrived, unless somebody receives, until so many events wait; never wait for more."""
+        if self.receiving.acquire(blocking=False):
+            try:
+                with suppress(TimeoutError):
+                    while self._link is link and len(self.received) < most:
+                        self.read(deadline_of(0))
+            finally:
+                self.receiving.release()
+
     def _look_for_end(self, link: Link) -> None:
         """Writing failed. What had arrived before counts; whoever reads comes to its end, and else we do."""
         with self._state:
             if self._closing or link is not self._link:
                 return
             link.shutdown()
-        if self.receiving.acquire(blocking=False):
-            try:
-                while self._link is link:
-                    link.read(None)
-                    self._take_in(link)
-            finally:
-                self.receiving.release()
+        self._catch_up(link, math.inf)
 
     # Away and back
 
@@ -200,8 +202,12 @@ class Chain:
             if link is not self._link:  # closed meanwhile
                 return
             try:
-                self._part(reason)
-                if not self.ended:
+                self._link = None
+                self._backoff.lost()
+                self.received.extend([] if self._closing else self._trail.lose(reason))
+                if self._closing or self._trail.is_over(reason):
+                    self._finish(reason)
+                else:
                     before, connect = self._comeback, lambda halt: Link(self._place, self._trail.session(), halt)
                     self._comeback = Comeback(connect, self._take_up, self._fail, self._backoff, before)
                     self._comeback.start()
@@ -210,14 +216,6 @@ class Chain:
                 raise
             finally:
                 link.abandon()
-
-    def _part(self, reason: ChatError) -> None:
-        self._link = None
-        self._backoff.lost()
-        if not self._closing:
-            self.received.extend(self._trail.lose(reason))
-        if self._closing or self._trail.is_over(reason):
-            self._finish(reason)
 
     def _finish(self, reason: Exception) -> None:
         """There is no return any more; the first reason counts."""
@@ -233,9 +231,8 @@ class Chain:
         with self._state:
             if is_final(error):
                 self._finish(error)
-            else:
-                self.received.extend(self._trail.fail(error))
-                self._state.notify_all()
+            self.received.extend(self._trail.fail(error))
+            self._state.notify_all()
 
     def _take_up(self, link: Link) -> None:
         """Go on with a new link. If it is lost already, whoever reads or sends next finds out."""

@@ -47,9 +47,10 @@ class Client:
     Between attempts it waits a random time below 0.2 s, then 0.4, 0.8 and so on up to 30 s. A line that was sent before
     the loss and may not have been heard is received as `Unsure`; nothing is sent twice. Own lines are known by name and words: the same
     from a member who took our name, while ours are in doubt, are taken for them, and a handler that changes words hides them. What was sent is remembered until the room
-    has confirmed it, and `receive` takes the confirmations: so who sends should receive, too.
+    has confirmed it, at most 8 MiB of it; of older lines one `Unsure` tells the number, with an empty `line`. Who never receives
+    gets the confirmations by `send`, until 1000 events wait; then nothing is read, and a busy room cuts it off as too slow.
     An end is no loss after `exit`, `send_eof` and `close`, or when the operator removed this member (`Error`, code `removed`).
-    A loss is found by who receives, or by a `send` that fails; a silent one by the kernel, within a minute.
+    A loss is found by who receives, and by `send`; a silent one by the kernel, within a minute.
 
     Resource handling: one socket, no thread. `close`, also at the end of `with`, frees it. With reconnect, while away: one
     daemon thread and two more sockets. `close` ends these at once (a look-up of the host's name after a second).

@@ -167,7 +167,7 @@ class Returned(Notice):
 class Unsure(Notice):
     """Nobody knows whether the room heard a line that was sent before the connection was lost; it wasn't sent again.
 
-    line: as it was given to `send`.
+    line: as it was given to `send`; "" for those that were too many to remember, whose number `text` tells.
     """
 
     line: str

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
 
+from chatkit.doubts import Doubts
 from chatkit.errors import ConnectionClosed, NotConnected, ProtocolError
-from chatkit.events import Error, Event, Gap, Left, Lost, Message, Notice, Renamed, Returned, Synced, Unsure, Welcome
+from chatkit.events import Error, Event, Gap, Left, Lost, Message, Notice, Renamed, Returned, Synced, Welcome
 from chatkit.names import name_key
-from chatkit.session import Session, command_of, is_exit, said
+from chatkit.session import Session, is_exit
 
 SYNC = "/sync"
 
 # The code of the error that tells a member it was removed: it isn't wanted back.
 REMOVED = "removed"
 
-
-@dataclass(slots=True)
-class _Doubt:
-    """Lines of one lost connection, in order, of which nobody knows whether they were heard. names: who said them."""
-
-    names: set[str]
-    lines: deque[str]
+# Who takes nothing for so long makes the server wait, and in the end be cut off, instead of filling the memory.
+MAX_WAITING_EVENTS = 1000
+# Each time so many more lines are unconfirmed, who sends looks for answers: seldom enough to cost next to nothing.
+CATCH_UP_LINES = 100
 
 
 class Trail:
@@ -31,7 +28,8 @@ class Trail:
     queued: those, in order.
     is_leaving: whether this side has said that the conversation is over, so that its end is no loss.
 
-    A line is confirmed by the answer to a `/sync` that was sent after it; one of these is under way at a time.
+    A line is confirmed by the answer to a `/sync` that was sent after it; one of these is under way at a time. What is
+    remembered until then has a bound, see `Doubts`.
     """
 
     def __init__(
@@ -53,9 +51,7 @@ class Trail:
         self._room: str | None = None
         self._removed = False
         self._reason = ""  # why the room didn't let it in, as was told
-        self._unconfirmed: deque[str | None] = deque()  # None is a `/sync` of ours
-        self._syncs = 0  # of these and the caller's, how many are in there
-        self._doubts: list[_Doubt] = []
+        self._doubts = Doubts()
         self._asks_for_name = False
         self.session()  # what can't be asked for is the caller's mistake at once
 
@@ -77,27 +73,24 @@ class Trail:
         if is_exit(text):
             return self.leave() + f"{text}\n".encode()
         if text:  # else the room does nothing, whether it hears it or not
-            self._unconfirmed.append(text)
-            self._syncs += command_of(text) == "sync"
+            self._doubts.add(text)
         return f"{text}\n".encode() + self.owed()
 
     def leave(self) -> bytes:
         """The conversation is over when this side says so; what is to be sent before that, so that all is confirmed."""
         self.is_leaving = True
-        if not self._unconfirmed or self._unconfirmed[-1] is None:
-            return b""
-        self._sync()
-        return f"{SYNC}\n".encode()
+        return self._sync() if self._doubts.unasked else b""
 
     def unsend(self, text: str) -> None:
         """The last line, this one, didn't get away; perhaps it is known already that the connection is lost."""
-        if is_exit(text):
-            return
-        if text and self._unconfirmed:
-            while self._unconfirmed.pop() is None:
-                pass
-        elif text and self._doubts:
-            self._doubts[-1].lines.pop()
+        if text and not is_exit(text):
+            self._doubts.take_back()
+
+    @property
+    def is_due(self) -> bool:
+        """Whether who sends had better look for answers, in case nobody receives."""
+        lines = self._doubts.unconfirmed
+        return bool(lines) and not lines % CATCH_UP_LINES
 
     @property
     def owes(self) -> bool:
@@ -106,12 +99,9 @@ class Trail:
 
     def owed(self) -> bytes:
         """That, as bytes; to be sent now."""
-        asked = f"/nick {self._chosen}\n" if self._asks_for_name else ""
+        asked = f"/nick {self._chosen}\n".encode() if self._asks_for_name else b""
         self._asks_for_name = False
-        if self._needs_sync:
-            self._sync()
-            asked += f"{SYNC}\n"
-        return asked.encode()
+        return asked + (self._sync() if self._needs_sync else b"")
 
     def keep(self, text: str) -> None:
         """A line for the time after the return. NotConnected: there is no place for it."""
@@ -132,13 +122,11 @@ class Trail:
                 return self._synced(event)
             case Message():
                 is_new = self._told_up_to(event.id or 0)
-                is_ours = self._proves(event)
+                is_ours = self._doubts.prove(event)
                 return [event] if is_new and not is_ours else []
             case Gap():
                 known = self._last or 0
-                is_new = self._told_up_to(
-                    (self._told or 0) + event.missing
-                )  # missing once, not again after the next return
+                is_new = self._told_up_to((self._told or 0) + event.missing)  # once, not again after the next return
                 return [Gap(min(event.missing, (self._last or 0) - known))] if is_new else []
             case Error(code=code) if code == REMOVED:
                 self._removed = True
@@ -151,16 +139,11 @@ class Trail:
 
     def lose(self, reason: Exception) -> list[Event]:
         """The connection is lost: what the caller is told, and if it is for good, what remains uncertain."""
-        lines = deque[str](text for text in self._unconfirmed if text)
-        asked = {line.split(maxsplit=1)[-1].strip() for line in lines if command_of(line) == "nick"}
-        self._names |= {self._name, self._chosen or self._name, *asked}
-        self._doubts += [_Doubt(self._names, lines)] if lines else []
+        self._doubts.lose({*self._names, self._name, self._chosen or self._name})
         self._names = set()
         if self._doubts:  # ask for all that may be one of them; what the caller knows is passed over
             self._told = min(self._told or 0, self._heard)
         self._reason = ""
-        self._unconfirmed.clear()
-        self._syncs = 0
         self._asks_for_name = False
         if self.is_over(reason):
             return self.give_up()
@@ -179,14 +162,11 @@ class Trail:
 
     def give_up(self) -> list[Event]:
         """There is no return: what the caller is told of the lines whose fate is unknown."""
-        doubts, self._doubts = self._doubts, []
-        return [
-            Unsure(f"nobody knows whether the room heard: {line}", line) for doubt in doubts for line in doubt.lines
-        ]
+        return self._doubts.give_up()
 
     @property
     def _needs_sync(self) -> bool:
-        return bool(self._unconfirmed) and not self._syncs
+        return self._doubts.unasked and not self._doubts.is_asking
 
     @property
     def _is_homeless(self) -> bool:
@@ -200,9 +180,9 @@ class Trail:
         self._last = max(self._last or 0, self._told)
         return is_new
 
-    def _sync(self) -> None:
-        self._unconfirmed.append(None)
-        self._syncs += 1
+    def _sync(self) -> bytes:
+        self._doubts.ask(is_ours=True)
+        return f"{SYNC}\n".encode()
 
     def _welcomed(self, event: Welcome) -> list[Event]:
         before, self._room, self._name = self._room, event.room, event.name
@@ -223,22 +203,8 @@ class Trail:
         self._told_up_to(event.newest)
         self._heard = event.newest
         self._names = {self._name}
-        while self._unconfirmed:
-            text = self._unconfirmed.popleft()
-            if text is None or command_of(text) == "sync":
-                self._syncs -= 1
-                return [*self.give_up(), *([event] if text else [])]
-        return [event]
-
-    def _proves(self, message: Message) -> bool:
-        """Whether this is one of our doubtful lines; then all that was sent before it was heard, too."""
-        for doubt in self._doubts:
-            if message.sender in doubt.names:
-                for number, line in enumerate(doubt.lines):
-                    if said(line) == (type(message), message.text):
-                        doubt.lines = deque(list(doubt.lines)[number + 1 :])
-                        return True
-        return False
+        is_callers = self._doubts.confirm()
+        return [*self.give_up(), *([event] if is_callers else [])]
 
 
 def left() -> ConnectionClosed:

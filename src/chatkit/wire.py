@@ -9,9 +9,7 @@ from chatkit.errors import ProtocolError
 from chatkit.limits import Limits
 from chatkit.session import Session
 from chatkit.sockets import keep_alive, reset_on_close
-
-# Who takes nothing for so long makes the server wait, and in the end be cut off, instead of filling the memory.
-MAX_WAITING_EVENTS = 1000
+from chatkit.trail import MAX_WAITING_EVENTS
 
 
 class Wire(asyncio.Protocol):
@@ -46,8 +44,9 @@ class Wire(asyncio.Protocol):
         if self.transport.get_extra_info("ssl_object"):
             await asyncio.sleep(0)
 
-    def pause_reading(self) -> None:
-        if not self.transport.is_closing():
+    def pause_if_many(self, waiting: int) -> None:
+        """Read no more while so many events wait for the caller, if that is too many."""
+        if waiting > MAX_WAITING_EVENTS and not self.transport.is_closing():
             self.transport.pause_reading()
 
     def resume_reading(self) -> None:
@@ -83,8 +82,7 @@ class Wire(asyncio.Protocol):
         self._session.receive_data(data)
         if isinstance(self._session.ended, ProtocolError):
             self.transport.abort()
-        elif len(self._session.received) > MAX_WAITING_EVENTS:
-            self.transport.pause_reading()
+        self.pause_if_many(len(self._session.received))
         self._tell()
 
     def eof_received(self) -> None:
