@@ -124,3 +124,25 @@ class DurableContract(HistoryContract):
         again.append(said(5))
         assert [message.id for message in again.read(3, ALL, ALL)] == [4, 5]
         again.close()
+
+    def test_what_was_refused_last_stays_away(self, history: History, tmp_path: Path) -> None:
+        """Also if it was kept too late, and the end came before anything else was kept."""
+        history.append(said(1))
+        history.append(said(2))
+        history.skip(2, 2)
+        history.close()
+        again = self.make(tmp_path)
+        again.open()
+        assert [message.id for message in again.read(0, ALL, ALL)] == [1]
+        assert (again.newest_id, again.missing(1, 2)) == (2, 1)
+        again.close()
+
+    def test_what_it_lacks_at_an_orderly_end_is_missing(self, history: History, tmp_path: Path) -> None:
+        """The room had given ids up to 5, and it didn't take all of these messages."""
+        history.append(said(1, 2))
+        history.newest_id = 5
+        history.close()
+        again = self.make(tmp_path)
+        again.open()
+        assert (again.newest_id, again.missing(3, 5)) == (5, 3)
+        again.close()

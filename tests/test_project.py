@@ -23,7 +23,7 @@ SOURCE = Path(chatkit.__file__).parent
 
 # Top to bottom: a module imports only from those before it.
 LAYERS = (
-    "events errors limits stats protocol encoding throttle deadlines addresses names password tls tls_socket selfsigned batch history.__init__ history.schema history.memory history.rows history.file history.upkeep history.sqlite history.browse record clerk recorder roster hooks floor commands room "
+    "events errors limits stats protocol encoding throttle deadlines addresses names password tls tls_socket selfsigned batch draft history.__init__ history.schema history.memory history.rows history.file history.upkeep history.sqlite history.browse record clerk reader recorder roster hooks floor commands room "
     "sockets waker connection tls_connection standin keeper replay lobby worker descriptors acceptor crew server session doubts trail halt link backoff comeback chain client wire aio_link aio_chain aio __init__ testing "
     "cli.__init__ cli.common cli.printer cli.protection cli.keeping cli.server cli.history cli.screen cli.stdin cli.trust cli.client __main__"
 ).split()

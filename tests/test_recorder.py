@@ -6,6 +6,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from queue import SimpleQueue
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,6 +19,7 @@ from chatkit.encoding import encode_text
 from chatkit.history import HistoryError
 from chatkit.history.memory import MemoryHistory
 from chatkit.history.sqlite import SqliteHistory
+from chatkit.record import Wanted
 from chatkit.recorder import Recorder
 from chatkit.worker import Worker
 from tests.conftest import DEADLINE, Peer, Started
@@ -356,15 +358,33 @@ def test_what_was_pruned_is_forgotten(serve: Serve, tmp_path: Path) -> None:
     ann.send(b"".join(b"%d\n" % number for number in range(300)) + b"/sync\n")
     ann.line()
     record: Any = started.server._room.record
-    pruned, forget = threading.Event(), record._recent.forget
+    pruned, forget = threading.Event(), record._forget
+    pages = SimpleQueue[bytes]()
+
+    def page() -> bytes:
+        record.read(Wanted(0, 300, 1 << 20, False), lambda lines, upto: pages.put(lines))
+        return pages.get(timeout=DEADLINE)
+
+    assert page().startswith(b"%s: 0\n" % ann.name.encode())
 
     def forgets(upto: int) -> None:
         forget(upto)
         if upto == 295:
             pruned.set()
 
-    record._recent.forget = forgets
+    record._forget = forgets
     ann.send(b"/sync\n")
     assert pruned.wait(DEADLINE)
     bob = started.peer()
     assert [line.rpartition(b" ")[2] for line in bob.lines(7)[1:6]] == [b"295", b"296", b"297", b"298", b"299"]
+    assert b"295" in page().partition(b"\n")[0], "pages that were shared are forgotten, too"
+
+
+def test_messages_older_than_what_was_not_kept(serve: Serve, store: Scripted) -> None:
+    """They are told from the history, however many of the newest it lacks."""
+    store.append([Message("ada", "old", 1, 0.0)])
+    store.newest_id = 2000
+    started = serve(history=store, limits=Limits(history_size=10))
+    ann = started.peer()
+    ann.send(b"/json 0\n")
+    assert [b'"type":"%s"' % kind in ann.line() for kind in (b"welcome", b"message", b"gap")] == [True] * 3

@@ -17,8 +17,9 @@ import pytest
 
 from chatkit import AsyncClient, Client, ConnectionClosed, Message, NameTaken, Notice, Server, names
 from chatkit.addresses import Address
-from chatkit.batch import Arrival, Batch, Draft, Member
+from chatkit.batch import Arrival, Batch, Member
 from chatkit.connection import Connection
+from chatkit.draft import Draft
 from chatkit.events import Joined, Left, Private, Welcome
 from chatkit.names import check_name
 from chatkit.room import Room

@@ -140,7 +140,7 @@ def test_a_replay_never_makes_a_slow_consumer(serve: Serve, where: dict[str, Any
 @kept_in
 @pytest.mark.parametrize("json", [False, True])
 def test_more_is_said_than_may_wait_behind_a_replay(serve: Serve, where: dict[str, Any], json: bool) -> None:
-    """Messages are told from the history then, all and in order, the own ones too; what else happened comes later."""
+    """Messages are told from the history then, all and in order, never its own; what else happened comes later."""
     limits = Limits(history_size=where["limits"].history_size, max_pending_bytes=100_000)
     started = serve(replay=0 if json else 50_000, **{**where, "limits": limits})
     ann = started.peer()
@@ -150,10 +150,10 @@ def test_more_is_said_than_may_wait_behind_a_replay(serve: Serve, where: dict[st
     bob, cid = started.peer(receive_buffer=4096), started.peer()
     bob.send(b"/json 0\n" if json else b"")
     assert bob.line().startswith(b"{" if json else b"*** before you came:")
-    bob.send(b"mine\n/sync\n")
-    while b"mine" not in ann.line():
+    bob.send(b"mine\n/nick bob\nmine, too\n/sync\n")
+    while b"mine, too" not in ann.line():
         pass
-    ann.send(b"/msg %s psst\n" % bob.name.encode())
+    ann.send(b"/msg bob psst\n")
     cid.close()
     for _ in range(5):
         ann.send((b"y" * 1000 + b"\n") * 1000)
@@ -165,24 +165,29 @@ def test_more_is_said_than_may_wait_behind_a_replay(serve: Serve, where: dict[st
         told.append(bob.line())
     long = [line for line in told if len(line) > 1000]
     assert [b"y" * 1000 in line for line in long] == [False] * 5000 + [True] * 5000
-    mine, *after, _ = [line for line in told if len(line) < 1000]
-    assert b"mine" in mine
-    assert told[5000] == mine
-    ends = [b"synced", b"psst", b"left"] if json else [b"live on", b"synced", b"psst"]
+    *after, _ = [line for line in told if len(line) < 1000]
+    ends = [b"renamed", b"synced", b"psst", b"left"] if json else [b"live on", b"you are now", b"synced", b"psst"]
     assert [end in line for end, line in zip(ends, after, strict=True)], after
 
 
-def test_what_is_private_counts_while_a_replay_waits(serve: Serve, tmp_path: Path) -> None:
-    """Who doesn't read is cut off when more than may be pending waits that no history has: a prefix, then the reason."""
-    started = serve(replay=50_000, history=tmp_path / "chat.db", limits=Limits(max_pending_bytes=200_000))
+@pytest.mark.parametrize("what", ["private", "unkept"])
+def test_what_no_history_has_counts_while_a_replay_waits(
+    serve: Serve, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who doesn't read is cut off when more of that than may be pending waits: a prefix, then the reason."""
+    store = MemoryHistory(10_000)
+    started = serve(replay=50_000, history=store, limits=Limits(max_pending_bytes=200_000, history_size=3))
     ann = started.peer()
     ann.send((b"x" * 1000 + b"\n") * 8000)
     sync(ann)
     bob = started.peer(receive_buffer=4096)
     assert bob.line() == b"*** before you came:"
     lines = [bob.line()]
+    if what == "unkept":
+        monkeypatch.setattr(store, "append", lambda messages: 1 / 0)
+    said = b"y" * 1000 + b"\n"
     for _ in range(4):
-        ann.send((b"/msg %s " % bob.name.encode() + b"y" * 1000 + b"\n") * 100)
+        ann.send((b"/msg %s %s" % (bob.name.encode(), said) if what == "private" else said) * 100)
         sync(ann)
     *more, last = bob.rest().splitlines()
     assert last == b"*** you were cut off: more than 200000 bytes were waiting behind what was said before"
@@ -276,6 +281,70 @@ def test_pages_of_all_who_dont_read_have_a_bound(serve: Serve, tmp_path: Path, m
     assert sum(pending) <= 2 * 200_000
 
 
+def test_a_replay_leaves_room_for_what_follows(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At its end at most half of what may be pending is waiting, so that nobody is cut off for the next burst."""
+    waiting, release = list[int](), replay.Replays._release
+
+    def look(replays: replay.Replays, told: Any) -> None:
+        waiting.append(told.held_bytes)
+        release(replays, told)
+
+    monkeypatch.setattr(replay.Replays, "_release", look)
+    started = serve(replay=50_000, limits=Limits(history_size=100_000, max_pending_bytes=100_000))
+    ann = started.peer()
+    ann.send((b"x" * 1000 + b"\n") * 5000)
+    sync(ann)
+    bob = started.peer(receive_buffer=4096)
+    assert bob.line() == b"*** before you came:"
+    ann.send((b"y" * 1000 + b"\n") * 80)
+    sync(ann)
+    while b"from here on it is live" not in bob.line():
+        pass
+    sync(ann)
+    assert waiting[0] <= 50_000
+
+
+def test_json_in_the_middle_of_a_replay(serve: Serve, tmp_path: Path) -> None:
+    """What was left to the history, and not told yet, is told in JSON."""
+    started = serve(replay=5000, history=tmp_path / "chat.db", limits=Limits(max_pending_bytes=100_000, history_size=3))
+    ann = started.peer()
+    for text in (b"x", b"y"):
+        ann.send((text * 1000 + b"\n") * 5000)
+        sync(ann)
+        if text == b"x":
+            bob = started.peer(receive_buffer=4096)
+            assert bob.line() == b"*** before you came:"
+    ann.send(b"the last\n")
+    sync(ann)
+    bob.send(b"/json 10001\n")
+    told = [bob.line()]
+    while not told[-1].endswith(b'"the last"}'):
+        told.append(bob.line())
+    assert sum(b"y" * 1000 in line for line in told) == 5000
+    assert started.server.stats.slow_consumers == 0
+
+
+class Flaky(MemoryHistory):
+    """Can't be read each other time."""
+
+    reads = 0
+
+    def read(self, after: int, upto: int, max_bytes: int) -> list[Message]:
+        self.reads += 1
+        if self.reads % 2:
+            raise HistoryError("flaky")
+        return super().read(after, upto, max_bytes)
+
+
+def test_passing_trouble_makes_no_gap(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What can't be read is tried once more."""
+    monkeypatch.setattr("chatkit.reader.RETRY_SECONDS", 0.01)
+    started = serve(history=Flaky(1000), limits=Limits(history_size=1))
+    ann = started.peer()
+    ann.send(b"1\n2\n3\n/json 0\n")
+    assert [getattr(event(line), "id", None) for line in ann.lines(4)] == [None, 1, 2, 3]
+
+
 class Holey(MemoryHistory):
     """Doesn't keep what comes while it is `broken`, nor is read then."""
 
@@ -296,7 +365,8 @@ def test_gaps_are_where_they_are(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What wasn't kept is told as a gap between the others; a history that can't be read is a gap, and one line of log."""
-    monkeypatch.setattr("chatkit.recorder.RETRY_SECONDS", 0.01)
+    for module in ("reader", "recorder"):
+        monkeypatch.setattr(f"chatkit.{module}.RETRY_SECONDS", 0.01)
     store = Holey(1000)
     started = serve(history=store, limits=Limits(history_size=2))
     ann, bob = started.peers(2)

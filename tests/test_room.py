@@ -16,6 +16,7 @@ from chatkit import Error, Limits, Member, Message, Notice
 from chatkit.batch import Arrival, Batch, Encoded, Switch
 from chatkit.errors import JoinRefused
 from chatkit.protocol import BadLine, Line
+from chatkit.record import Wanted
 from chatkit.room import Room
 
 
@@ -66,13 +67,21 @@ class Desk:
         seat.received += switch.first
         while after < switch.upto:
             pages = list[tuple[bytes, int]]()
-            self.room.record.read(after, switch.upto, 1, as_json=seat.json, then=lambda *page: pages.append(page))  # noqa: B023
+            wanted = Wanted(after, switch.upto, 1, seat.json)
+            self.room.record.read(wanted, lambda *page: pages.append(page))  # noqa: B023
             ((lines, after),) = pages
             seat.received += lines
         seat.received += switch.last
 
     def hear(self, seat: Seat, *lines: Line, end: str | None = None) -> None:
         self.room.receive([Arrival(seat.member, list(lines), end)])
+
+
+def test_what_everyone_gets_is_shared() -> None:
+    """Also by those for whom it waits."""
+    batch = Encoded(b"ada: x\n")
+    (piece,) = batch.pieces_for(Member("bob", ("", 1)))
+    assert piece is batch.data
 
 
 def test_everyone_but_the_sender() -> None:

@@ -228,7 +228,8 @@ class Kept(Recorder):
 
     def __init__(self, world: World) -> None:
         super().__init__(MemoryHistory(10**6), world.limits, required=world.random.random() < 0.5)
-        self._writer, self._reader = Script(now=True), Script(now=False)  # type: ignore[assignment]
+        self._reads = Script(now=False)
+        self._writer, self._reader._clerk = Script(now=True), self._reads  # type: ignore[assignment]
         self.world = world
 
     @property
@@ -238,14 +239,14 @@ class Kept(Recorder):
     @property
     def waits(self) -> bool:
         """Whether there is something for its threads."""
-        return bool(self._queue.qsize() or self._reader.jobs)  # type: ignore[attr-defined]
+        return bool(self._queue.qsize() or self._reads.jobs)
 
     def work(self) -> None:
         """What its threads would do."""
         self.world.interrupt()
         self._step(0)
         self.world.interrupt()
-        self._reader.work()  # type: ignore[attr-defined]
+        self._reads.work()
 
 
 class World:
@@ -416,7 +417,7 @@ def told_later(
 ) -> list[str]:
     """The same where more was said during the replay than may wait for it: messages, then what else happened.
 
-    Each is in order, own messages and gaps are among the former; given back as it would have come without a replay.
+    Each is in order, gaps are among the former; given back as it would have come without a replay.
     """
     said, last, lines = [line for kind, who, line in world.log if kind == "line" and who], 0, list[str]()
     for event in events:
@@ -427,6 +428,7 @@ def told_later(
             assert (event.id or 0) > last
             last = event.id or 0
             assert str(event) == said[last - 1]
+            assert event.sender != name or last <= newest, "its own line"
             lines += [str(event)] if last > newest else []
     assert last >= newest or not whole, "the replay isn't all"
     lines = [line for line in lines if not line.startswith(f"{name}: ")]

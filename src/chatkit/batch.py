@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 
-from chatkit.encoding import encode, encode_json, encode_text
-from chatkit.events import Error, Event, Message
+from chatkit.encoding import encode_json, encode_text
+from chatkit.events import Error
 from chatkit.protocol import Line
 
 
@@ -37,6 +38,9 @@ class Arrival:
     end: str | None = None
 
 
+# Of bytes from and to, of ids the first and the last.
+Span = tuple[int, int]
+
 # From, to, and what this member gets instead of these bytes: nothing for its own lines; a line that is for it
 # alone stands between two bytes.
 Edit = tuple[int, int, bytes]
@@ -47,12 +51,12 @@ class Encoded:
     """Lines in one encoding.
 
     data: for everyone, encoded once. edits: for whom something is different, in order.
-    asides: those of `data` that are no messages, and so in no history.
+    asides: from, to of those in `data` that are no messages, and so in no history.
     """
 
     data: bytes = b""
     edits: dict[Member, list[Edit]] = field(default_factory=dict)
-    asides: bytes = b""
+    asides: list[Span] = field(default_factory=list)
 
     @property
     def size(self) -> int:
@@ -61,18 +65,31 @@ class Encoded:
 
     def pieces_for(self, member: Member) -> list[bytes | memoryview]:
         """What this member gets, in pieces that share the memory of `data`."""
+        if member not in self.edits:
+            return [self.data] if self.data else []
         whole, pieces, position = memoryview(self.data), list[bytes | memoryview](), 0
-        for start, end, instead in self.edits.get(member, ()):
+        for start, end, instead in self.edits[member]:
             pieces += (whole[position:start], instead)
             position = end
         pieces.append(whole[position:])
         return [piece for piece in pieces if piece]
 
+    def asides_for(self, member: Member) -> list[bytes]:
+        """Of what this member gets, what is no message."""
+        edits = self.edits.get(member, [])
+        cuts = [(start, end) for start, end, _ in edits if start < end]
+        private = [(start, 0, line) for start, _, line in edits if line]
+        public = [
+            (start, 1, self.data[start:end])
+            for start, end in self.asides
+            if not any(first <= start < last for first, last in cuts)
+        ]
+        return [line for _, _, line in sorted(private + public, key=itemgetter(0, 1))]
+
     @classmethod
     def joined(cls, parts: Sequence[Encoded], newcomers: Mapping[Member, int]) -> Encoded:
         """Several as one. newcomers: for whom so many of the parts, the first ones, are not."""
         whole, offset = cls(b"".join([part.data for part in parts])), 0
-        whole.asides = b"".join([part.asides for part in parts])
         for member, number in newcomers.items():
             whole.edits[member] = [(0, sum(len(part.data) for part in parts[:number]), b"")]
         for part in parts:
@@ -88,14 +105,19 @@ class Batch:
     """What one turn brought, for all members of all workers.
 
     text, json: for the members that read the one or the other.
-    messages: how many there are in it. newest_id: of these, or 0.
+    messages: how many there are in it.
     left: members that are no longer in the room, and why.
+    said: the messages of each sender, as the first and the last id of those that it said one after the other.
+    newest_id: of all these, or 0.
+
+    `said`, `newest_id` and `Encoded.asides` are of a batch as the room made it, not of a merged one.
     """
 
     text: Encoded = field(default_factory=Encoded)
     json: Encoded = field(default_factory=Encoded)
     messages: int = 0
     left: list[tuple[Member, str]] = field(default_factory=list)
+    said: dict[Member, list[Span]] = field(default_factory=dict)
     newest_id: int = 0
 
     def refused(self, error: Error) -> Batch:
@@ -124,7 +146,6 @@ class Batch:
             Encoded.joined([batch.json for batch in batches], {}),  # whoever joins begins with text
             sum(batch.messages for batch in batches),
             [left for batch in batches for left in batch.left],
-            max(batch.newest_id for batch in batches),
         )
 
 
@@ -142,91 +163,3 @@ class Switch:
     after: int = 0
     upto: int = 0
     last: bytes = b""
-
-
-class Draft:
-    """A batch in the making: what happens, in order, encoded once for all who read the same.
-
-    json: whether anyone reads JSON. has_messages, has_more: whether there are messages in it, and anything else.
-    """
-
-    __slots__ = ("_json", "_said", "_sender", "_text", "has_messages", "has_more", "left", "messages")
-
-    def __init__(self, *, json: bool) -> None:
-        self.messages: list[Message] = []
-        self.has_messages = self.has_more = False
-        self.left: list[tuple[Member, str]] = []
-        self._text = _Pen(encode_text)
-        self._json = _Pen(encode_json) if json else None
-        self._said: list[Message] = []
-        self._sender: Member | None = None
-
-    def say(self, sender: Member, message: Message) -> None:
-        """For everyone but its sender."""
-        if sender is not self._sender:
-            self._write_said()
-            self._sender = sender
-        self._said.append(message)
-        self.has_messages = True
-
-    def tell(self, member: Member, event: Event | bytes) -> None:
-        """For one member alone."""
-        self.has_more = True
-        self._write_said()
-        line = event if isinstance(event, bytes) else encode(event, as_json=member.json)
-        pen = self._json if member.json and self._json else self._text
-        pen.insert(member, line)
-
-    def announce(self, event: Event, *, in_text: bool, besides: Member | None = None) -> None:
-        """For everyone besides one; those who read plain text don't need to know if not `in_text`."""
-        self.has_more = True
-        self._write_said()
-        if in_text:
-            self._text.write([event], besides, is_aside=True)
-        if self._json:
-            self._json.write([event], besides, is_aside=True)
-
-    def batch(self) -> Batch | None:
-        """What was put in so far; None if that is nothing."""
-        self._write_said()
-        text, json = self._text.encoded(), self._json.encoded() if self._json else Encoded()
-        if not (text.data or text.edits or json.data or json.edits or self.left):
-            return None
-        newest_id = self.messages[-1].id if self.messages else None
-        return Batch(text, json, len(self.messages), self.left, newest_id or 0)
-
-    def _write_said(self) -> None:
-        if said := self._said:
-            self._said = []
-            self.messages += said
-            self._text.write(said, self._sender)
-            if self._json:
-                self._json.write(said, self._sender)
-
-
-class _Pen:
-    """Writes events in one encoding."""
-
-    __slots__ = ("_asides", "_edits", "_encode", "_parts", "_size")
-
-    def __init__(self, encode: Callable[..., bytes]) -> None:
-        self._encode = encode
-        self._parts: list[bytes] = []
-        self._asides: list[bytes] = []
-        self._size = 0
-        self._edits: dict[Member, list[Edit]] = {}
-
-    def write(self, events: Iterable[Event], besides: Member | None, *, is_aside: bool = False) -> None:
-        data = self._encode(*events)
-        if besides:
-            self._edits.setdefault(besides, []).append((self._size, self._size + len(data), b""))
-        self._parts.append(data)
-        if is_aside:
-            self._asides.append(data)
-        self._size += len(data)
-
-    def insert(self, member: Member, line: bytes) -> None:
-        self._edits.setdefault(member, []).append((self._size, self._size, line))
-
-    def encoded(self) -> Encoded:
-        return Encoded(b"".join(self._parts), self._edits, b"".join(self._asides))

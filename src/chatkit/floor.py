@@ -10,7 +10,8 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 
-from chatkit.batch import Draft, Member, Switch
+from chatkit.batch import Member, Switch
+from chatkit.draft import Draft
 from chatkit.encoding import encode_json, encode_text
 from chatkit.events import BEFORE, LIVE, Error, Event, Joined, Left, Message, Notice, Private, Renamed, Welcome
 from chatkit.hooks import HookFailed, Hooks

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
+from operator import itemgetter
 
-from chatkit.batch import Batch, Switch
+from chatkit.batch import Batch, Span, Switch
 from chatkit.encoding import encode_json, encode_text
 from chatkit.events import Error, Event, Gap, Message
 from chatkit.history import History
@@ -20,6 +23,17 @@ Outlet = Callable[[Batch | Switch], None]
 # What a replay is told next, and up to which id that goes.
 Page = Callable[[bytes, int], None]
 Failed = Callable[[BaseException], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What to tell again: messages with ids after `after`, up to about so many bytes or `upto`, but none of `besides`."""
+
+    after: int
+    upto: int
+    max_bytes: int
+    as_json: bool
+    besides: Sequence[Span] = ()
 
 
 class Record:
@@ -63,16 +77,25 @@ class Record:
         """The id after which the last `number` messages come, as far as they are kept."""
         return min(self.newest_id, max(self._history.before(self.newest_id, number), self._history.pruned_upto))
 
-    def read(self, after: int, upto: int, max_bytes: int, *, as_json: bool, then: Page) -> None:
-        """then(lines, id): what was said after `after`, up to about so many bytes or `upto`; now or later, in any thread."""
-        page = self._pages.get((after, max_bytes, as_json))
-        if page and page[1] <= upto:  # a page that ended earlier is only shorter
+    def tells_all_after(self, after: int) -> bool:
+        """Whether all that was handed out after this id can be told again."""
+        return after + 1 >= self._recent.oldest_id
+
+    def read(self, wanted: Wanted, then: Page) -> None:
+        """then(lines, id): what is wanted, up to that id; now or later, in any thread."""
+        page = self._pages.get((wanted.after, wanted.max_bytes, wanted.as_json))
+        if page and page[1] <= wanted.upto and not wanted.besides:  # a page that ended earlier is only shorter
             then(*page)
         else:
-            self._read(after, upto, max_bytes, as_json, then)
+            self._read(wanted, then)
 
-    def _read(self, after: int, upto: int, max_bytes: int, as_json: bool, then: Page) -> None:
-        then(*self._page(self._recent.read(after, upto, max_bytes), after, upto, max_bytes, as_json))
+    def _read(self, wanted: Wanted, then: Page) -> None:
+        then(*self._page(self._recent.read(wanted.after, wanted.upto, wanted.max_bytes), wanted))
+
+    def _forget(self, upto: int) -> None:
+        """Messages with ids up to this one are not kept any more."""
+        self._recent.forget(upto)
+        self._pages.clear()
 
     def _hand_out(self, item: Batch | Switch, messages: Sequence[Message]) -> None:
         if messages:
@@ -82,19 +105,25 @@ class Record:
         for outlet in self.outlets:
             outlet(item)
 
-    def _page(self, messages: list[Message], after: int, upto: int, max_bytes: int, as_json: bool) -> tuple[bytes, int]:
-        """The lines that tell these; a gap where some that there were aren't among them."""
-        events, last = list[Event](), messages[-1].id or 0 if messages else upto
-        ids = [after, *[message.id or 0 for message in messages]]
-        for message, (before, number) in zip(messages, pairwise(ids), strict=True):
+    def _page(self, found: list[Message], wanted: Wanted) -> tuple[bytes, int]:
+        """The lines that tell what was found; a gap where some that there were aren't among them."""
+        events, last = list[Event](), found[-1].id or 0 if found else wanted.upto
+        ids = [wanted.after, *[message.id or 0 for message in found]]
+        for message, (before, number) in zip(found, pairwise(ids), strict=True):
             if number > before + 1 and (missing := self._history.missing(before + 1, number - 1)):
                 events.append(Gap(missing))
-            events.append(message)
-        if not messages and (missing := self._history.missing(after + 1, upto)):
+            if not wanted.besides or not _contains(wanted.besides, number):
+                events.append(message)
+        if not found and (missing := self._history.missing(wanted.after + 1, wanted.upto)):
             events.append(Gap(missing))
-        page = (encode_json if as_json else encode_text)(*events), last
+        page = (encode_json if wanted.as_json else encode_text)(*events), last
         if len(self._pages) >= MAX_PAGES:
             self._pages.clear()
-        if len(events) == len(messages) > 0:  # what is missing may be there the next time
-            self._pages[after, max_bytes, as_json] = page
+        if len(events) == len(found) > 0 and not wanted.besides:  # what is missing may be there the next time
+            self._pages[wanted.after, wanted.max_bytes, wanted.as_json] = page
         return page
+
+
+def _contains(spans: Sequence[Span], number: int) -> bool:
+    place = bisect_right(spans, number, key=itemgetter(0))
+    return place > 0 and number <= spans[place - 1][1]

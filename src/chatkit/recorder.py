@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import replace
 from functools import partial
 from os import PathLike
 from queue import Empty, SimpleQueue
@@ -18,7 +19,8 @@ from chatkit.clerk import Clerk
 from chatkit.events import Message
 from chatkit.history import History
 from chatkit.limits import Limits
-from chatkit.record import NOT_KEPT, Failed, Page, Record
+from chatkit.reader import Reader
+from chatkit.record import NOT_KEPT, Failed, Page, Record, Wanted
 
 logger = logging.getLogger("chatkit")
 
@@ -51,12 +53,13 @@ class Recorder(Record):
         self._queue: SimpleQueue[Item | None] = SimpleQueue()
         self._put_bytes = self._taken_bytes = 0  # each has one writer: who is inside the room's lock, and the thread
         self._thread = threading.Thread(target=self._run, name="chatkit-recorder", daemon=True)
-        self._writer, self._reader = Clerk("chatkit-history-writer"), Clerk("chatkit-history-reader")
+        self._writer, self._reader = Clerk("chatkit-history-writer"), Reader(history)
         self._doing: tuple[Future[Any], int]  # what the writer was given last, and how many messages it is about
         self._look_at = 0.0
         self._unstored_before = 0
         self._retry_seconds, self._well_since = RETRY_SECONDS, -math.inf
-        self._reads_fail = self._upkeep_fails = False
+        self._upkeep_fails = False
+        self._unkept_upto = 0
 
     @property
     def is_full(self) -> bool:  # type: ignore[override]
@@ -65,7 +68,7 @@ class Recorder(Record):
     def start(self, failed: Failed) -> None:
         """HistoryError: there is no such history."""
         self._history.open()
-        self.newest_id = newest = self._history.newest_id
+        self.newest_id = self._recent.newest_id = newest = self._history.newest_id
         after = self._history.before(newest, self._limits.history_size)
         try:
             while after < newest and (messages := self._history.read(after, newest, LOADED_BYTES)):
@@ -83,7 +86,7 @@ class Recorder(Record):
             return
         self._queue.put(None)
         self._thread.join(seconds)
-        self._reads_fail = True  # whoever still asks is told of a gap, and nobody of that
+        self._reader.begin_end()
         self._writer.do(self._close)
         for clerk in (self._writer, self._reader):
             clerk.end(HUNG_SECONDS if self.problem else max(0.0, until - time.monotonic()))
@@ -93,13 +96,17 @@ class Recorder(Record):
         self._put_bytes += _size(item)
         self._queue.put((item, messages))
 
-    def _read(self, after: int, upto: int, max_bytes: int, as_json: bool, then: Page) -> None:
-        kept = self._recent.read(after, upto, max_bytes)
+    def tells_all_after(self, after: int) -> bool:
+        return super().tells_all_after(after) or after >= max(self._unkept_upto, self._history.pruned_upto)
+
+    def _read(self, wanted: Wanted, then: Page) -> None:
+        kept = self._recent.read(wanted.after, wanted.upto, wanted.max_bytes)
         oldest = self._recent.oldest_id  # looked at afterwards: what was read is whole if it is still there
-        if after + 1 >= oldest:
-            then(*self._page(kept, after, upto, max_bytes, as_json))
+        if wanted.after + 1 >= oldest:
+            then(*self._page(kept, wanted))
         else:
-            self._reader.do(partial(self._read_store, after, min(upto, oldest - 1), max_bytes, as_json, then))
+            older = replace(wanted, upto=min(wanted.upto, oldest - 1))
+            self._reader.read(older, lambda found: then(*self._page(found, older)))
 
     # In the writer's thread
 
@@ -121,19 +128,6 @@ class Recorder(Record):
             self._history.close()
         except Exception as error:
             logger.error("the history can't be closed in order: %s", error)
-
-    # In the reader's thread
-
-    def _read_store(self, after: int, upto: int, max_bytes: int, as_json: bool, then: Page) -> None:
-        try:
-            page = self._page(self._history.read(after, upto, max_bytes), after, upto, max_bytes, as_json)
-            self._reads_fail = False
-        except Exception as error:
-            if not self._reads_fail:
-                logger.error("the history can't be read: %s", error)
-            self._reads_fail = True
-            page = self._page([], after, upto, max_bytes, as_json)  # a gap tells how many that are
-        then(*page)
 
     # In the thread
 
@@ -178,6 +172,7 @@ class Recorder(Record):
             self._do(partial(self._history.append, messages), len(messages))
         if self.problem:
             self.unstored += len(messages)
+            self._unkept_upto = messages[-1].id or 0
         else:
             self._look_at = min(self._look_at, time.monotonic() + PAUSE_SECONDS)
         return not self.problem
@@ -189,7 +184,7 @@ class Recorder(Record):
         else:
             seconds = self._do(partial(self._maintain, idle=self._queue.empty()))
             self._look_at = time.monotonic() + (self._retry_seconds if self.problem else seconds)
-            self._recent.forget(self._history.pruned_upto)
+            self._forget(self._history.pruned_upto)
 
     def _do(self, call: Callable[[], Any], messages: int = 0) -> Any:
         """What the call gives; `problem` is set if it fails or takes too long."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 from chatkit.batch import Switch
 from chatkit.connection import Connection
 from chatkit.keeper import Keeper
 from chatkit.limits import Limits
-from chatkit.record import Record
+from chatkit.record import Record, Wanted
 from chatkit.standin import StandIn
 
 # A member that reads gets so much at a time; all that are told something share the second figure, so that
@@ -60,6 +61,9 @@ class Replays:
         keeper.readers.pop(member, None)
         keeper.programs.pop(member, None)
         if unfinished := keeper.replaying.pop(member, None):
+            if unfinished.live_after < unfinished.upto:  # what was left to the history, and isn't told yet, is told now
+                unfinished.leave_to_history()
+                switch = replace(switch, after=min(switch.after, max(unfinished.after, unfinished.live_after)))
             self._release(unfinished)
         if switch.first:
             keeper.write(connection, switch.first)
@@ -72,7 +76,7 @@ class Replays:
         """Go on with those that have read what they were told."""
         most = self._limits.max_pending_bytes
         for replay in list(self._keeper.replaying.values()):
-            if replay.held_bytes > most:
+            if self._holds_much(replay) and self._record.tells_all_after(replay.upto):
                 replay.leave_to_history()
             if replay.connection.is_broken:
                 self._finish(replay)
@@ -82,12 +86,17 @@ class Replays:
             elif not replay.awaits and not replay.connection.pending_bytes:
                 self._ask(replay) if replay.after < replay.upto else self._finish(replay)
 
+    def _holds_much(self, replay: StandIn) -> bool:
+        """At the end of the replay half of what may be pending is left for what follows."""
+        most = self._limits.max_pending_bytes
+        return replay.held_bytes > most // 2 and replay.message_bytes > most // 8 and not replay.leaving
+
     def _ask(self, replay: StandIn) -> None:
         replay.awaits = True
         share = ALL_PAGES_BYTES // len(self._keeper.replaying)
         max_bytes = min(MAX_PAGE_BYTES, 1 << share.bit_length() - 1)  # of few sizes, so that pages can be shared
-        arrived = partial(self._arrived, replay)
-        self._record.read(replay.after, replay.upto, max_bytes, as_json=replay.json, then=arrived)
+        wanted = Wanted(replay.after, replay.upto, max_bytes, replay.json, replay.own)
+        self._record.read(wanted, partial(self._arrived, replay))
 
     def _arrived(self, replay: StandIn, lines: bytes, upto: int) -> None:
         self._post(partial(self._tell, replay, lines, upto))
@@ -112,6 +121,6 @@ class Replays:
             (keeper.programs if replay.json else keeper.readers)[replay.member] = replay.connection
 
     def _release(self, replay: StandIn) -> None:
-        self._keeper.bytes += replay.held_bytes
+        self._keeper.bytes += sum(map(len, replay.held))
         if not replay.connection.write_pieces(replay.held):
             self._keeper.fall_behind(replay.connection)

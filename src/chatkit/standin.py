@@ -2,47 +2,63 @@
 
 from __future__ import annotations
 
-from chatkit.batch import Batch, Switch
+from collections.abc import Iterable
+
+from chatkit.batch import Batch, Span, Switch
 from chatkit.connection import Connection
+
+# A line of its own that isn't to be told counts as so many bytes.
+OWN_BYTES = 100
 
 
 class StandIn:
     """Stands in for a connection while its member is told what was said before: what is live is held back meanwhile.
 
     after, upto: the ids that are still to be told, without the lowest one. last: what comes after them.
+    own: of these, first and last ids of what the member said itself meanwhile, which isn't told.
     awaits: whether more is on its way. leaving: whether the conversation ends with that.
-    held: what is live, `held_bytes` of it.
+    held: what is live, `held_bytes` of it; `message_bytes` are messages.
+    live_after: messages with higher ids are live; of these, those up to `upto` are no longer held.
     """
 
     __slots__ = (
-        *("_asides", "_newest_id", "after", "awaits", "connection", "held", "held_bytes"),
-        *("json", "last", "leaving", "member", "upto"),
+        *("_asides", "_newest_id", "_said", "after", "awaits", "connection", "held", "held_bytes"),
+        *("json", "last", "leaving", "live_after", "member", "message_bytes", "own", "upto"),
     )
 
     def __init__(self, connection: Connection, switch: Switch) -> None:
         self.connection = connection
         self.member, self.json, self.last = switch.member, switch.json, switch.last
         self.after, self.upto = switch.after, switch.upto
+        self.live_after = switch.upto
+        self.own: list[Span] = []
         self.awaits = self.leaving = False
         self.held: list[bytes | memoryview] = []
-        self.held_bytes = 0
+        self.held_bytes = self.message_bytes = 0
+        self._said: list[Span] = []  # by the member, in between
         self._asides: list[bytes | memoryview] = []  # those of `held` that no history has
         self._newest_id = 0
 
-    def hold(self, batch: Batch) -> None:
+    def hold(self, batches: Iterable[Batch]) -> None:
         """Nobody is behind by this: it is looked at when the replay goes on."""
         if self.leaving:
             return
-        lines = batch.json if self.json else batch.text
-        pieces = lines.pieces_for(self.member)
-        self.held += pieces
-        self.held_bytes += sum(map(len, pieces))
-        private = [line for _, _, line in lines.edits.get(self.member, ())]
-        self._asides += [line for line in (lines.asides, *private) if line]
-        self._newest_id = batch.newest_id or self._newest_id
+        for batch in batches:
+            lines = batch.json if self.json else batch.text
+            pieces = lines.pieces_for(self.member)
+            self.held += pieces
+            self.held_bytes += sum(map(len, pieces))
+            asides = lines.asides_for(self.member)
+            self.message_bytes += sum(map(len, pieces)) - sum(map(len, asides))
+            self._asides += asides
+            self._said += batch.said.get(self.member, ())
+            self._newest_id = batch.newest_id or self._newest_id
 
     def leave_to_history(self) -> None:
         """Hold no messages: they are told as those before. What else happened comes after all of them."""
         self.upto = max(self.upto, self._newest_id)
+        self.own = [said for said in (*self.own, *self._said) if said[1] > self.after]
+        self._said = []
         self.held = self._asides.copy()
-        self.held_bytes = sum(map(len, self.held))
+        self.held_bytes = sum(map(len, self.held)) + OWN_BYTES * len(self.own)
+        self.message_bytes = 0

@@ -206,8 +206,8 @@ class Worker(threading.Thread):
         self.deliveries -= sum(early.messages for number in newcomers.values() for early in batches[:number])
         self._write(batch.text, keeper.readers)
         self._write(batch.json, keeper.programs)
-        for replay in keeper.replaying.values():
-            replay.hold(batch)
+        for member, replay in keeper.replaying.items():
+            replay.hold(batches[newcomers.get(member, 0) :])
         for member, _ in batch.left:
             if leaver := keeper.find(member):
                 keeper.end(leaver)

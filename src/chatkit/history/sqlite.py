@@ -130,7 +130,7 @@ class SqliteHistory(History):
     def close(self) -> None:
         with suppress(HistoryError), in_words(self._path):
             if self._writer:
-                self._writer.execute("UPDATE room SET reserved = ?", (self.newest_id,))
+                self._append_with_more(self._writer, (), self.newest_id)
         descriptor, self._lock = self._lock, None  # from here on nobody connects again
         self._disconnect()
         if descriptor is not None:
@@ -176,7 +176,8 @@ class SqliteHistory(History):
         elif not self.room:
             self.room, self.unused, self.newest_id = name, unused, max(newest, self._reserved)
             known = max(newest, unused[-1][1] if unused else 0)
-            if known < self._reserved:  # a crash: nobody knows which of the reserved ids were given
+            # An orderly end leaves as many as the file couldn't take; after a crash nobody knows which were given.
+            if self._reserved - known >= RESERVED_IDS // 2:
                 self.unused.append((known + 1, self._reserved))
                 self._unwritten = [(known + 1, self._reserved)]
 
