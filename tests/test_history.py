@@ -118,7 +118,7 @@ def test_ids_are_never_given_again_after_a_crash(open_history: Open) -> None:
     history.append(said(1, 2, 3))
     crash(history)
     again = open_history()
-    assert again.newest_id == 3 + RESERVED_IDS
+    assert again.newest_id == RESERVED_IDS
     assert (again.room, again.missing(1, again.newest_id), again.before(again.newest_id, 2)) == (history.room, 3, 1)
     again.append(said(again.newest_id + 1))
     crash(again)
@@ -127,6 +127,15 @@ def test_ids_are_never_given_again_after_a_crash(open_history: Open) -> None:
     assert (third.missing(1, third.newest_id), len(third.unused)) == (4, 2)
     third.close()
     assert open_history().newest_id == third.newest_id, "an orderly end reserves nothing"
+
+
+def test_ids_are_reserved_before_the_first_is_given(open_history: Open) -> None:
+    """It may be shown and never kept, if the first commit fails and the server is killed then."""
+    history = open_history()
+    history.append(said(1))
+    history.close()
+    crash(open_history())
+    assert open_history().newest_id > RESERVED_IDS
 
 
 def test_a_commit_is_all_or_nothing(path: Path, open_history: Open) -> None:
@@ -331,6 +340,16 @@ def test_days(path: Path, open_history: Open) -> None:
     )
     tidy_up(history)
     assert [message.id for message in history.read(0, ALL, ALL)] == [2, 4]
+
+
+def test_all_of_it_is_pruned(open_history: Open) -> None:
+    """Newcomers aren't told of that, also after the next start."""
+    history = open_history(days=1)
+    history.append(said(1, 2, 3))
+    tidy_up(history)
+    assert (history.read(0, ALL, ALL), history.pruned_upto) == ([], 3)
+    history.close()
+    assert open_history().pruned_upto == 3
 
 
 def test_pruning_keeps_up_with_what_is_said(path: Path, open_history: Open) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import queue
 import threading
 import tracemalloc
@@ -23,6 +24,7 @@ from chatkit import (
     Renamed,
     Returned,
     Server,
+    Synced,
     Unsure,
     Welcome,
     chain,
@@ -30,6 +32,7 @@ from chatkit import (
 )
 from chatkit.backoff import Backoff
 from chatkit.errors import NotConnected
+from chatkit.trail import Trail
 from tests.conftest import DEADLINE, Peer, Started
 from tests.proxy import Proxy
 
@@ -330,6 +333,45 @@ def test_close_while_another_thread_only_sends(serve: Serve, times: int) -> None
             assert not publishing.is_alive()
 
 
+def test_who_sends_needs_no_descriptor(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Looking for what has arrived takes none."""
+
+    def none_left(*selector: object) -> None:
+        raise OSError(errno.EMFILE, "too many")
+
+    started = serve()
+    ann = started.peer()
+    with publisher(started) as bob:
+        with monkeypatch.context() as patched:
+            patched.setattr("chatkit.halt.selectors.DefaultSelector", none_left)
+            publish(bob, 300)
+        assert [ann.line().split()[-1] for _ in range(300)] == [b"%d" % number for number in range(300)]
+
+
+@pytest.mark.parametrize("where", ["send", "hear", "owed"])
+def test_ctrl_c_between_what_is_known_and_what_was_sent(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """The connection ends, as nobody knows; after the return all goes on."""
+    started = serve()
+    with publisher(started) as bob:
+        ann, original = started.peer(), getattr(Trail, where)
+
+        def interrupted(*arguments: Any) -> Any:
+            original(*arguments)
+            raise KeyboardInterrupt
+
+        ann.send(b"hi\n")
+        publish(bob, 2)  # the answer to the first is followed by a question about the second
+        with monkeypatch.context() as patched:
+            patched.setattr(Trail, where, interrupted)
+            with pytest.raises(KeyboardInterrupt):
+                bob.send("a") if where == "send" else next_of(bob, Synced)
+        assert next_of(bob, Returned)
+        bob.send("/sync")
+        assert next_of(bob, Synced)
+
+
 def test_ctrl_c_while_a_sender_takes_in(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing was sent, nothing is held, and it goes on."""
 
@@ -341,7 +383,7 @@ def test_ctrl_c_while_a_sender_takes_in(serve: Serve, monkeypatch: pytest.Monkey
     with publisher(started) as bob:
         publish(bob, 100)
         with monkeypatch.context() as patched:
-            patched.setattr(link.Link, "read", interrupt)
+            patched.setattr(link.Link, "take", interrupt)
             with pytest.raises(KeyboardInterrupt):
                 bob.send("interrupted")
         bob.send("100")

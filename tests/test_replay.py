@@ -137,12 +137,11 @@ def test_a_replay_never_makes_a_slow_consumer(serve: Serve, where: dict[str, Any
     assert started.server.stats.slow_consumers == 0
 
 
-@kept_in
 @pytest.mark.parametrize("json", [False, True])
-def test_more_is_said_than_may_wait_behind_a_replay(serve: Serve, where: dict[str, Any], json: bool) -> None:
+def test_more_is_said_than_may_wait_behind_a_replay(serve: Serve, tmp_path: Path, json: bool) -> None:
     """Messages are told from the history then, all and in order, never its own; what else happened comes later."""
-    limits = Limits(history_size=where["limits"].history_size, max_pending_bytes=100_000)
-    started = serve(replay=0 if json else 50_000, **{**where, "limits": limits})
+    limits = Limits(history_size=3, max_pending_bytes=100_000)
+    started = serve(replay=0 if json else 50_000, history=tmp_path / "chat.db", limits=limits)
     ann = started.peer()
     for _ in range(5):
         ann.send((b"x" * 1000 + b"\n") * 1000)
@@ -170,13 +169,14 @@ def test_more_is_said_than_may_wait_behind_a_replay(serve: Serve, where: dict[st
     assert [end in line for end, line in zip(ends, after, strict=True)], after
 
 
-@pytest.mark.parametrize("what", ["private", "unkept"])
+@pytest.mark.parametrize("what", ["private", "unkept", "in memory"])
 def test_what_no_history_has_counts_while_a_replay_waits(
     serve: Serve, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who doesn't read is cut off when more of that than may be pending waits: a prefix, then the reason."""
-    store = MemoryHistory(10_000)
-    started = serve(replay=50_000, history=store, limits=Limits(max_pending_bytes=200_000, history_size=3))
+    store = None if what == "in memory" else MemoryHistory(10_000)
+    limits = Limits(max_pending_bytes=200_000, history_size=3 if store else 10_000)
+    started = serve(replay=50_000, history=store, limits=limits)
     ann = started.peer()
     ann.send((b"x" * 1000 + b"\n") * 8000)
     sync(ann)
@@ -290,7 +290,8 @@ def test_a_replay_leaves_room_for_what_follows(serve: Serve, monkeypatch: pytest
         release(replays, told)
 
     monkeypatch.setattr(replay.Replays, "_release", look)
-    started = serve(replay=50_000, limits=Limits(history_size=100_000, max_pending_bytes=100_000))
+    limits = Limits(history_size=3, max_pending_bytes=100_000)
+    started = serve(replay=50_000, history=MemoryHistory(100_000), limits=limits)
     ann = started.peer()
     ann.send((b"x" * 1000 + b"\n") * 5000)
     sync(ann)
@@ -304,23 +305,29 @@ def test_a_replay_leaves_room_for_what_follows(serve: Serve, monkeypatch: pytest
     assert waiting[0] <= 50_000
 
 
-def test_json_in_the_middle_of_a_replay(serve: Serve, tmp_path: Path) -> None:
-    """What was left to the history, and not told yet, is told in JSON."""
-    started = serve(replay=5000, history=tmp_path / "chat.db", limits=Limits(max_pending_bytes=100_000, history_size=3))
+def test_json_in_the_middle_of_a_replay(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was left to the history, and not told yet, is told in JSON, but for its own; what waited comes before that."""
+    store = MemoryHistory(100_000)
+    started = serve(replay=5000, history=store, limits=Limits(max_pending_bytes=100_000, history_size=3))
     ann = started.peer()
-    for text in (b"x", b"y"):
-        ann.send((text * 1000 + b"\n") * 5000)
-        sync(ann)
-        if text == b"x":
-            bob = started.peer(receive_buffer=4096)
-            assert bob.line() == b"*** before you came:"
-    ann.send(b"the last\n")
+    ann.send((b"x" * 1000 + b"\n") * 5000)
     sync(ann)
-    bob.send(b"/json 10001\n")
+    bob = started.peer(receive_buffer=4096)
+    assert bob.line() == b"*** before you came:"
+    bob.send(b"mine\n")
+    assert b"mine" in ann.line()
+    ann.send((b"y" * 1000 + b"\n") * 5000)
+    sync(ann)
+    monkeypatch.setattr(store, "append", lambda messages: 1 / 0)
+    ann.send(b"z\n" * 50 + b"the last\n")
+    sync(ann)
+    bob.send(b"/json 10052\n/sync\n")
     told = [bob.line()]
-    while not told[-1].endswith(b'"the last"}'):
+    while b'"synced"' not in told[-1]:
         told.append(bob.line())
     assert sum(b"y" * 1000 in line for line in told) == 5000
+    assert sum(line.endswith(b": z") for line in told) == 50
+    assert not [line for line in told if b"mine" in line]
     assert started.server.stats.slow_consumers == 0
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -75,6 +76,17 @@ class Desk:
 
     def hear(self, seat: Seat, *lines: Line, end: str | None = None) -> None:
         self.room.receive([Arrival(seat.member, list(lines), end)])
+
+
+def test_asides_of_many_changes() -> None:
+    """What was no message, without what is cut out for a member, in order; in time that grows with their number only."""
+    ada, number, line = Member("ada", ("", 1)), 20_000, b"*** x\n"
+    cuts = [(start, start + len(line), b"") for start in range(0, number * len(line), 2 * len(line))]
+    spans = [(start, start + len(line)) for start in range(0, number * len(line), len(line))]
+    lines = Encoded(line * number, {ada: [*cuts, (number * len(line), number * len(line), b"private\n")]}, spans)
+    begun = time.monotonic()
+    assert lines.asides_for(ada) == [line] * (number // 2) + [b"private\n"]
+    assert time.monotonic() - begun < 2
 
 
 def test_what_everyone_gets_is_shared() -> None:

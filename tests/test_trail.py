@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+import time
 from typing import Any
 
 import pytest
@@ -405,6 +406,31 @@ def test_the_newest_line_is_remembered_however_long() -> None:
         told = lead.lose(RESET) + lead.give_up()
         assert told[1] == forgotten(1)
         assert unsure(told)[1:] == ["long" * 1000] * got_away
+
+
+@pytest.mark.usefixtures("three")
+def test_lines_are_proved_one_by_one() -> None:
+    """Those that say the same, too; and one that was taken back proves nothing."""
+    lead = trail()
+    for line in ("a", "a", "b"):
+        lead.send(line)
+    back(lead)
+    lead._doubts.take_back()
+    assert [lead.hear(message(number, "a", "ada")) for number in (8, 9)] == [[], []]
+    for number, text in ((10, "a"), (11, "b")):
+        assert lead.hear(message(number, text, "ada")) == [message(number, text, "ada")]
+
+
+def test_proving_takes_no_longer_with_many_lines() -> None:
+    """Each message is looked up, whatever is in doubt."""
+    lead = trail()
+    for number in range(20_000):
+        lead.send(f"{number}")
+    back(lead)
+    begun = time.monotonic()
+    for number in range(20_000):
+        lead.hear(message(8 + number, "others", "ada"))
+    assert time.monotonic() - begun < 5
 
 
 def test_questions_without_answers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

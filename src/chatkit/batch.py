@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
@@ -38,8 +39,15 @@ class Arrival:
     end: str | None = None
 
 
-# Of bytes from and to, of ids the first and the last.
+# The first and the last of numbers that are next to each other.
 Span = tuple[int, int]
+
+
+def contains(spans: Sequence[Span], number: int) -> bool:
+    """Whether one of these, in order, has this number in it."""
+    place = bisect_right(spans, number, key=itemgetter(0))
+    return place > 0 and number <= spans[place - 1][1]
+
 
 # From, to, and what this member gets instead of these bytes: nothing for its own lines; a line that is for it
 # alone stands between two bytes.
@@ -51,12 +59,13 @@ class Encoded:
     """Lines in one encoding.
 
     data: for everyone, encoded once. edits: for whom something is different, in order.
-    asides: from, to of those in `data` that are no messages, and so in no history.
+    asides: from, to (without that) of those in `data` that are no messages, and so in no history; public: their bytes.
     """
 
     data: bytes = b""
     edits: dict[Member, list[Edit]] = field(default_factory=dict)
     asides: list[Span] = field(default_factory=list)
+    public: bytes = b""
 
     @property
     def size(self) -> int:
@@ -76,14 +85,12 @@ class Encoded:
 
     def asides_for(self, member: Member) -> list[bytes]:
         """Of what this member gets, what is no message."""
-        edits = self.edits.get(member, [])
-        cuts = [(start, end) for start, end, _ in edits if start < end]
+        if member not in self.edits:
+            return [self.public] if self.public else []
+        edits = self.edits[member]
+        cuts = [(start, end - 1) for start, end, _ in edits if start < end]
         private = [(start, 0, line) for start, _, line in edits if line]
-        public = [
-            (start, 1, self.data[start:end])
-            for start, end in self.asides
-            if not any(first <= start < last for first, last in cuts)
-        ]
+        public = [(start, 1, self.data[start:end]) for start, end in self.asides if not contains(cuts, start)]
         return [line for _, _, line in sorted(private + public, key=itemgetter(0, 1))]
 
     @classmethod

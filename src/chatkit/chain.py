@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 from collections import deque
 from contextlib import suppress
@@ -12,7 +11,7 @@ from chatkit.comeback import Comeback
 from chatkit.encoding import check_sendable
 from chatkit.errors import ChatError, ConnectionClosed
 from chatkit.events import Event
-from chatkit.halt import deadline_of, lock_timeout
+from chatkit.halt import lock_timeout
 from chatkit.link import Link, Place
 from chatkit.session import is_exit
 from chatkit.trail import MAX_WAITING_EVENTS, Trail, closed, left
@@ -109,23 +108,27 @@ class Chain:
 
     def _say(self, text: str) -> bool:
         """Write a line; False when there is no link, or it is lost before it took anything of the line."""
-        with self._state:
-            self._raise_if_over()
-            if not (link := self._link):
-                return False
-            data = self._trail.send(text)
+        link: Link | None = None
         try:
+            with self._state:
+                self._raise_if_over()
+                if not (link := self._link):
+                    return False
+                data = self._trail.send(text)
             link.write(data)
         except ConnectionClosed:
-            if self._closing:
+            if self._closing or not link:
                 raise
-            if not link.in_line:
-                with self._state:
+            with self._state:
+                if not link.in_line:
                     self._trail.unsend(text)
-            self._look_for_end(link)
+                if link is self._link:
+                    link.shutdown()
+            self._catch_up(link, float("inf"))  # what had arrived before counts; then comes the end
             return link.in_line
         except BaseException:  # Ctrl-C: the trail thinks that all of it was sent
-            link.break_off()
+            if link:
+                link.break_off()
             raise
         return True
 
@@ -152,12 +155,15 @@ class Chain:
 
     def _pay(self) -> None:
         """Ask the room what there is to ask it, unless somebody is sending, who asks then; nobody waits for it here."""
-        while self._link and self._trail.owes and self.sending.acquire(blocking=False):
+        while (link := self._link) and self._trail.owes and self.sending.acquire(blocking=False):
             try:
                 with self._state:
-                    link, owed = self._link, self._trail.owed()
-                if link:
+                    owed = self._trail.owed() if link is self._link else b""
+                if owed:
                     link.push(owed)
+            except BaseException:  # Ctrl-C, as above
+                link.break_off()
+                raise
             finally:
                 self.sending.release()
 
@@ -165,8 +171,12 @@ class Chain:
 
     def _take_in(self, link: Link) -> None:
         """For who holds `receiving`."""
-        with self._state:
-            self._hear(link)
+        try:
+            with self._state:
+                self._hear(link)
+        except BaseException:  # Ctrl-C: what was heard in part is told again
+            link.break_off()
+            raise
         if link.ended:
             self._lose(link, link.ended)
         else:
@@ -180,19 +190,10 @@ class Chain:
         """Take in what has arrived, unless somebody receives, until so many events wait; never wait for more."""
         if self.receiving.acquire(blocking=False):
             try:
-                with suppress(TimeoutError):
-                    while self._link is link and len(self.received) < most:
-                        self.read(deadline_of(0))
+                while self._link is link and len(self.received) < most and link.take():
+                    self._take_in(link)
             finally:
                 self.receiving.release()
-
-    def _look_for_end(self, link: Link) -> None:
-        """Writing failed. What had arrived before counts; whoever reads comes to its end, and else we do."""
-        with self._state:
-            if self._closing or link is not self._link:
-                return
-            link.shutdown()
-        self._catch_up(link, math.inf)
 
     # Away and back
 

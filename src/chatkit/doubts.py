@@ -20,11 +20,12 @@ MAX_QUESTIONS = 1000
 class _Sent:
     """Lines that were sent over one connection, in order, and aren't known to be heard.
 
-    names: who said them, once the connection is lost.
+    names: who said them, and places: what they were, and which of the connection's lines said it, once that is lost.
     before: how many lines of the connection came before these. heard: how many the room has surely heard.
     """
 
     names: set[str] = field(default_factory=set)
+    places: dict[tuple[type[Message], str], deque[int]] = field(default_factory=dict)
     lines: deque[str] = field(default_factory=deque)
     before: int = 0
     heard: int = 0
@@ -33,6 +34,13 @@ class _Sent:
     def forgotten(self) -> int:
         """How many lines before these aren't known to be heard either."""
         return self.before - self.heard
+
+    def place_of(self, message: Message) -> int | None:
+        """Which of the connection's lines said this, if one of these did."""
+        places = self.places.get((type(message), message.text)) or deque()
+        while places and places[0] < self.before:
+            places.popleft()
+        return places[0] if places and places[0] < self.before + len(self.lines) else None
 
 
 @dataclass(slots=True)
@@ -117,6 +125,9 @@ class Doubts:
         self._questions.clear()
         asked = {line.split(maxsplit=1)[-1].strip() for line in sent.lines if command_of(line) == "nick"}
         sent.names = names | asked
+        for number, line in enumerate(sent.lines, sent.before):
+            if words := said(line):
+                sent.places.setdefault(words, deque()).append(number)
         if sent.lines or sent.forgotten:
             self._lost.append(sent)
 
@@ -129,11 +140,9 @@ class Doubts:
     def prove(self, message: Message) -> bool:
         """Whether this is one of our doubtful lines; then all that was sent before it was heard, too."""
         for lost in self._lost:
-            if message.sender in lost.names:
-                for number, line in enumerate(lost.lines):
-                    if said(line) == (type(message), message.text):
-                        self._hear(lost, lost.before + number + 1)
-                        return True
+            if message.sender in lost.names and (place := lost.place_of(message)) is not None:
+                self._hear(lost, place + 1)
+                return True
         return False
 
     def give_up(self) -> list[Event]:

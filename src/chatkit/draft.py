@@ -97,4 +97,6 @@ class _Pen:
         self._edits.setdefault(member, []).append((self._size, self._size, line))
 
     def encoded(self) -> Encoded:
-        return Encoded(b"".join(self._parts), self._edits, self._asides)
+        data = b"".join(self._parts)
+        public = b"".join([data[start:end] for start, end in self._asides])
+        return Encoded(data, self._edits, self._asides, public)

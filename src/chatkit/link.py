@@ -118,16 +118,22 @@ class Link:
 
     def read(self, deadline: float | None, halt: Halt | None = None) -> None:
         """One read's worth of events, or the reason why there will be none. TimeoutError: nothing arrived in time."""
+        if not self.take():
+            wait(self._socket, selectors.EVENT_READ, deadline, halt)
+
+    def take(self) -> bool:
+        """The same of what has arrived; whether there was anything."""
         try:
             data = self._socket.recv(READ_BYTES)
         except BlockingIOError:
-            wait(self._socket, selectors.EVENT_READ, deadline, halt)
+            return False
         except OSError as error:
             self._session.end(self._session.lose(error))
         else:
             self._session.receive_data(data)
             if isinstance(self._session.ended, ProtocolError):
                 self.shutdown()
+        return True
 
     def send_eof(self) -> None:
         """Say that no more lines will come."""

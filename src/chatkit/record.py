@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from operator import itemgetter
 
-from chatkit.batch import Batch, Span, Switch
+from chatkit.batch import Batch, Span, Switch, contains
 from chatkit.encoding import encode_json, encode_text
 from chatkit.events import Error, Event, Gap, Message
 from chatkit.history import History
@@ -77,9 +75,9 @@ class Record:
         """The id after which the last `number` messages come, as far as they are kept."""
         return min(self.newest_id, max(self._history.before(self.newest_id, number), self._history.pruned_upto))
 
-    def tells_all_after(self, after: int) -> bool:
-        """Whether all that was handed out after this id can be told again."""
-        return after + 1 >= self._recent.oldest_id
+    def keeps_all_after(self, after: int) -> bool:
+        """Whether all that was handed out after this id can be told again, also later: what is in memory may be gone then."""
+        return False
 
     def read(self, wanted: Wanted, then: Page) -> None:
         """then(lines, id): what is wanted, up to that id; now or later, in any thread."""
@@ -112,7 +110,7 @@ class Record:
         for message, (before, number) in zip(found, pairwise(ids), strict=True):
             if number > before + 1 and (missing := self._history.missing(before + 1, number - 1)):
                 events.append(Gap(missing))
-            if not wanted.besides or not _contains(wanted.besides, number):
+            if not wanted.besides or not contains(wanted.besides, number):
                 events.append(message)
         if not found and (missing := self._history.missing(wanted.after + 1, wanted.upto)):
             events.append(Gap(missing))
@@ -122,8 +120,3 @@ class Record:
         if len(events) == len(found) > 0 and not wanted.besides:  # what is missing may be there the next time
             self._pages[wanted.after, wanted.max_bytes, wanted.as_json] = page
         return page
-
-
-def _contains(spans: Sequence[Span], number: int) -> bool:
-    place = bisect_right(spans, number, key=itemgetter(0))
-    return place > 0 and number <= spans[place - 1][1]

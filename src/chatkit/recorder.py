@@ -96,8 +96,8 @@ class Recorder(Record):
         self._put_bytes += _size(item)
         self._queue.put((item, messages))
 
-    def tells_all_after(self, after: int) -> bool:
-        return super().tells_all_after(after) or after >= max(self._unkept_upto, self._history.pruned_upto)
+    def keeps_all_after(self, after: int) -> bool:
+        return after >= max(self._unkept_upto, self._history.pruned_upto)
 
     def _read(self, wanted: Wanted, then: Page) -> None:
         kept = self._recent.read(wanted.after, wanted.upto, wanted.max_bytes)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 
 from chatkit.batch import Switch
@@ -61,14 +60,14 @@ class Replays:
         keeper.readers.pop(member, None)
         keeper.programs.pop(member, None)
         if unfinished := keeper.replaying.pop(member, None):
-            if unfinished.live_after < unfinished.upto:  # what was left to the history, and isn't told yet, is told now
-                unfinished.leave_to_history()
-                switch = replace(switch, after=min(switch.after, max(unfinished.after, unfinished.live_after)))
             self._release(unfinished)
         if switch.first:
             keeper.write(connection, switch.first)
-        if switch.after < switch.upto:
-            keeper.replaying[member] = StandIn(connection, switch)
+        replay = StandIn(connection, switch)
+        if unfinished and unfinished.owes_live:
+            replay.take_over(unfinished)
+        if replay.after < replay.upto:
+            keeper.replaying[member] = replay
         else:
             (keeper.programs if switch.json else keeper.readers)[member] = connection
 
@@ -76,7 +75,7 @@ class Replays:
         """Go on with those that have read what they were told."""
         most = self._limits.max_pending_bytes
         for replay in list(self._keeper.replaying.values()):
-            if self._holds_much(replay) and self._record.tells_all_after(replay.upto):
+            if self._holds_much(replay) and self._record.keeps_all_after(replay.upto):
                 replay.leave_to_history()
             if replay.connection.is_broken:
                 self._finish(replay)
@@ -95,7 +94,7 @@ class Replays:
         replay.awaits = True
         share = ALL_PAGES_BYTES // len(self._keeper.replaying)
         max_bytes = min(MAX_PAGE_BYTES, 1 << share.bit_length() - 1)  # of few sizes, so that pages can be shared
-        wanted = Wanted(replay.after, replay.upto, max_bytes, replay.json, replay.own)
+        wanted = Wanted(replay.after, replay.upto, max_bytes, replay.json, replay.besides)
         self._record.read(wanted, partial(self._arrived, replay))
 
     def _arrived(self, replay: StandIn, lines: bytes, upto: int) -> None:

@@ -67,8 +67,7 @@ class SqliteHistory(History):
         self.newest_id = 0
         self.unused = []
         self._path = Path(os.path.realpath(path))  # its siblings and its lock are where the file is
-        self._sync = sync
-        self._keep, self._days = keep, days
+        self._sync, self._keep, self._days = sync, keep, days
         self._reading = threading.Lock()
         self._lock: int | None = None
         self._writer: sqlite3.Connection | None = None
@@ -163,23 +162,24 @@ class SqliteHistory(History):
             return writer
 
     def _take_over(self, writer: sqlite3.Connection) -> None:
-        """Go on with the ids where the file, or this room, left off."""
+        """Go on with the ids where the file, or this room, left off; reserve some before the first is given."""
         name, self._reserved = writer.execute("SELECT name, reserved FROM room").fetchone()
         newest = writer.execute("SELECT coalesce(max(id), 0) FROM messages").fetchone()[0]
         self.pruned_upto = writer.execute("SELECT coalesce(min(id) - 1, 0) FROM messages").fetchone()[0]
         select(writer, max(0, newest - MAX_READ_ROWS), newest, 1 << 30)  # at least the end of it can be read
         unused = writer.execute("SELECT first, last FROM unused ORDER BY first").fetchall()
         if self.room and name != self.room:
-            self._reserved = self.newest_id + RESERVED_IDS
-            writer.execute("UPDATE room SET name = ?, reserved = ?", (self.room, self._reserved))
             self._unwritten = list(self.unused)
         elif not self.room:
             self.room, self.unused, self.newest_id = name, unused, max(newest, self._reserved)
             known = max(newest, unused[-1][1] if unused else 0)
             # An orderly end leaves as many as the file couldn't take; after a crash nobody knows which were given.
             if self._reserved - known >= RESERVED_IDS // 2:
-                self.unused.append((known + 1, self._reserved))
-                self._unwritten = [(known + 1, self._reserved)]
+                self._unwritten = [self.add_unused(known + 1, self._reserved)]
+            if not newest:  # nothing, or all of it was pruned
+                self.pruned_upto = self.newest_id
+        self._reserved = max(self._reserved, self.newest_id + RESERVED_IDS)
+        writer.execute("UPDATE room SET name = ?, reserved = ?", (self.room, self._reserved))
 
     def _append(self, messages: Sequence[Message]) -> None:
         self._check_open()
