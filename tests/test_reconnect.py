@@ -119,6 +119,33 @@ def test_the_absence_is_framed_and_the_name_taken_back(serve: Serve, gate: Gate)
         assert bob.receive(DEADLINE).text == "missed"
 
 
+def test_the_return_between_looking_and_waiting(serve: Serve, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who receives doesn't wait for more when the thread has brought something in that moment."""
+    take_up, read, wait, is_back = chain.Chain._take_up, chain.Chain.read, link.Link.read, threading.Event()
+
+    def taken_up(links: chain.Chain, link: link.Link) -> None:
+        take_up(links, link)
+        is_back.set()
+
+    def late(links: chain.Chain, deadline: float | None) -> None:
+        gate.put(0)
+        assert is_back.wait(DEADLINE)
+        read(links, deadline)
+
+    def waits(one: link.Link, *arguments: Any) -> None:
+        assert not bob._received, "waits, though something has arrived"
+        wait(one, *arguments)
+
+    monkeypatch.setattr(chain.Chain, "_take_up", taken_up)
+    with member(serve()) as (bob, proxy):
+        proxy.link_of(bob).reset()
+        assert isinstance(bob.receive(DEADLINE), Lost)
+        with monkeypatch.context() as patched:
+            patched.setattr(chain.Chain, "read", late)
+            patched.setattr(link.Link, "read", waits)
+            assert isinstance(bob.receive(DEADLINE), Returned)
+
+
 @pytest.mark.usefixtures("at_once")
 def test_the_server_is_restarted() -> None:
     """On the same port: the room began anew, which is told, and what its members say arrives."""

@@ -30,7 +30,8 @@ class Chain:
         self.ended: Exception | None = None
         self.receiving = threading.Lock()
         self.sending = threading.Lock()  # lines are written in the order in which the trail knows them
-        self._state = threading.Condition()  # around the trail and what follows
+        self._changed = threading.Event()  # by the thread: who waits looks again
+        self._state = threading.RLock()  # around the trail and what follows
         self._place = place
         self._trail = trail
         self._max_line_bytes = max_line_bytes
@@ -59,14 +60,15 @@ class Chain:
 
     def read(self, deadline: float | None) -> None:
         """Wait until something has changed. TimeoutError: nothing has."""
-        with self._state:
-            if not (link := self._link):
-                timeout = None if deadline is None else lock_timeout(deadline)
-                if not self._state.wait_for(lambda: self._link or self.received or self.ended, timeout):
-                    raise TimeoutError("nothing arrived in time")
-                return
-        link.read(deadline)
-        self._take_in(link)
+        with self._state:  # the thread may have taken up a link since the caller looked
+            link = None if self._changed.is_set() else self._link
+        if link:
+            link.read(deadline)
+            self._take_in(link)
+        elif self._changed.wait(None if deadline is None else lock_timeout(deadline)):
+            self._changed.clear()
+        else:
+            raise TimeoutError("nothing arrived in time")
 
     def send_eof(self) -> None:
         with self.sending:  # after what was kept
@@ -108,7 +110,7 @@ class Chain:
 
     def _say(self, text: str) -> bool:
         """Write a line; False when there is no link, or it is lost before it took anything of the line."""
-        link: Link | None = None
+        link = None
         try:
             with self._state:
                 self._raise_if_over()
@@ -195,7 +197,7 @@ class Chain:
             finally:
                 self.receiving.release()
 
-    # Away and back
+    # Away and back (`_fail` and `_take_up` in the thread)
 
     def _lose(self, link: Link, reason: ChatError) -> None:
         """For who holds `receiving`."""
@@ -224,16 +226,14 @@ class Chain:
         self.ended = self.ended or reason
         if self._comeback:
             self._comeback.halt()
-        self._state.notify_all()
-
-    # In the thread
+        self._changed.set()
 
     def _fail(self, error: Exception) -> None:
         with self._state:
             if is_final(error):
                 self._finish(error)
             self.received.extend(self._trail.fail(error))
-            self._state.notify_all()
+            self._changed.set()
 
     def _take_up(self, link: Link) -> None:
         """Go on with a new link. If it is lost already, whoever reads or sends next finds out."""
@@ -245,6 +245,6 @@ class Chain:
                 self._link, self.address = link, link.address
                 self._backoff.connected()
                 self._hear(link)
-                self._state.notify_all()
+                self._changed.set()
             self._say_queued()
         self._pay()
