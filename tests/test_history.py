@@ -138,6 +138,17 @@ def test_ids_are_reserved_before_the_first_is_given(open_history: Open) -> None:
     assert open_history().newest_id > RESERVED_IDS
 
 
+def test_it_can_be_opened_while_it_cannot_be_written(path: Path, open_history: Open) -> None:
+    """A room begins all the same, and what is said is kept when that is over."""
+    open_history().close()
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        history = open_history()
+    history.append(said(1))
+    crash(history)
+    assert open_history().newest_id > RESERVED_IDS
+
+
 def test_a_commit_is_all_or_nothing(path: Path, open_history: Open) -> None:
     """Of several thousand messages, one of which can't be: none is kept, and the next ones are."""
     history = open_history()

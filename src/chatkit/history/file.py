@@ -90,10 +90,10 @@ def make(path: Path) -> None:
     """A new, empty history, if there is no file, or an empty one. Readable for its owner alone."""
     if path.exists() and not path.is_file():
         raise HistoryError(f"{path} isn't an ordinary file")  # it must not be renamed over: think of /dev/null
-    if size_of(path):
+    if length(path):
         os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC))
         return
-    if size_of(Path(f"{path}-wal")):
+    if length(Path(f"{path}-wal")):
         raise Damaged(f"{path} is damaged (nothing but its log is left)")
     path = path.resolve()  # a link stays one
     unfinished = Path(f"{path}-new")  # killed in the middle of this, the next start finds nothing
@@ -127,7 +127,7 @@ def check(path: Path) -> None:
         raise HistoryError(f"{path} was written by a newer chatkit (schema {version}, this one reads {VERSION})")
     page_bytes, pages = int.from_bytes(header[16:18], "big"), int.from_bytes(header[28:32], "big")
     is_whole = path.stat().st_size >= pages * (65536 if page_bytes == 1 else page_bytes)
-    if not is_whole and not size_of(Path(f"{path}-wal")):  # else the log may have the rest
+    if not is_whole and not length(Path(f"{path}-wal")):  # else the log may have the rest
         raise Damaged(f"{path} is damaged (its end is missing)")
 
 
@@ -170,7 +170,7 @@ def _header(path: Path) -> bytes:
         return file.read(HEADER_BYTES)
 
 
-def size_of(path: Path) -> int:
+def length(path: Path) -> int:
     try:
         return path.stat().st_size
     except FileNotFoundError:

@@ -13,19 +13,7 @@ from pathlib import Path
 
 from chatkit.events import Message
 from chatkit.history import History, HistoryError
-from chatkit.history.file import (
-    BESIDE,
-    Damaged,
-    check,
-    connect,
-    in_words,
-    inode,
-    lock,
-    make,
-    put_aside,
-    size_of,
-    unlock,
-)
+from chatkit.history.file import BESIDE, Damaged, check, connect, in_words, inode, length, lock, make, put_aside, unlock
 from chatkit.history.rows import MAX_READ_ROWS, ROWS_AT_ONCE, insert, select, transaction
 from chatkit.history.upkeep import Upkeep
 
@@ -178,8 +166,14 @@ class SqliteHistory(History):
                 self._unwritten = [self.add_unused(known + 1, self._reserved)]
             if not newest:  # nothing, or all of it was pruned
                 self.pruned_upto = self.newest_id
-        self._reserved = max(self._reserved, self.newest_id + RESERVED_IDS)
-        writer.execute("UPDATE room SET name = ?, reserved = ?", (self.room, self._reserved))
+        reserved = max(self._reserved, self.newest_id + RESERVED_IDS)
+        try:
+            writer.execute("UPDATE room SET name = ?, reserved = ?", (self.room, reserved))
+            self._reserved = reserved
+        except sqlite3.OperationalError:
+            if name != self.room:
+                raise
+            # The first commit tries again: a locked file is no reason not to begin.
 
     def _append(self, messages: Sequence[Message]) -> None:
         self._check_open()
@@ -226,7 +220,7 @@ class SqliteHistory(History):
         self._disconnect()
         for suffix in BESIDE[1:]:
             beside = Path(f"{self._path}{suffix}")
-            if suffix == "-wal" and size_of(beside):
+            if suffix == "-wal" and length(beside):
                 os.rename(beside, f"{self._path}.removed-{time.time_ns()}-wal")
             beside.unlink(missing_ok=True)
 
