@@ -33,6 +33,16 @@ def join(run: Run, proxy: Proxy, *options: str) -> tuple[Running, Link]:
     return client, proxy._new_links.get(timeout=DEADLINE)
 
 
+def lose_a_line(client: Running, link: Link) -> None:
+    """It is typed and sent, and the connection is lost before the room has it."""
+    link.to_server.stall()
+    client.type("lost")
+    client.type("x" * 9000)
+    assert client.process.stderr
+    assert b"line 2" in client.process.stderr.readline()  # so what was typed before has been sent
+    link.reset()
+
+
 def test_as_without_the_option(run: Run, proxy: tuple[Started, Proxy]) -> None:
     """What is shown is what a member with plain text sees: no welcome, nobody's coming and going, no JSON."""
     started, between = proxy
@@ -72,12 +82,7 @@ def test_json(run: Run, proxy: tuple[Started, Proxy]) -> None:
     """For scripts, what is no line of the wire is an object, too."""
     client, link = join(run, proxy[1], "--json")
     assert json.loads(client.line())["type"] == "welcome"
-    link.to_server.stall()
-    client.type("lost")
-    client.type("x" * 9000)
-    assert client.process.stderr
-    assert b"line 2" in client.process.stderr.readline()  # so what was typed before has been sent
-    link.reset()
+    lose_a_line(client, link)
     types = {}
     while "unsure" not in types:
         event = json.loads(client.line())
@@ -138,12 +143,7 @@ def test_a_line_whose_fate_is_unknown(run: Run, proxy: tuple[Started, Proxy]) ->
     """Exit status 1, as nobody knows whether the room has it."""
     client, link = join(run, proxy[1])
     assert client.line() == CONNECTED
-    link.to_server.stall()
-    client.type("lost")
-    client.type("x" * 9000)
-    assert client.process.stderr
-    assert b"line 2" in client.process.stderr.readline()  # so what was typed before has been sent
-    link.reset()
+    lose_a_line(client, link)
     while client.line() != "*** nobody knows whether the room heard: lost":
         pass
     client.type("exit")

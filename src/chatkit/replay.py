@@ -86,8 +86,9 @@ class Replays:
                 self._ask(replay) if replay.after < replay.upto else self._finish(replay)
 
     def _holds_much(self, replay: StandIn) -> bool:
-        """At the end of the replay half of what may be pending is left for what follows."""
+        """Half of what may be pending, so that at the end of the replay there is room for what follows."""
         most = self._limits.max_pending_bytes
+        # Leaving messages to the history copies all that is private: not again for the next few of them.
         return replay.held_bytes > most // 2 and replay.message_bytes > most // 8 and not replay.leaving
 
     def _ask(self, replay: StandIn) -> None:

@@ -45,11 +45,11 @@ class StandIn:
             return
         for batch in batches:
             lines = batch.json if self.json else batch.text
-            pieces = lines.pieces_for(self.member)
+            pieces, asides = lines.pieces_for(self.member), lines.asides_for(self.member)
+            size = sum(map(len, pieces))
             self.held += pieces
-            self.held_bytes += sum(map(len, pieces))
-            asides = lines.asides_for(self.member)
-            self.message_bytes += sum(map(len, pieces)) - sum(map(len, asides))
+            self.held_bytes += size
+            self.message_bytes += size - sum(map(len, asides))
             self._asides += asides
             self._said += batch.said.get(self.member, ())
             self._newest_id = batch.newest_id or self._newest_id

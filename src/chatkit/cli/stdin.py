@@ -37,7 +37,7 @@ class Typing(threading.Thread):
         self._decoder = LineDecoder(max_line_bytes, finds_foreign=False)
         self._lines = deque[Line]()
         self._number = 0
-        self.patient = patient
+        self._patient = patient
         self._confirming = False
         self._confirmed = False
         self._woken = threading.Event()
@@ -48,7 +48,7 @@ class Typing(threading.Thread):
                 data = self._read()
                 self._lines += self._decoder.receive_data(data) if data else self._decoder.receive_eof()
                 self._send_lines()
-                if not data and not self.left and self.patient and self._number:
+                if not data and not self.left and self._patient and self._number:
                     self._confirm()
                 if not data and not self.left:
                     self._leave()
@@ -106,7 +106,7 @@ class Typing(threading.Thread):
             try:
                 return self._client.send(line)
             except NotConnected:
-                if not self.patient:
+                if not self._patient:
                     raise
             self._woken.wait()
 
