@@ -14,10 +14,10 @@ from dataclasses import replace
 import atheris  # type: ignore[import-untyped, import-not-found, unused-ignore]
 
 with atheris.instrument_imports(include=["chatkit"]):
-    from chatkit.encoding import encode_json, encode_text, parse_json, parse_text
     from chatkit.errors import ProtocolError
     from chatkit.events import Message, Notice, Private
-    from chatkit.protocol import BYTE_ORDER_MARK, BadLine, Foreign, Line, LineDecoder, clean, visible
+    from chatkit.protocol.formats import encode_json, encode_text, parse_json, parse_text
+    from chatkit.protocol.lines import BYTE_ORDER_MARK, BadLine, Foreign, Line, LineDecoder, clean, visible
 
 # What a fuzzer would seldom make up: these bytes, which no UTF-8 holds, stand for it.
 PIECES = {

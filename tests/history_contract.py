@@ -11,8 +11,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from chatkit import Action, Message
-from chatkit.history import History
-from chatkit.protocol import clean
+from chatkit.history.base import History
+from chatkit.protocol.lines import clean
 
 TIME = 1_763_800_000.25
 ALL = 10**9

@@ -17,8 +17,9 @@ from unittest.mock import ANY
 
 import pytest
 
-from chatkit import AsyncClient, Client, ConnectionClosed, Event, Limits, NameTaken, Notice, ProtocolError, Server, wire
-from chatkit.aio_link import AsyncLink
+from chatkit import AsyncClient, Client, ConnectionClosed, Event, Limits, NameTaken, Notice, ProtocolError, Server
+from chatkit.client import wire
+from chatkit.client.aio_connection import AsyncLink
 from chatkit.events import Error, Gap, Joined, Left, Message, Renamed, Welcome
 from chatkit.testing import ChatRoom
 from tests.conftest import DEADLINE, Peer, open_descriptors

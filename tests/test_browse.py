@@ -16,10 +16,11 @@ from typing import Any
 import pytest
 
 from chatkit import Action, Message
-from chatkit.history import HistoryError, browse
-from chatkit.history.browse import fold
-from chatkit.history.schema import APPLICATION_ID, SEARCH, TABLES, VERSION
-from chatkit.history.sqlite import SqliteHistory
+from chatkit.history import search as browse
+from chatkit.history.base import HistoryError
+from chatkit.history.search import fold
+from chatkit.history.sqlite.schema import APPLICATION_ID, SEARCH, TABLES, VERSION
+from chatkit.history.sqlite.store import SqliteHistory
 from tests.conftest import needs
 
 
@@ -100,7 +101,7 @@ def path(tmp_path: Path) -> Path:
 
 @pytest.fixture(params=[1000, 3])
 def chunk_rows(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("chatkit.history.browse.CHUNK_ROWS", request.param)
+    monkeypatch.setattr("chatkit.history.search.CHUNK_ROWS", request.param)
 
 
 PATTERNS = [

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatkit import Limits
-from chatkit.connection import WRITE_BYTES, Connection
+from chatkit.server.connection import WRITE_BYTES, Connection
 
 
 class ScriptedSocket:

@@ -28,9 +28,9 @@ from chatkit import (
     Synced,
     Welcome,
 )
-from chatkit.commands import HELP
-from chatkit.encoding import TYPES, check_sendable, clean_text, encode_json, encode_text, parse_json, parse_text
-from chatkit.protocol import clean
+from chatkit.protocol.formats import TYPES, check_sendable, clean_text, encode_json, encode_text, parse_json, parse_text
+from chatkit.protocol.lines import clean
+from chatkit.room.commands import HELP
 
 DOCS = Path(__file__).parent.parent / "docs"
 SCHEMA = json.loads((DOCS / "events.schema.json").read_text())

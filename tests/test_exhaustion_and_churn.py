@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 
 from chatkit import Limits, Server
-from chatkit.acceptor import prepare
-from chatkit.descriptors import RESERVED, room_for
+from chatkit.net.descriptors import RESERVED, room_for
+from chatkit.server.acceptor import prepare
 from tests.conftest import DEADLINE, Peer, Started, assert_healthy
 from tests.test_commands import BIN, Run, Running, run, start_server
 
@@ -94,7 +94,7 @@ def test_out_of_descriptors(run: Run) -> None:
 @linux
 def test_the_spare_descriptor(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     """When there is no other descriptor, it serves to tell who waits so; afterwards connections are accepted again."""
-    monkeypatch.setattr("chatkit.server.room_for", lambda clients: clients)
+    monkeypatch.setattr("chatkit.server.server.room_for", lambda clients: clients)
     started = serve()
     talker, reader = started.peers(2)
     assert_healthy(talker, reader)

@@ -16,10 +16,11 @@ from typing import Any
 import pytest
 
 from chatkit import Message
-from chatkit.history import HistoryError, upkeep
+from chatkit.history.base import HistoryError
 from chatkit.history.memory import MemoryHistory
-from chatkit.history.schema import VERSION
-from chatkit.history.sqlite import RESERVED_IDS, SqliteHistory
+from chatkit.history.sqlite import maintenance as upkeep
+from chatkit.history.sqlite.schema import VERSION
+from chatkit.history.sqlite.store import RESERVED_IDS, SqliteHistory
 from tests.history_contract import ALL, TIME, DurableContract, HistoryContract, said
 
 Open = Callable[..., SqliteHistory]

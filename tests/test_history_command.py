@@ -21,8 +21,8 @@ from typing import Any
 import pytest
 
 from chatkit import Action, Message
-from chatkit.encoding import encode_json, parse_json
-from chatkit.protocol import visible
+from chatkit.protocol.formats import encode_json, parse_json
+from chatkit.protocol.lines import visible
 from tests import test_commands
 from tests.conftest import DEADLINE
 from tests.test_browse import write

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from chatkit import Limits, Message
-from chatkit.history.sqlite import SqliteHistory
+from chatkit.history.sqlite.store import SqliteHistory
 from tests import test_commands, witness
 from tests.conftest import Started
 from tests.test_commands import Run, start_server

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from chatkit.history.sqlite import SqliteHistory
+from chatkit.history.sqlite.store import SqliteHistory
 from tests import test_commands, witness
 from tests.conftest import DEADLINE, Started, needs
 from tests.test_browse import indexing

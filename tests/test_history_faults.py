@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from chatkit import Limits, Message
-from chatkit.history import HistoryError
-from chatkit.history.sqlite import SqliteHistory
+from chatkit.history.base import HistoryError
+from chatkit.history.sqlite.store import SqliteHistory
 from tests import test_commands, witness
 from tests.conftest import DEADLINE, Started
 from tests.test_commands import Run
@@ -182,8 +182,8 @@ def test_shutdown_waits_for_no_disk(serve: Serve, talk: Talk, history: Troubled)
 # chat-server, but each message that is to be kept waits in a system call, as for a disk that hangs.
 HANGING = """
 import os
-from chatkit.cli.server import main
-from chatkit.history import sqlite
+from chatkit.cli.server.main import main
+from chatkit.history.base import sqlite
 sqlite.insert = lambda *_: os.read(0, 1)
 main(["--port", "0", "--history", {!r}])
 """

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from chatkit import Message
-from chatkit.history.sqlite import SqliteHistory
+from chatkit.history.sqlite.store import SqliteHistory
 from tests.conftest import Peer, needs
 from tests.test_commands import Run, run, start_server
 

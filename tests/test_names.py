@@ -12,10 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatkit import Action, Limits, Member, Message, NameTaken, Private
-from chatkit.encoding import parse_text
-from chatkit.names import MAX_NAME_CHARACTERS, RULE, check_name, name_key
-from chatkit.protocol import clean, visible
-from chatkit.roster import Roster
+from chatkit.protocol.formats import parse_text
+from chatkit.protocol.lines import clean, visible
+from chatkit.protocol.names import MAX_NAME_CHARACTERS, RULE, check_name, name_key
+from chatkit.room.members import Roster
 
 SCRIPTS = {
     "latin": string.ascii_letters + "ßéÅİøŁđþ",

@@ -16,9 +16,10 @@ from typing import Any
 
 import pytest
 
-from chatkit import AsyncClient, Client, Event, Limits, Member, PasswordRefused, Server, Welcome, password
-from chatkit.addresses import two_tuple
-from chatkit.password import Gate, checked_password
+from chatkit import AsyncClient, Client, Event, Limits, Member, PasswordRefused, Server, Welcome
+from chatkit.net.addresses import two_tuple
+from chatkit.server import password
+from chatkit.server.password import Gate, checked_password
 from tests.conftest import DEADLINE, Peer, Started, assert_healthy
 from tests.test_commands import BIN, CONNECTED, DISCONNECTED, Run, run
 

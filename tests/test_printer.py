@@ -12,8 +12,8 @@ from typing import Any, TextIO
 
 import pytest
 
-from chatkit.cli import printer as printer_module
-from chatkit.cli.printer import LogPrinter, Printer
+from chatkit.cli.server import transcript as printer_module
+from chatkit.cli.server.transcript import LogPrinter, Printer
 
 TIMEOUT = 5.0
 

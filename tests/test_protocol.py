@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatkit.protocol import BadLine, Foreign, Line, LineDecoder, clean, visible
+from chatkit.protocol.lines import BadLine, Foreign, Line, LineDecoder, clean, visible
 
 LIMIT = 8
 TOO_LONG = BadLine("too_long", "longer than 8 bytes")

@@ -27,12 +27,12 @@ from chatkit import (
     Synced,
     Unsure,
     Welcome,
-    chain,
-    link,
 )
-from chatkit.backoff import Backoff
+from chatkit.client import connection as link
+from chatkit.client import reconnect as chain
+from chatkit.client.backoff import Backoff
+from chatkit.client.resume import Trail
 from chatkit.errors import NotConnected
-from chatkit.trail import Trail
 from tests.conftest import DEADLINE, Peer, Started
 from tests.proxy import Proxy
 
@@ -370,7 +370,7 @@ def test_who_sends_needs_no_descriptor(serve: Serve, monkeypatch: pytest.MonkeyP
     ann = started.peer()
     with publisher(started) as bob:
         with monkeypatch.context() as patched:
-            patched.setattr("chatkit.halt.selectors.DefaultSelector", none_left)
+            patched.setattr("chatkit.client.cancel.selectors.DefaultSelector", none_left)
             publish(bob, 300)
         assert [ann.line().split()[-1] for _ in range(300)] == [b"%d" % number for number in range(300)]
 

@@ -25,10 +25,10 @@ from chatkit import (
     Server,
     Unsure,
     Welcome,
-    aio_chain,
-    wire,
 )
-from chatkit.backoff import Backoff
+from chatkit.client import aio_reconnect as aio_chain
+from chatkit.client import wire
+from chatkit.client.backoff import Backoff
 from chatkit.errors import NotConnected
 from tests.conftest import DEADLINE, Started, trusting
 from tests.proxy import Link, Proxy

@@ -9,9 +9,11 @@ from contextlib import contextmanager
 
 import pytest
 
-from chatkit import Client, ConnectionClosed, Lost, Notice, Returned, Server, Unsure, chain, link
-from chatkit.backoff import Backoff
-from chatkit.comeback import Comeback
+from chatkit import Client, ConnectionClosed, Lost, Notice, Returned, Server, Unsure
+from chatkit.client import connection as link
+from chatkit.client import reconnect as chain
+from chatkit.client.backoff import Backoff
+from chatkit.client.comeback import Comeback
 from tests.conftest import DEADLINE, Started, trusting
 from tests.proxy import Proxy
 from tests.test_reconnect import QUICK, Gate, Serve, at_once, gate, member, never, next_of, texts

@@ -13,15 +13,15 @@ from typing import Any
 import pytest
 
 from chatkit import Limits, Message, Server
-from chatkit import recorder as recorder_module
-from chatkit.batch import Batch, Encoded, Switch
-from chatkit.encoding import encode_text
-from chatkit.history import HistoryError
+from chatkit.history.base import HistoryError
 from chatkit.history.memory import MemoryHistory
-from chatkit.history.sqlite import SqliteHistory
-from chatkit.record import Wanted
-from chatkit.recorder import Recorder
-from chatkit.worker import Worker
+from chatkit.history.sqlite.store import SqliteHistory
+from chatkit.protocol.formats import encode_text
+from chatkit.room import committer as recorder_module
+from chatkit.room.batch import Batch, Encoded, Switch
+from chatkit.room.committer import Recorder
+from chatkit.room.publisher import Wanted
+from chatkit.server.worker import Worker
 from tests.conftest import DEADLINE, Peer, Started
 
 Serve = Callable[..., Started]

@@ -15,17 +15,18 @@ from typing import Any
 
 import pytest
 
-from chatkit import AsyncClient, Client, ConnectionClosed, Message, NameTaken, Notice, Server, names
-from chatkit.addresses import Address
-from chatkit.batch import Arrival, Batch, Member
-from chatkit.connection import Connection
-from chatkit.draft import Draft
+from chatkit import AsyncClient, Client, ConnectionClosed, Message, NameTaken, Notice, Server
+from chatkit.client.protocol import Session
 from chatkit.events import Joined, Left, Private, Welcome
-from chatkit.names import check_name
-from chatkit.room import Room
-from chatkit.session import Session
+from chatkit.net.addresses import Address
+from chatkit.protocol import names
+from chatkit.protocol.names import check_name
+from chatkit.room.batch import Arrival, Batch, Member
+from chatkit.room.draft import Draft
+from chatkit.room.room import Room
+from chatkit.server.connection import Connection
+from chatkit.server.worker import Worker
 from chatkit.testing import ChatRoom, Guest
-from chatkit.worker import Worker
 from tests.conftest import DEADLINE, Peer, Started
 from tests.test_async_client import in_loop, raw_server, waiting_send
 from tests.test_commands import Run, client_with, run, start_server

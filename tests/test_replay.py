@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from chatkit import Event, Gap, Limits, Message, Welcome, replay
-from chatkit.encoding import parse_json
-from chatkit.history import HistoryError
+from chatkit import Event, Gap, Limits, Message, Welcome
+from chatkit.history.base import HistoryError
 from chatkit.history.memory import MemoryHistory
+from chatkit.protocol.formats import parse_json
+from chatkit.server import subscribers as replay
 from tests.conftest import Peer, Started, over_tls
 
 Serve = Callable[..., Started]
@@ -345,7 +346,7 @@ class Flaky(MemoryHistory):
 
 def test_passing_trouble_makes_no_gap(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     """What can't be read is tried once more."""
-    monkeypatch.setattr("chatkit.reader.RETRY_SECONDS", 0.01)
+    monkeypatch.setattr("chatkit.room.reader.RETRY_SECONDS", 0.01)
     started = serve(history=Flaky(1000), limits=Limits(history_size=1))
     ann = started.peer()
     ann.send(b"1\n2\n3\n/json 0\n")

@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatkit import Error, Limits, Member, Message, Notice
-from chatkit.batch import Arrival, Batch, Encoded, Switch
 from chatkit.errors import JoinRefused
-from chatkit.protocol import BadLine, Line
-from chatkit.record import Wanted
-from chatkit.room import Room
+from chatkit.protocol.lines import BadLine, Line
+from chatkit.room.batch import Arrival, Batch, Encoded, Switch
+from chatkit.room.publisher import Wanted
+from chatkit.room.room import Room
 
 
 class Seat:

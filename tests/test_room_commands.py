@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatkit import Action, Error, Event, Gap, Joined, Left, Limits, Member, Message, Notice, Private, Renamed, Welcome
-from chatkit.batch import Arrival
-from chatkit.commands import COMMANDS
-from chatkit.encoding import parse_json, parse_text
-from chatkit.names import RULE
-from chatkit.protocol import BadLine, Line
-from chatkit.room import Room
+from chatkit.protocol.formats import parse_json, parse_text
+from chatkit.protocol.lines import BadLine, Line
+from chatkit.protocol.names import RULE
+from chatkit.room.batch import Arrival
+from chatkit.room.commands import COMMANDS
+from chatkit.room.room import Room
 from tests.test_room import Desk, Seat
 
 

@@ -20,14 +20,14 @@ from typing import Any, cast
 import pytest
 
 from chatkit import Event, Gap, Joined, Left, Limits, Member, Message, Notice, Welcome
-from chatkit.connection import Connection
-from chatkit.encoding import parse_json
 from chatkit.errors import JoinRefused
 from chatkit.history.memory import MemoryHistory
-from chatkit.protocol import clean
-from chatkit.recorder import Recorder
-from chatkit.room import Room
-from chatkit.worker import Worker
+from chatkit.protocol.formats import parse_json
+from chatkit.protocol.lines import clean
+from chatkit.room.committer import Recorder
+from chatkit.room.room import Room
+from chatkit.server.connection import Connection
+from chatkit.server.worker import Worker
 
 SEEDS = [int(os.environ["CHATKIT_SEED"])] if "CHATKIT_SEED" in os.environ else list(range(200))
 STEPS = 250
@@ -504,7 +504,7 @@ def test_any_order_of_happenings_keeps_the_promises(seed: int, monkeypatch: pyte
     world = World(seed)
     for module in ("worker", "keeper"):
         monkeypatch.setattr(f"chatkit.{module}.time", world)
-    monkeypatch.setattr("chatkit.connection.time", world)
+    monkeypatch.setattr("chatkit.server.connection.time", world)
     try:
         for _ in range(STEPS):
             world.happen()

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from chatkit import Limits, Member, Message, Server
-from chatkit.room import Room
+from chatkit.room.room import Room
 from tests.conftest import DEADLINE, Peer, Recorder, Started, over_tls
 
 Serve = Callable[..., Started]

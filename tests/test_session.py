@@ -26,7 +26,7 @@ from chatkit import (
     Renamed,
     Welcome,
 )
-from chatkit.session import MAX_RECEIVED_BYTES, Session
+from chatkit.client.protocol import MAX_RECEIVED_BYTES, Session
 
 TIME = "1970-01-01T00:01:00.000Z"
 WELCOME = b'{"type":"welcome","name":"ada","newest":7,"room":"0123456789abcdef"}\n'

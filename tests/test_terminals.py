@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from chatkit.cli.printer import LogPrinter, Printer
+from chatkit.cli.server.transcript import LogPrinter, Printer
 from tests import test_commands
 from tests.conftest import DEADLINE, Peer, Started
 from tests.test_commands import BIN, CONNECTED, DISCONNECTED, Run, read_line, start_server

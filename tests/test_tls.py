@@ -19,9 +19,9 @@ from typing import Any
 import pytest
 
 from chatkit import AsyncClient, Client, ConnectionClosed, Limits, Message, Notice, Server
+from chatkit.net.transport import NOT_TLS, TlsSocket
+from chatkit.server.tls_connection import TlsConnection
 from chatkit.tls import client_context, server_context
-from chatkit.tls_connection import TlsConnection
-from chatkit.tls_socket import NOT_TLS, TlsSocket
 from tests import test_tls_commands
 from tests.conftest import DEADLINE, Peer, Started
 from tests.test_tls_commands import HOST, Papers

@@ -28,7 +28,7 @@ from chatkit import (
     Unsure,
     Welcome,
 )
-from chatkit.history.sqlite import SqliteHistory
+from chatkit.history.sqlite.store import SqliteHistory
 from chatkit.testing import ChatRoom
 
 

@@ -9,7 +9,6 @@ with Server(port=0) as server, Client(port=server.port) as ann, Client(port=serv
 
 from typing import TYPE_CHECKING
 
-from chatkit.batch import Member
 from chatkit.errors import (
     ChatError,
     ConnectionClosed,
@@ -37,12 +36,13 @@ from chatkit.events import (
     Welcome,
 )
 from chatkit.limits import Limits
-from chatkit.server import Server
-from chatkit.stats import Stats
+from chatkit.room.batch import Member
+from chatkit.server.server import Server
+from chatkit.server.stats import Stats
 
 if TYPE_CHECKING:
-    from chatkit.aio import AsyncClient
-    from chatkit.client import Client
+    from chatkit.client.aio import AsyncClient
+    from chatkit.client.client import Client
 
 __all__ = [
     "Action",
@@ -82,11 +82,11 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> object:
     """The clients, when somebody asks for one: a server needs none, and asyncio takes longer to load than all of this."""
     if name == "AsyncClient":
-        from chatkit.aio import AsyncClient
+        from chatkit.client.aio import AsyncClient
 
         return AsyncClient
     if name == "Client":
-        from chatkit.client import Client
+        from chatkit.client.client import Client
 
         return Client
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -26,10 +26,10 @@ from typing import Any, Self
 
 import pytest
 
-from chatkit.client import Client
+from chatkit.client.client import Client
 from chatkit.errors import ConnectionClosed
 from chatkit.events import Event, Message, Private
-from chatkit.server import Server
+from chatkit.server.server import Server
 
 TIMEOUT_SECONDS = 5.0
 # How often to look whether another thread, which receives from the same guest, has seen a sign.

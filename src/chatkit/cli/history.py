@@ -18,10 +18,10 @@ import click
 
 from chatkit import Message
 from chatkit.cli.common import CONTEXT, FILE, abandon, fail, option, reason, version_option
-from chatkit.encoding import encode_json
-from chatkit.history import HistoryError
-from chatkit.history.browse import browse
-from chatkit.protocol import visible
+from chatkit.history.base import HistoryError
+from chatkit.history.search import browse
+from chatkit.protocol.formats import encode_json
+from chatkit.protocol.lines import visible
 
 COMMAND = "chat-history"
 INTERRUPTED = 130

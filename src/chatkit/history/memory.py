@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from itertools import islice
 
 from chatkit.events import Message
-from chatkit.history import History, bytes_of
+from chatkit.history.base import History, bytes_of
 
 
 class MemoryHistory(History):

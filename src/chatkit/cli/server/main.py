@@ -1,0 +1,119 @@
+"""`chat-server`"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import signal
+import sys
+from dataclasses import fields
+from typing import Any
+
+import click
+
+from chatkit import Limits, Server
+from chatkit.cli.common import CONTEXT, fail, open_missing_streams, option, reason, version_option
+from chatkit.cli.server.keeping import history_of, history_options
+from chatkit.cli.server.protection import Protection, password_option, protect, tls_options
+from chatkit.cli.server.transcript import LogPrinter, Printer, Transcript
+from chatkit.history.base import HistoryError
+from chatkit.net.addresses import host_and_port
+from chatkit.net.descriptors import raise_limit
+
+logger = logging.getLogger("chatkit")
+
+COMMAND = "chat-server"
+UNITS = {"bytes": "BYTES", "seconds": "SECONDS"}
+# Together with what Python needs to leave, below the 5 s that an end may take.
+GRACE_SECONDS = 4.0
+PRINT_SECONDS = 0.3  # for the last lines, on each of stdout and stderr
+
+
+def _limit_options(command: Any) -> Any:
+    """One option for each of `Limits`."""
+    for limit in reversed(fields(Limits)):
+        whole = "int" in str(limit.type)
+        kind = click.IntRange(min=1) if whole else click.FloatRange(min=0, min_open=True)
+        name, unit = "--" + limit.name.replace("_", "-"), UNITS.get(limit.name.rpartition("_")[2], "N")
+        command = option(name, type=kind, metavar=unit, default=limit.default, help=limit.metadata["help"])(command)
+    return command
+
+
+@click.command(context_settings=CONTEXT)
+@option(
+    "--host", metavar="HOST", default="127.0.0.1", help="Address or name to listen on; 0.0.0.0 or :: for every network."
+)
+@option(
+    "--port",
+    type=click.IntRange(0, 65535),
+    metavar="PORT",
+    default=12345,
+    help="Port to listen on; 0 takes a free one.",
+)
+@option("--threads", type=click.IntRange(min=1), metavar="N", default=1, help="Workers; more than 1 rarely pays.")
+@option("--announce", is_flag=True, help="Tell members who joins, leaves or takes a name: `*** ada joined`.")
+@tls_options
+@password_option
+@history_options
+@_limit_options
+@version_option
+def main(host: str, port: int, **options: Any) -> None:
+    """Start a chat room and print what is said in it.
+
+    Join it with `chat-client`, or with nothing but `nc 127.0.0.1 12345`: each line goes to everyone else, the line
+    `exit` leaves, `/help` lists what else there is. Ctrl-C ends the room, after everybody got what was said.
+
+    Each option can also be set in the environment, --max-clients as CHATKIT_MAX_CLIENTS.
+    """
+    open_missing_streams()
+    protection = protect(
+        COMMAND, **{name: options.pop(name) for name in ("tls_cert", "tls_key", "tls_self_signed", "password_file")}
+    )
+    out, err = Printer(sys.stdout), Printer(sys.stderr)
+    log = LogPrinter(err, COMMAND)
+    try:
+        options["history"] = history_of(options)
+        server = _server(host, port, Transcript(out, protection.warn), protection, **options)
+        logger.addHandler(log)
+        _end_on_signals()
+        protection.renew_on_signal(server)
+        raise_limit()
+        server.serve_forever(GRACE_SECONDS)
+    except KeyboardInterrupt:
+        pass
+    except (OSError, UnicodeError) as error:
+        in_use = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
+        hint = "is a server running already? --port 0 takes a free one" if in_use else ""
+        fail(COMMAND, f"cannot listen on {host_and_port((host, port))}: {reason(error)}", hint)
+    except (HistoryError, RuntimeError) as error:
+        fail(COMMAND, str(error))
+    finally:
+        out.close(PRINT_SECONDS)
+        if out.dropped:
+            logger.warning("up to %d lines of the transcript were not printed", out.dropped)
+        logger.removeHandler(log)
+        err.close(PRINT_SECONDS)
+
+
+def _server(host: str, port: int, handler: Transcript, protection: Protection, **options: Any) -> Server:
+    limits = {limit.name: options.pop(limit.name) for limit in fields(Limits)}
+    try:
+        bounds = Limits(**limits)
+        return Server(
+            host, port, handler=handler, limits=bounds, tls=protection.tls, password=protection.password, **options
+        )
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+
+
+def _end_on_signals() -> None:
+    """The first Ctrl-C or SIGTERM raises KeyboardInterrupt; a second one kills at once."""
+    signals = (signal.SIGINT, signal.SIGTERM)
+
+    def end(number: int, frame: object) -> None:
+        for each in signals:
+            signal.signal(each, signal.SIG_DFL)
+        raise KeyboardInterrupt
+
+    for each in signals:
+        signal.signal(each, end)

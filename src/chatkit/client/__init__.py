@@ -1,0 +1,1 @@
+"""Both clients, on one protocol core. Private; `chatkit` exports the public names."""

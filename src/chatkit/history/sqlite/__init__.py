@@ -1,0 +1,1 @@
+"""A history in an SQLite file. Private."""

@@ -1,0 +1,1 @@
+"""Sockets: options, addresses, wake-ups, TLS. Private."""

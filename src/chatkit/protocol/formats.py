@@ -1,0 +1,136 @@
+"""Events to lines and back: text for people, JSON for programs. No I/O.
+
+`docs/protocol.md` and `docs/events.schema.json` say the same for people who write their own client.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import lru_cache
+from json.encoder import encode_basestring as quoted
+from typing import Any
+
+from chatkit.errors import ProtocolError
+from chatkit.events import Action, Error, Event, Gap, Joined, Left, Message, Notice, Private, Renamed, Synced, Welcome
+from chatkit.protocol.lines import clean
+
+# As docs/protocol.md has them: the name of each type on the wire is its class's.
+_EVENTS = (Welcome, Message, Action, Private, Notice, Error, Joined, Left, Renamed, Gap, Synced)
+TYPES: dict[str, Any] = {kind.__name__.lower(): kind for kind in _EVENTS}
+
+_SPOKEN = re.compile(r"([^\s:*]+)( \(private\))?: (.*)", re.DOTALL)
+_ACTED = re.compile(r"\* ([^\s:*]+) (.*)", re.DOTALL)
+
+
+def _text(value: object) -> str:
+    """What a JSON string holds may be anything: made clean as a line of text is."""
+    if not isinstance(value, str):
+        raise TypeError
+    return clean_text(value)
+
+
+def _count(value: object) -> int:
+    if type(value) is not int or value < 0:
+        raise TypeError
+    return value
+
+
+def _seconds(value: str) -> float:
+    return datetime.fromisoformat(value).timestamp()
+
+
+_READ: dict[str, Callable[..., object]] = {"id": _count, "newest": _count, "missing": _count, "time": _seconds}
+_READ |= dict.fromkeys(("sender", "text", "name", "old", "code", "room"), _text)
+
+
+def encode_text(*events: Event) -> bytes:
+    """The lines of plain text that tell `events`."""
+    return "".join([f"{event}\n" for event in events]).encode()
+
+
+def encode_json(*events: Event) -> bytes:
+    """The same as JSON Lines, one object each."""
+    return "".join([_json_line(event) for event in events]).encode()
+
+
+def parse_text(line: str) -> Event:
+    """The event that a line of plain text tells. A line of no known form counts as a notice."""
+    if spoken := _SPOKEN.fullmatch(line):
+        sender, private, text = spoken.groups()
+        return Private(sender, text) if private else Message(sender, text)
+    if acted := _ACTED.fullmatch(line):
+        return Action(acted[1], acted[2])
+    return Notice(line.removeprefix("*** "))
+
+
+def parse_json(line: str) -> Event | None:
+    """The event that a JSON line tells; None for a type that this version doesn't know, to be passed over.
+
+    ProtocolError: the line is no object with such fields.
+    """
+    try:
+        fields = json.loads(line)
+        kind = TYPES.get(fields["type"])
+        if not kind:
+            return None
+        event: Event = kind(*[_READ[name](fields[_key(name)]) for name in kind.__match_args__])
+        return event
+    except (ValueError, TypeError, KeyError, RecursionError, OverflowError):
+        raise ProtocolError("the server sent what isn't an event") from None
+
+
+def encode(event: Event, *, as_json: bool) -> bytes:
+    """The line that tells `event` to one member."""
+    return encode_json(event) if as_json else encode_text(event)
+
+
+def clean_text(text: str) -> str:
+    """What the server's own program says, made clean. TypeError: no text. ValueError: not valid Unicode."""
+    if not isinstance(text, str):
+        raise TypeError(f"a notice is text, not {text!r}")
+    text.encode()
+    return clean(text)
+
+
+def check_sendable(text: str, max_line_bytes: int) -> bytes:
+    """`text` as a line for the wire.
+
+    ValueError: it holds a line end, is longer than `max_line_bytes`, or isn't valid Unicode.
+    """
+    if "\n" in text or text.endswith("\r"):
+        raise ValueError("not sent: holds a line end (send one line at a time)")
+    try:
+        line = text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("not sent: not valid Unicode (a lone surrogate)") from None
+    if len(line) > max_line_bytes:
+        raise ValueError(f"not sent: longer than {max_line_bytes} bytes")
+    return line + b"\n"
+
+
+def _json_line(event: Event) -> str:
+    kind = type(event).__name__.lower()
+    if isinstance(event, Message):  # by hand: half the time of json.dumps, and this is said to everyone
+        return (
+            f'{{"type":"{kind}","id":{event.id},"time":"{_timestamp(event.time)}",'
+            f'"from":{quoted(event.sender)},"text":{quoted(event.text)}}}\n'
+        )
+    fields: dict[str, object] = {"type": kind}
+    for name in event.__match_args__:
+        value = getattr(event, name)
+        fields[_key(name)] = _timestamp(value) if name == "time" else value
+    return json.dumps(fields, ensure_ascii=False, separators=(",", ":")) + "\n"
+
+
+def _key(name: str) -> str:
+    """A field's name on the wire: `from` is a word of Python."""
+    return "from" if name == "sender" else name
+
+
+@lru_cache(maxsize=2)  # one turn's messages share one time
+def _timestamp(time: float) -> str:
+    """Seconds since the epoch as RFC 3339 in UTC, with milliseconds."""
+    return datetime.fromtimestamp(time, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,172 @@
+"""What goes into the room in a turn, and what comes out of it for everyone."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from operator import itemgetter
+
+from chatkit.events import Error
+from chatkit.protocol.formats import encode_json, encode_text
+from chatkit.protocol.lines import Line
+
+
+class Member:
+    """A connection in the room.
+
+    name: unique among the living. address: (host, port) of the peer. json: whether it asked for JSON Lines.
+    """
+
+    __slots__ = ("address", "json", "name", "present")
+
+    def __init__(self, name: str, address: tuple[str, int]) -> None:
+        self.name = name
+        self.address = address
+        self.json = False
+        self.present = True
+
+    def __repr__(self) -> str:
+        return f"<Member {self.name} {self.address}>"
+
+
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """What came from one member in one turn. end: why this was the last of it, or None."""
+
+    member: Member
+    lines: list[Line]
+    end: str | None = None
+
+
+# The first and the last of numbers that are next to each other.
+Span = tuple[int, int]
+
+
+def contains(spans: Sequence[Span], number: int) -> bool:
+    """Whether one of these, in order, has this number in it."""
+    place = bisect_right(spans, number, key=itemgetter(0))
+    return place > 0 and number <= spans[place - 1][1]
+
+
+# From, to, and what this member gets instead of these bytes: nothing for its own lines; a line that is for it
+# alone stands between two bytes.
+Edit = tuple[int, int, bytes]
+
+
+@dataclass(slots=True)
+class Encoded:
+    """Lines in one encoding.
+
+    data: for everyone, encoded once. edits: for whom something is different, in order.
+    asides: from, to (without that) of those in `data` that are no messages, and so in no history; public: their bytes.
+    """
+
+    data: bytes = b""
+    edits: dict[Member, list[Edit]] = field(default_factory=dict)
+    asides: list[Span] = field(default_factory=list)
+    public: bytes = b""
+
+    @property
+    def size(self) -> int:
+        """How much it is, for everyone and for each."""
+        return len(self.data) + sum([len(instead) for edits in self.edits.values() for _, _, instead in edits])
+
+    def pieces_for(self, member: Member) -> list[bytes | memoryview]:
+        """What this member gets, in pieces that share the memory of `data`."""
+        if member not in self.edits:
+            return [self.data] if self.data else []
+        whole, pieces, position = memoryview(self.data), list[bytes | memoryview](), 0
+        for start, end, instead in self.edits[member]:
+            pieces += (whole[position:start], instead)
+            position = end
+        pieces.append(whole[position:])
+        return [piece for piece in pieces if piece]
+
+    def asides_for(self, member: Member) -> list[bytes]:
+        """Of what this member gets, what is no message."""
+        if member not in self.edits:
+            return [self.public] if self.public else []
+        edits = self.edits[member]
+        cuts = [(start, end - 1) for start, end, _ in edits if start < end]
+        private = [(start, 0, line) for start, _, line in edits if line]
+        public = [(start, 1, self.data[start:end]) for start, end in self.asides if not contains(cuts, start)]
+        return [line for _, _, line in sorted(private + public, key=itemgetter(0, 1))]
+
+    @classmethod
+    def joined(cls, parts: Sequence[Encoded], newcomers: Mapping[Member, int]) -> Encoded:
+        """Several as one. newcomers: for whom so many of the parts, the first ones, are not."""
+        whole, offset = cls(b"".join([part.data for part in parts])), 0
+        for member, number in newcomers.items():
+            whole.edits[member] = [(0, sum(len(part.data) for part in parts[:number]), b"")]
+        for part in parts:
+            for member, edits in part.edits.items():
+                moved = [(start + offset, end + offset, instead) for start, end, instead in edits]
+                whole.edits.setdefault(member, []).extend(moved)
+            offset += len(part.data)
+        return whole
+
+
+@dataclass(slots=True)
+class Batch:
+    """What one turn brought, for all members of all workers.
+
+    text, json: for the members that read the one or the other.
+    messages: how many there are in it.
+    left: members that are no longer in the room, and why.
+    said: the messages of each sender, as the first and the last id of those that it said one after the other.
+    newest_id: of all these, or 0.
+
+    `said`, `newest_id` and `Encoded.asides` are of a batch as the room made it, not of a merged one.
+    """
+
+    text: Encoded = field(default_factory=Encoded)
+    json: Encoded = field(default_factory=Encoded)
+    messages: int = 0
+    left: list[tuple[Member, str]] = field(default_factory=list)
+    said: dict[Member, list[Span]] = field(default_factory=dict)
+    newest_id: int = 0
+
+    def refused(self, error: Error) -> Batch:
+        """Instead of messages alone: nothing for anyone, but for each sender this error for each line it said."""
+
+        def told(said: Encoded, line: bytes) -> Encoded:
+            data = said.data
+            number = {
+                member: sum(data.count(b"\n", start, end) for start, end, _ in edits)
+                for member, edits in said.edits.items()
+            }
+            return Encoded(edits={member: [(0, 0, line * lines)] for member, lines in number.items()})
+
+        return Batch(told(self.text, encode_text(error)), told(self.json, encode_json(error)))
+
+    @classmethod
+    def merged(cls, batches: list[Batch], newcomers: Mapping[Member, int]) -> Batch:
+        """Several batches as one, so that each member still gets one write.
+
+        newcomers: who joined after so many of the batches; those before are not for it.
+        """
+        if len(batches) == 1 and not newcomers:
+            return batches[0]
+        return cls(
+            Encoded.joined([batch.text for batch in batches], newcomers),
+            Encoded.joined([batch.json for batch in batches], {}),  # whoever joins begins with text
+            sum(batch.messages for batch in batches),
+            [left for batch in batches for left in batch.left],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Switch:
+    """From here on `member` gets what is said: as text, when it joins, or as JSON.
+
+    first: what it is told before anything else. after, upto: it is told the messages of these ids, without the lowest one.
+    last: what comes after those.
+    """
+
+    member: Member
+    json: bool
+    first: bytes = b""
+    after: int = 0
+    upto: int = 0
+    last: bytes = b""

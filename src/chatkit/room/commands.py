@@ -1,0 +1,143 @@
+"""What a member can ask of the room: one table, for dispatch, for `/help` and for docs/protocol.md.
+
+A command is called with the floor, the member that gave it, and what stands after its name.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from chatkit.errors import NameTaken
+from chatkit.events import Action, Error, Notice, Synced
+from chatkit.room.batch import Member
+from chatkit.room.turn import Floor
+from chatkit.server.password import NOT_NEEDED
+
+# What is longer than a screen helps nobody, and a short question must not have an endless answer.
+MAX_NAMES_SHOWN = 100
+MAX_WORD_SHOWN = 32
+
+_COMMAND = re.compile(r"/(\S*)\s?(.*)", re.DOTALL)
+_AFTER = re.compile(r"([0-9]{0,18})(?: ([0-9a-f]{16}))?")
+
+
+class _Misused(Exception):
+    """A command lacks what it needs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """usage: as /help shows it. does: what it does, in words. run: does it. long: whether its answer is."""
+
+    usage: str
+    does: str
+    run: Callable[[Floor, Member, str], None]
+    long: bool = False
+
+
+def run(floor: Floor, member: Member, line: str) -> None:
+    """Do what `line`, which begins with a slash, asks for; if that can't be done, tell the member why.
+
+    HookFailed: the handler raised.
+    """
+    word, argument = _COMMAND.fullmatch(line).groups()  # type: ignore[union-attr]  # every line with a slash matches
+    if word.startswith("/"):
+        floor.say(member, line[1:])
+    elif command := COMMANDS.get(word):
+        _run(command, floor, member, argument)
+    else:
+        shown = word if len(word) <= MAX_WORD_SHOWN else word[:MAX_WORD_SHOWN] + "…"
+        floor.tell(member, Error(f"unknown command /{shown} (try /help)", "unknown_command"))
+
+
+def _run(command: Command, floor: Floor, member: Member, argument: str) -> None:
+    if command.long and not floor.may_answer(member):
+        floor.tell(member, Error("one question at a time", "too_many"))
+        return
+    try:
+        command.run(floor, member, argument)
+    except _Misused:
+        floor.tell(member, Error(f"usage: {command.usage}", "bad_usage"))
+
+
+def _help(floor: Floor, member: Member, argument: str) -> None:
+    for usage, does in HELP:
+        floor.tell(member, Notice(f"{usage:<{_WIDTH}}  {does}"))
+
+
+def _who(floor: Floor, member: Member, argument: str) -> None:
+    number = len(floor.roster)
+    names = ", ".join(other.name for other in floor.roster.first(MAX_NAMES_SHOWN))
+    more = f" and {number - MAX_NAMES_SHOWN} more" if number > MAX_NAMES_SHOWN else ""
+    floor.tell(member, Notice(f"{number} here: {names}{more}"))
+
+
+def _nick(floor: Floor, member: Member, argument: str) -> None:
+    try:
+        floor.rename(member, _needed(argument.strip()))
+    except NameTaken as error:
+        floor.tell(member, Error(str(error), "name_taken"))
+    except ValueError as error:
+        floor.tell(member, Error(str(error), "bad_name"))
+
+
+def _me(floor: Floor, member: Member, argument: str) -> None:
+    floor.say(member, _needed(argument), Action)
+
+
+def _msg(floor: Floor, member: Member, argument: str) -> None:
+    name, *text = _needed(argument).split(maxsplit=1)
+    if other := floor.roster.find(name):
+        floor.whisper(member, other, _needed("".join(text)))
+    else:
+        floor.tell(member, Error("nobody here has that name (try /who)", "no_such_member"))
+
+
+def _say(floor: Floor, member: Member, argument: str) -> None:
+    floor.say(member, _needed(argument))
+
+
+def _json(floor: Floor, member: Member, argument: str) -> None:
+    if not (asked := _AFTER.fullmatch(argument.strip())):
+        raise _Misused
+    after, room = asked.groups()
+    if member.json:
+        floor.tell(member, Error("you read JSON already", "already_json"))
+    else:
+        floor.switch(member, int(after) if after else None, room)
+
+
+def _sync(floor: Floor, member: Member, argument: str) -> None:
+    floor.tell(member, Synced(floor.newest_id))
+
+
+def _password(floor: Floor, member: Member, argument: str) -> None:
+    floor.tell(member, Notice(NOT_NEEDED))
+
+
+def _needed(argument: str) -> str:
+    if not argument.strip():
+        raise _Misused
+    return argument
+
+
+COMMANDS = {
+    "help": Command("/help", "this list", _help, long=True),
+    "who": Command("/who", "who is here", _who, long=True),
+    "nick": Command("/nick NAME", "take a name", _nick),
+    "me": Command("/me TEXT", "say what you do", _me),
+    "msg": Command("/msg NAME TEXT", "say something to one member alone", _msg),
+    "say": Command("/say TEXT", "say any line, also `exit` or `/who`", _say),
+    "password": Command("/password WORD", "what lets you in, where a room asks for it", _password),
+    "json": Command(
+        "/json [AFTER [ROOM]]", "for programs: receive JSON Lines; with AFTER, first what came after that id", _json
+    ),
+    "sync": Command("/sync", "for programs: the answer says that all before it was heard", _sync),
+}
+
+# `exit` and `//` are no commands of the table: a line is looked up there only after these.
+HELP = [(command.usage, command.does) for command in COMMANDS.values()]
+HELP += [("//TEXT", "say /TEXT"), ("exit", "leave")]
+_WIDTH = max(len(usage) for usage, _ in HELP)

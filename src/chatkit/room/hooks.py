@@ -1,0 +1,69 @@
+"""The handler of a room, as the room calls it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+from chatkit.events import Message
+from chatkit.protocol.lines import clean
+from chatkit.room.batch import Member
+
+logger = logging.getLogger("chatkit")
+
+
+class HookFailed(Exception):
+    """A hook raised; its traceback is in the log."""
+
+
+class Hooks:
+    """Calls the methods that `handler` has; those it hasn't let everything pass.
+
+    HookFailed: one raised.
+    """
+
+    def __init__(self, handler: object) -> None:
+        self._on_join = getattr(handler, "on_join", None)
+        self._on_message = getattr(handler, "on_message", None)
+        self._on_rename = getattr(handler, "on_rename", None)
+        self._on_leave = getattr(handler, "on_leave", None)
+
+    def on_join(self, member: Member) -> None:
+        self._call(self._on_join, member)
+
+    def on_message(self, message: Message) -> Message | None:
+        """What becomes of the message: it passes, in other words perhaps, or (None) doesn't."""
+        if not self._on_message:
+            return message
+        try:
+            result = self._on_message(message)
+            if result is message or result is None:
+                return message if result else None
+            if not isinstance(result, Message):
+                raise TypeError(f"on_message returned {result!r}, not a Message or None")
+            text = clean(result.text)
+            text.encode()  # a lone surrogate can't go on the wire: the handler's error
+        except Exception:
+            raise _failed() from None
+        return replace(message, text=text) if text else None
+
+    def on_rename(self, member: Member, old_name: str) -> None:
+        self._call(self._on_rename, member, old_name)
+
+    def on_leave(self, member: Member, reason: str) -> None:
+        self._call(self._on_leave, member, reason)
+
+    @staticmethod
+    def _call(hook: Callable[..., Any] | None, *arguments: object) -> None:
+        try:
+            if hook:
+                hook(*arguments)
+        except Exception:
+            raise _failed() from None
+
+
+def _failed() -> HookFailed:
+    logger.exception("the handler failed")
+    return HookFailed()

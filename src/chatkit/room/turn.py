@@ -1,0 +1,154 @@
+"""What can happen in a room, one thing after the other. Knows no sockets, no threads.
+
+Whoever calls holds the room's lock.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+
+from chatkit.events import BEFORE, LIVE, Error, Event, Joined, Left, Message, Notice, Private, Renamed, Welcome
+from chatkit.limits import Limits
+from chatkit.protocol.formats import encode_json, encode_text
+from chatkit.room.batch import Member, Switch
+from chatkit.room.draft import Draft
+from chatkit.room.hooks import HookFailed, Hooks
+from chatkit.room.members import Roster
+from chatkit.room.publisher import NOT_KEPT, Record
+
+SHUTDOWN = "shutdown"
+HANDLER_FAILED = Error("an error in the room's handler ended this conversation", "handler_failed")
+
+# A question is a few bytes, its answer may be a screen: one member gets so many of these in one turn.
+MAX_ANSWERS = 16
+
+
+class Floor:
+    """Members say, ask and leave; `commit` hands out what came of it.
+
+    announce: whether members with plain text are told who joins, leaves or changes its name.
+    replay: how many of the last messages a newcomer is told first.
+    record: where it all goes. now: when (`time.time`) this turn's messages are said.
+    """
+
+    def __init__(self, handler: object, limits: Limits, record: Record, *, announce: bool, replay: int) -> None:
+        self.roster = Roster(limits)
+        self.record = record
+        self.now = 0.0
+        self._announces = announce
+        self._replay = replay
+        self._hooks = Hooks(handler)
+        self._readers_of_json = 0
+        self._answers: Counter[Member] = Counter()
+        self._draft = Draft(json=False)
+
+    def begin(self) -> None:
+        """A turn begins."""
+        self.now = time.time()
+        self._answers.clear()
+
+    def join(self, address: tuple[str, int], admitted: Callable[[Member], None]) -> None:
+        """Who has a place reserved becomes a member, which hears what is committed after this.
+
+        JoinRefused: it doesn't.
+        """
+        member = self.roster.add(address)
+        try:
+            self._hooks.on_join(member)
+        except HookFailed:
+            self.roster.remove(member)
+            raise self.roster.refusal("handler", HANDLER_FAILED.text) from None
+        self._more.announce(Joined(member.name), in_text=self._announces)
+        self.commit()
+        admitted(member)
+        newest = self.record.newest_id
+        if self._replay and newest:
+            self.record.put(
+                Switch(member, False, encode_text(BEFORE), self.record.before(self._replay), newest, encode_text(LIVE))
+            )
+        else:
+            self.record.put(Switch(member, False))
+
+    @property
+    def newest_id(self) -> int:
+        """Of the last message, 0 before the first."""
+        return self.record.newest_id
+
+    def say(self, member: Member, text: str, kind: type[Message] = Message) -> None:
+        """A message, if the handler lets it pass. HookFailed: the handler raised."""
+        if self.record.required and self.record.problem:
+            self.tell(member, NOT_KEPT)
+        elif message := self._hooks.on_message(kind(member.name, text, self.record.newest_id + 1, self.now)):
+            if self.record.required and self._draft.has_more:
+                self.commit()  # what may have to be refused goes alone
+            self.record.newest_id += 1
+            self._draft.say(member, message)
+
+    def tell(self, member: Member, event: Event | bytes) -> None:
+        """Something for one member alone."""
+        self._more.tell(member, event)
+
+    def may_answer(self, member: Member) -> bool:
+        """Whether the member gets one more long answer in this turn."""
+        self._answers[member] += 1
+        return self._answers[member] <= MAX_ANSWERS
+
+    def whisper(self, sender: Member, to: Member, text: str) -> None:
+        self.tell(to, Private(sender.name, text, self.now))
+
+    def announce(self, event: Event) -> None:
+        """Something for everyone."""
+        self._more.announce(event, in_text=True)
+
+    def rename(self, member: Member, name: str) -> None:
+        """ValueError, NameTaken: it can't have that name. HookFailed: the handler raised."""
+        old_name = member.name
+        self.roster.rename(member, name)
+        renamed = Renamed(old_name, name)
+        self._more.tell(member, renamed if member.json else Notice(f"you are now {name}"))
+        if old_name != name:
+            self._more.announce(renamed, in_text=self._announces, besides=member)
+            self._hooks.on_rename(member, old_name)
+
+    def switch(self, member: Member, after: int | None, room: str | None) -> None:
+        """From here on the member reads JSON; first the messages with ids above `after`, or as many as newcomers are told.
+
+        room: where `after` is from; if that is another room all that is kept is told.
+        """
+        self.commit()
+        newest = self.record.newest_id
+        welcome = encode_json(Welcome(member.name, newest, self.record.room))
+        if after is None:
+            after = self.record.before(self._replay)
+        elif room not in (None, self.record.room):
+            after = 0
+        member.json = True
+        self._readers_of_json += 1
+        self.record.put(Switch(member, True, welcome, after, newest))
+        self._draft = Draft(json=True)
+
+    def leave(self, member: Member, reason: str) -> None:
+        """The member is gone; it still gets what is committed together with its leaving."""
+        self.roster.remove(member)
+        self._more.left.append((member, reason))
+        if reason != SHUTDOWN:  # then everyone leaves, and nobody has to know of each
+            self._more.announce(Left(member.name), in_text=self._announces, besides=member)
+        with suppress(HookFailed):
+            self._hooks.on_leave(member, reason)
+        self._readers_of_json -= member.json
+
+    def commit(self) -> None:
+        """Keep what was said, and hand it out."""
+        draft, self._draft = self._draft, Draft(json=self._readers_of_json > 0)
+        if batch := draft.batch():
+            self.record.put(batch, draft.messages)
+
+    @property
+    def _more(self) -> Draft:
+        """Where everything goes but messages: what may have to be refused goes alone."""
+        if self.record.required and self._draft.has_messages:
+            self.commit()
+        return self._draft

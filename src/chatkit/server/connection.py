@@ -1,0 +1,247 @@
+"""One non-blocking socket: lines in, bounded pending bytes out. Owned by one worker thread.
+
+A connection is open, then ending (nothing more is read, what is pending is still written, then its end of
+stream), then finished. Reads alone decide that the peer is gone: a failed write only stops the writing,
+so that what the peer sent before it left is still heard.
+"""
+
+from __future__ import annotations
+
+import math
+import selectors
+import socket
+import time
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from chatkit.limits import Limits
+from chatkit.net.sockets import reset_on_close
+from chatkit.protocol.lines import Line, LineDecoder
+from chatkit.server.throttle import Throttle
+
+if TYPE_CHECKING:
+    from chatkit.net.transport import TlsSocket
+    from chatkit.room.batch import Member
+
+# Small pending pieces are joined up to this, a copy of its own for each slow member: so it stays small.
+WRITE_BYTES = 64 * 1024
+
+# Systems take 1024 in one call (IOV_MAX, writev(2)).
+MAX_PIECES = 512
+
+# Where a rate is set, one read takes no more: what is held back meanwhile stays small, the rest is the kernel's.
+THROTTLED_READ_BYTES = 512
+
+
+class Connection:
+    """The server's side of one conversation.
+
+    member: its place in the room, None before and when it was refused.
+    end: why the peer's side is over, None while it may still send.
+    is_broken: whether nothing can be written any more.
+    cut: why the server cut it off (a slow consumer, an endless line), or None.
+    pending_bytes: what the kernel hasn't taken yet.
+    last_sent: when (`time.monotonic`) the kernel last took some of what was pending.
+    give_up_at: when an ended connection is closed though its peer still reads what is pending.
+    line_due: when the line that has begun must have ended, `math.inf` between lines.
+    resume_at: when to go on with the lines that the member's rate holds back, None if there are none.
+    """
+
+    __slots__ = (
+        "_decoder", "_limits", "_pending", "_throttle", "cut", "end", "ending", "give_up_at", "is_broken", "last_sent",
+        "line_due", "member", "pending_bytes", "sock",
+    )  # fmt: skip
+
+    ready = True  # to carry lines; in TLS only after the handshake
+
+    def __init__(self, sock: socket.socket | TlsSocket, limits: Limits) -> None:
+        self.sock = sock
+        self.member: Member | None = None
+        self.end: str | None = None
+        self.cut: str | None = None
+        self.ending = False
+        self.pending_bytes = 0
+        self.last_sent = 0.0
+        self.give_up_at = math.inf
+        self.line_due = math.inf
+        self._limits = limits
+        self._decoder = LineDecoder(limits.max_line_bytes)
+        rate = limits.messages_per_second
+        self._throttle = Throttle(rate) if rate and math.isfinite(rate) else None
+        self._pending: deque[bytes | memoryview] | None = None  # made when needed: an empty deque costs 600 bytes
+        self.is_broken = False
+
+    def receive(self, max_bytes: int) -> list[Line]:
+        """The lines that one read brings; sets `end` when the peer's side is over. After `finish`, drops them."""
+        try:
+            data = self.sock.recv(min(max_bytes, THROTTLED_READ_BYTES) if self._throttle else max_bytes)
+        except (BlockingIOError, InterruptedError):
+            return []
+        except OSError:
+            self._break()
+            self.end = "connection reset"
+            return []
+        if not data:
+            self.end = "connection reset" if self.is_broken else "end of stream"
+        if self.ending or (self.end and self.is_broken):
+            return []
+        skipped_before = self._decoder.skipped_bytes
+        lines = self._decoder.receive_data(data) if data else self._decoder.receive_eof()
+        if self._decoder.in_line or self.line_due != math.inf:
+            self._watch_line(bool(lines) or self._decoder.skipped_bytes < skipped_before)
+        return self.resume(lines) if self._throttle else lines
+
+    def resume(self, lines: Sequence[Line] = ()) -> list[Line]:
+        """Lines that were held back, and now may pass. While some still are, a line that has begun has time."""
+        if not self._throttle:
+            return list(lines)
+        passed = self._throttle.receive(lines, time.monotonic())
+        if self.resume_at is not None:
+            self.line_due = math.inf
+        elif self._decoder.in_line and self.line_due == math.inf:
+            self._watch_line(new_line=True)
+        return passed
+
+    def release(self) -> list[Line]:
+        """Every line that was held back, and no holding back from now on."""
+        throttle, self._throttle = self._throttle, None
+        return throttle.release() if throttle else []
+
+    @property
+    def resume_at(self) -> float | None:
+        return self._throttle.resume_at if self._throttle else None
+
+    @property
+    def line_fault(self) -> str:
+        """What is wrong with the line at `line_due`."""
+        if not self._decoder.skipped_bytes:
+            return f"a line took longer than {self._limits.line_seconds:g} seconds"
+        if self._decoder.skipped_bytes > self._limits.max_overlong_bytes:
+            return f"more than {self._limits.max_overlong_bytes} bytes without a line end"
+        return f"a line that is too long took longer than {self._limits.overlong_seconds:g} seconds"
+
+    def write(self, data: bytes) -> bool:
+        """Hand `data` to the kernel, keep what it doesn't take; whether nothing is pending now."""
+        if self._pending:
+            return self._keep([data], 0)
+        try:
+            sent = self.sock.send(data)
+        except OSError as error:
+            sent = self._failed(error)
+        return sent == len(data) or self._keep([data], sent)
+
+    def write_pieces(self, pieces: Sequence[bytes | memoryview]) -> bool:
+        """`write` of several pieces in one system call, without a copy."""
+        if not pieces:
+            return not self._pending
+        if self._pending:
+            return self._keep(pieces, 0)
+        try:
+            sent = self.sock.sendmsg(pieces[:MAX_PIECES])
+        except OSError as error:
+            sent = self._failed(error)
+        return sent == sum(map(len, pieces)) or self._keep(pieces, sent)
+
+    def flush(self) -> None:
+        """Write what is pending, as far as the kernel takes it."""
+        while self._pending:
+            piece = self._next_piece(self._pending)
+            try:
+                sent = self.sock.send(piece)
+            except OSError as error:
+                self._failed(error)
+                return
+            self.last_sent = time.monotonic()
+            self.pending_bytes -= sent
+            if sent < len(piece):
+                self._pending[0] = memoryview(piece)[sent:]
+            else:
+                self._pending.popleft()
+        self._pending = None
+        if self.ending:
+            self._send_eof()
+
+    def finish(self) -> None:
+        """Begin to end: read no more lines, write what is pending, then the end of stream."""
+        self.ending = True
+        if not self._pending:
+            self._send_eof()
+
+    @property
+    def interest(self) -> int:
+        """What to wait for: `selectors.EVENT_READ`, `EVENT_WRITE`, both or neither (0)."""
+        reads = not self.end and (not self._throttle or self._throttle.resume_at is None or self.ending)
+        return (selectors.EVENT_READ if reads else 0) | (selectors.EVENT_WRITE if self._pending else 0)
+
+    @property
+    def finished(self) -> bool:
+        """Whether both sides have ended and nothing is pending: time to close."""
+        return self.ending and self.end is not None and not self._pending
+
+    @property
+    def undelivered(self) -> int:
+        """How many line ends are pending."""
+        return sum(bytes(piece).count(b"\n") for piece in self._pending or ())
+
+    def close(self) -> None:
+        """Close the socket; with a reset if something is pending, so that half a line never looks whole."""
+        if self._pending:
+            reset_on_close(self.sock)
+        self.sock.close()
+
+    def _watch_line(self, new_line: bool) -> None:
+        """Set `line_due` for the line that has begun, if any."""
+        now = time.monotonic()
+        if not self._decoder.in_line:
+            self.line_due = math.inf
+        elif self._decoder.skipped_bytes > self._limits.max_overlong_bytes:
+            self.line_due = now
+        elif new_line:  # the line has begun, or turned out to be too long, with this read
+            skipping = self._decoder.skipped_bytes > 0
+            self.line_due = now + (self._limits.overlong_seconds if skipping else self._limits.line_seconds)
+        elif self.line_due == math.inf:
+            self.line_due = now + self._limits.line_seconds
+
+    def _failed(self, error: OSError) -> int:
+        """A write failed: how many bytes the kernel took."""
+        if not isinstance(error, BlockingIOError | InterruptedError):
+            self._break()
+        return 0
+
+    def _keep(self, pieces: Sequence[bytes | memoryview], sent: int) -> bool:
+        """Keep what is left of `pieces` after `sent` bytes of them; whether that is nothing."""
+        if self.is_broken:
+            return True
+        if not self._pending:
+            self._pending = deque()
+            self.last_sent = time.monotonic()
+        for piece in pieces:
+            if sent < len(piece):
+                self._pending.append(memoryview(piece)[sent:] if sent else piece)
+                self.pending_bytes += len(piece) - sent
+            sent = max(0, sent - len(piece))
+        return False
+
+    def _break(self) -> None:
+        """No more writing, not even if the socket would take some again: there must be no gap."""
+        self.is_broken = True
+        self._pending = None
+        self.pending_bytes = 0
+        self._send_eof()
+
+    def _send_eof(self) -> None:
+        with suppress(OSError):  # the peer is gone already
+            self.sock.shutdown(socket.SHUT_WR)
+
+    @staticmethod
+    def _next_piece(pending: deque[bytes | memoryview]) -> bytes | memoryview:
+        """The head of what is pending; small pieces become one, so that one write carries many."""
+        parts: list[bytes | memoryview] = []
+        size = 0
+        while pending and (not parts or size + len(pending[0]) <= WRITE_BYTES):
+            parts.append(pending.popleft())
+            size += len(parts[-1])
+        pending.appendleft(parts[0] if len(parts) == 1 else b"".join(parts))
+        return pending[0]

@@ -1,0 +1,175 @@
+"""Those who aren't members yet: they are in the TLS handshake, or are asked for the password."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+
+from chatkit.errors import JoinRefused
+from chatkit.events import Notice
+from chatkit.limits import Limits
+from chatkit.net.addresses import Address
+from chatkit.protocol.formats import encode_text
+from chatkit.protocol.lines import Foreign, Line
+from chatkit.room.batch import Member
+from chatkit.room.room import Room
+from chatkit.server.connection import Connection
+from chatkit.server.connections import Keeper
+from chatkit.server.deadlines import Deadlines
+from chatkit.server.password import ACCEPTED, ASKS, COMMAND, MAX_FAILURES, TOO_MANY, TOO_MUCH, WRONG, Gate
+
+# What may come along with a password whose judgement has to wait; each line takes some memory of its own.
+MAX_HELD_BYTES = 256 * 1024
+LINE_BYTES = 64
+
+
+@dataclass(slots=True)
+class Entrant:
+    """address: whose place is reserved. until: when its time is over. lines: not looked at yet.
+
+    held_bytes: what they take at the most, four bytes a character.
+    """
+
+    address: Address
+    until: float
+    asked: bool = False
+    failures: int = 0
+    held_bytes: int = 0
+    lines: list[Line] = field(default_factory=list)
+
+
+class Lobby:
+    """The entrants of one worker; used by its thread alone.
+
+    admit(connection, member): called inside the room's lock, as for `Room.join`.
+    """
+
+    def __init__(
+        self,
+        room: Room,
+        limits: Limits,
+        gate: Gate | None,
+        keeper: Keeper,
+        admit: Callable[[Connection, Member], None],
+    ) -> None:
+        self._room = room
+        self._limits = limits
+        self._gate = gate
+        self._keeper = keeper
+        self._admit = admit
+        self._entrants: dict[Connection, Entrant] = {}
+        self._due = Deadlines[Connection]()  # when the time is over, or an attempt may be judged
+
+    @property
+    def next_due(self) -> float:
+        """When (`time.monotonic`) to call `look_after` at the latest."""
+        return self._due.next
+
+    def enter(self, connection: Connection, address: Address, accepted_at: float) -> None:
+        """Ask this connection for what it takes to become a member; its place is reserved."""
+        self._entrants[connection] = entrant = Entrant(address, accepted_at + self._limits.tls_handshake_seconds)
+        self._due.set(connection, entrant.until)
+        self._greet(connection, entrant)
+        self._keeper.watch(connection)
+
+    def hear(self, connection: Connection, lines: list[Line]) -> list[Line]:
+        """What came from an entrant; those of its lines that are for the room, if it is a member now."""
+        if not (entrant := self._entrants.get(connection)):
+            return []
+        entrant.lines += lines
+        entrant.held_bytes += sum(LINE_BYTES + (4 * len(line) if isinstance(line, str) else 0) for line in lines)
+        self._greet(connection, entrant)
+        if connection.ready and (not self._gate or self._knows_the_password(connection, entrant, self._gate)):
+            return self._join(connection, entrant)
+        said_all = connection.end and not entrant.lines and connection.resume_at is None
+        if connection in self._entrants and said_all:
+            self._leave(connection)
+        return []
+
+    def look_after(self) -> None:
+        """End what takes too long, judge what had to wait."""
+        for connection in self._due.due(now := time.monotonic()):
+            entrant = self._entrants[connection]
+            if entrant.until > now:
+                self._due.set(connection, entrant.until)
+                self._keeper.hear(connection, [])
+            else:
+                self._leave(connection, f"no password in {self._limits.login_seconds:g} seconds")
+
+    def close(self) -> None:
+        """The room ends: so do they."""
+        for connection in list(self._entrants):
+            self._leave(connection)
+
+    def _greet(self, connection: Connection, entrant: Entrant) -> None:
+        """As soon as it can read lines, ask for the password; from then on its time is for that."""
+        if self._gate and connection.ready and not entrant.asked:
+            entrant.asked = True
+            entrant.until = time.monotonic() + self._limits.login_seconds
+            self._due.set(connection, entrant.until)
+            self._tell(connection, ASKS)
+
+    def _knows_the_password(self, connection: Connection, entrant: Entrant, gate: Gate) -> bool:
+        """Judge what it has said, as far as that may be judged now."""
+        while entrant.lines:
+            line = entrant.lines[0]
+            if isinstance(line, str) and line.startswith(COMMAND):
+                judged_at = gate.judged_at(entrant.address[0])
+                if judged_at > time.monotonic():
+                    self._hold(connection, entrant, judged_at)
+                    return False
+                passes = gate.passes(entrant.address[0], line.removeprefix(COMMAND))
+                if passes is None:  # another worker was quicker
+                    continue
+                if passes:
+                    del entrant.lines[0]
+                    return True
+                entrant.held_bytes = 0
+                entrant.lines.clear()  # what came together with a wrong password was meant for another room
+                self._fail(connection, entrant, WRONG)
+            else:
+                del entrant.lines[0]
+                self._fail(connection, entrant, line.reply if isinstance(line, Foreign) else ASKS)
+        return False
+
+    def _hold(self, connection: Connection, entrant: Entrant, judged_at: float) -> None:
+        """Judge it later; until then what it says is kept, within bounds."""
+        self._due.set(connection, min(judged_at, entrant.until))
+        if entrant.held_bytes > MAX_HELD_BYTES:
+            self._leave(connection, TOO_MUCH)
+
+    def _fail(self, connection: Connection, entrant: Entrant, answer: str | bytes) -> None:
+        entrant.failures += 1
+        self._tell(connection, answer)
+        if entrant.failures == MAX_FAILURES or isinstance(answer, bytes):
+            self._leave(connection, TOO_MANY if isinstance(answer, str) else None)
+
+    def _join(self, connection: Connection, entrant: Entrant) -> list[Line]:
+        self._forget(connection)
+        try:
+            self._room.join(entrant.address, partial(self._admit, connection))
+        except JoinRefused as refusal:
+            self._tell(connection, refusal.reason)
+            self._keeper.end(connection)
+            return []
+        if self._gate:
+            self._tell(connection, ACCEPTED)  # not before: who has read this hears everything
+        return entrant.lines
+
+    def _leave(self, connection: Connection, reason: str | None = None) -> None:
+        entrant = self._forget(connection)
+        entrant.lines.clear()
+        self._room.release(entrant.address)
+        if reason and connection.ready:
+            self._tell(connection, reason)
+        self._keeper.end(connection)
+
+    def _forget(self, connection: Connection) -> Entrant:
+        self._due.clear(connection)
+        return self._entrants.pop(connection)
+
+    def _tell(self, connection: Connection, answer: str | bytes) -> None:
+        line = answer if isinstance(answer, bytes) else encode_text(Notice(answer))
+        self._keeper.write(connection, line)

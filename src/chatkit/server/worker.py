@@ -1,0 +1,250 @@
+"""One thread that serves connections: a selector, an inbox, a turn.
+
+A turn reads every ready socket, puts all of it into the room as one batch, takes the batches and calls that
+are in the inbox, and writes once to each member. Nothing in a turn waits for a peer.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import selectors
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+
+from chatkit.events import Notice
+from chatkit.limits import Limits
+from chatkit.net.addresses import Address
+from chatkit.net.sockets import LONGEST_WAIT_SECONDS
+from chatkit.net.waker import Waker
+from chatkit.protocol.formats import encode_text
+from chatkit.room.batch import Arrival, Batch, Encoded, Member, Switch
+from chatkit.room.room import Room
+from chatkit.room.turn import SHUTDOWN
+from chatkit.server.connection import Connection
+from chatkit.server.connections import Keeper
+from chatkit.server.login import Lobby
+from chatkit.server.password import Gate
+from chatkit.server.subscribers import Replays
+
+logger = logging.getLogger("chatkit")
+
+# One turn reads so much, shared among those who are ready: far below what may be pending for a member,
+# so that a turn alone never makes a slow consumer of anyone. One member alone gets a small part of that: what it says
+# is over in two or three milliseconds, and whoever waited for its turn is heard.
+TURN_BYTES = 1024 * 1024
+MAX_READ_BYTES = 32 * 1024
+MIN_READ_BYTES = 512
+
+# While the record is full a worker only hands out what comes of it; it is woken when that is something.
+FULL_SECONDS = 0.05
+
+Call = Callable[[], None]
+
+
+class Worker(threading.Thread):
+    """Runs turns until `stop`, then ends its connections.
+
+    accept_waiting(): called before lines are published, so that whoever was connected before hears them.
+    failed(error): called in the thread when it dies of an error; its connections are closed then.
+    gate: what asks for the room's password, if it has one.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        room: Room,
+        limits: Limits,
+        accept_waiting: Callable[[], object],
+        failed: Callable[[BaseException], None],
+        gate: Gate | None = None,
+    ) -> None:
+        super().__init__(name=name, daemon=True)
+        self.deliveries = 0
+        self._room = room
+        self._accept_waiting = accept_waiting
+        self._failed = failed
+        self._inbox: deque[Batch | Switch | Call] = deque()
+        self._selector = selectors.DefaultSelector()
+        self._waker = Waker(self._selector)
+        self._keeper = Keeper(limits, self._selector)
+        self._replays = Replays(room.record, limits, self._keeper, self.post)
+        self._lobby = Lobby(room, limits, gate, self._keeper, self.admit)
+        self._keeper.hear_entrant = self._lobby.hear
+        self._stopping: tuple[float, threading.Barrier] | None = None
+        room.add_outlet(self.post)
+
+    @property
+    def load(self) -> int:
+        """How many connections it owns, those on their way included."""
+        return len(self._keeper)
+
+    @property
+    def bytes(self) -> int:
+        """How much was handed to its connections."""
+        return self._keeper.bytes
+
+    @property
+    def slow_consumers(self) -> int:
+        """How many of its members were cut off for reading too slowly."""
+        return self._keeper.slow_consumers
+
+    def post(self, item: Batch | Switch | Call) -> None:
+        """Leave a batch to deliver or something to call; handled in the order of the posts. Never blocks."""
+        self._inbox.append(item)
+        if threading.get_ident() != self.ident:
+            self._waker.wake()
+
+    def admit(self, connection: Connection, member: Member) -> None:
+        """Own a member's connection from now on. Inside the room's lock: its `Switch` comes later."""
+        connection.member = member
+        self._keeper.newcomers[member] = connection
+        self._keeper.add(connection)
+
+    def enter(self, connection: Connection, address: Address) -> None:
+        """Own the connection of a peer that has to log in, and has a place."""
+        self._keeper.add(connection)
+        self.post(partial(self._lobby.enter, connection, address, time.monotonic()))
+
+    def refuse(self, connection: Connection, reason: str) -> None:
+        """Own a connection that gets no more than this reason and its end."""
+        self._keeper.add(connection)
+        self.post(partial(self._refuse, connection, reason))
+
+    def stop(self, deadline: float, all_read: threading.Barrier) -> None:
+        """Read what has arrived, meet the other workers at `all_read`, deliver, end every connection.
+
+        deadline: `time.monotonic` when what is still open is closed the hard way.
+        """
+        self.post(partial(setattr, self, "_stopping", (deadline, all_read)))
+
+    def release(self) -> None:
+        """Free what is left, after every thread that may post is gone."""
+        self._keeper.close_all()
+        self._waker.close()
+        self._selector.close()
+
+    def run(self) -> None:
+        try:
+            while not self._stopping:
+                self._turn(self._patience())
+            self._finish(*self._stopping)
+        except BaseException as error:
+            logger.critical("%s died", self.name, exc_info=True)
+            self._failed(error)
+            self._keeper.close_all()
+
+    def _turn(self, patience: float | None) -> bool:
+        """Read, publish, deliver, look at the clock; whether there was anything to read."""
+        has_read = self._wait_for_the_record() if self._room.record.is_full else self._read(patience)
+        if arrivals := self._keeper.heard:
+            self._keeper.heard = []
+            self._accept_waiting()
+            self._room.receive(arrivals)
+        self._take_inbox()
+        self._lobby.look_after()
+        self._replays.look_after()
+        self._keeper.look_after()
+        return has_read
+
+    def _patience(self) -> float | None:
+        """How long the selector may wait: until something is due, None for ever."""
+        if self._inbox or self._keeper.heard or self._replays.is_ready:
+            return 0
+        due = min(self._keeper.next_due, self._lobby.next_due)
+        return None if due == math.inf else min(max(0, due - time.monotonic()), LONGEST_WAIT_SECONDS)
+
+    def _wait_for_the_record(self) -> bool:
+        """There is more to read, but what was read before has to be kept first; whoever has done that wakes us."""
+        self._waker.wait(FULL_SECONDS)
+        return True
+
+    def _read(self, patience: float | None) -> bool:
+        ready = self._selector.select(patience)
+        max_bytes = min(MAX_READ_BYTES, max(MIN_READ_BYTES, TURN_BYTES // (len(ready) or 1)))
+        has_read = False
+        for key, events in ready:
+            connection: Connection | None = key.data
+            if connection is None:
+                self._waker.clear()
+                continue
+            if events & selectors.EVENT_WRITE:
+                connection.flush()
+            if events & selectors.EVENT_READ:
+                has_read = True
+                self._keeper.hear(connection, connection.receive(max_bytes))
+            if connection.interest != key.events:
+                self._keeper.watch(connection)
+        return has_read
+
+    def _take_inbox(self) -> None:
+        batches, newcomers = list[Batch](), dict[Member, int]()
+        for _ in range(len(self._inbox)):
+            item = self._inbox.popleft()
+            if isinstance(item, Batch):
+                batches.append(item)
+            elif isinstance(item, Switch) and not item.json:
+                if self._replays.admit(item):
+                    newcomers[item.member] = len(batches)
+            else:
+                self._deliver(batches, newcomers)
+                batches, newcomers = [], {}
+                self._replays.switch(item) if isinstance(item, Switch) else item()
+        self._deliver(batches, newcomers)
+
+    def _deliver(self, batches: list[Batch], newcomers: dict[Member, int]) -> None:
+        """One write per member, however many batches."""
+        if not batches:
+            return
+        batch, keeper = Batch.merged(batches, newcomers), self._keeper
+        members = len(keeper.readers) + len(keeper.programs) + sum(not r.leaving for r in keeper.replaying.values())
+        self.deliveries += batch.messages * members
+        self.deliveries -= sum(early.messages for number in newcomers.values() for early in batches[:number])
+        self._write(batch.text, keeper.readers)
+        self._write(batch.json, keeper.programs)
+        for member, replay in keeper.replaying.items():
+            replay.hold(batches[newcomers.get(member, 0) :])
+        for member, _ in batch.left:
+            if leaver := keeper.find(member):
+                keeper.end(leaver)
+
+    def _write(self, lines: Encoded, members: dict[Member, Connection]) -> None:
+        data, edits, fall_behind = lines.data, lines.edits, self._keeper.fall_behind
+        if data:
+            self._keeper.bytes += len(data) * len(members)
+            for member, connection in members.items():
+                if member not in edits and not connection.write(data):
+                    fall_behind(connection)
+        for member in edits:
+            if reader := members.get(member):
+                pieces = lines.pieces_for(member)
+                self._keeper.bytes += sum(map(len, pieces)) - len(data)
+                if not reader.write_pieces(pieces):
+                    fall_behind(reader)
+
+    def _refuse(self, connection: Connection, reason: str) -> None:
+        self._keeper.write(connection, encode_text(Notice(reason)))
+        self._keeper.end(connection)
+
+    def _finish(self, deadline: float, all_read: threading.Barrier) -> None:
+        """The way of `stop`."""
+        reading = (time.monotonic() + deadline) / 2
+        self._lobby.close()
+        self._keeper.release_held_back()
+        while self._turn(0) and time.monotonic() < reading:
+            pass
+        with suppress(threading.BrokenBarrierError):
+            all_read.wait(min(max(0, deadline - time.monotonic()), LONGEST_WAIT_SECONDS))
+        self._take_inbox()
+        self._room.receive(
+            [Arrival(member, [], SHUTDOWN) for member in (*self._keeper.members, *self._keeper.newcomers)]
+        )
+        self._take_inbox()
+        while len(self._keeper) and (left := deadline - time.monotonic()) > 0:
+            patience = self._patience()
+            self._turn(min(left, LONGEST_WAIT_SECONDS if patience is None else patience))
+        self._keeper.close_all()
