@@ -17,7 +17,9 @@ with atheris.instrument_imports(include=["chatkit"]):
     from chatkit.errors import ProtocolError
     from chatkit.events import Message, Notice, Private
     from chatkit.protocol.formats import encode_json, encode_text, parse_json, parse_text
-    from chatkit.protocol.lines import BYTE_ORDER_MARK, BadLine, Foreign, Line, LineDecoder, clean, visible
+    from chatkit.protocol.lines import BYTE_ORDER_MARK, BadLine, Foreign, Line
+    from chatkit.protocol.sanitize import clean, visible
+    from chatkit.protocol.sniff import SniffingDecoder
 
 # What a fuzzer would seldom make up: these bytes, which no UTF-8 holds, stand for it.
 PIECES = {
@@ -37,7 +39,7 @@ MAX_LINE_BYTES = 40
 
 def decode(chunks: list[bytes], max_line_bytes: int) -> list[Line]:
     """The lines of these chunks and an end of stream; on the way, what is held is bounded."""
-    decoder, lines = LineDecoder(max_line_bytes), list[Line]()
+    decoder, lines = SniffingDecoder(max_line_bytes), list[Line]()
     for chunk in chunks:
         lines += decoder.receive_data(chunk)
         assert len(decoder._partial) <= max_line_bytes + 1, f"holds {decoder._partial!r}"

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from chatkit import Action, Message
 from chatkit.history.base import History
-from chatkit.protocol.lines import clean
+from chatkit.protocol.sanitize import clean
 
 TIME = 1_763_800_000.25
 ALL = 10**9

@@ -28,8 +28,9 @@ from chatkit import (
     Synced,
     Welcome,
 )
-from chatkit.protocol.formats import TYPES, check_sendable, clean_text, encode_json, encode_text, parse_json, parse_text
-from chatkit.protocol.lines import clean
+from chatkit.protocol.formats import TYPES, clean_text, encode_json, encode_text, parse_json, parse_text
+from chatkit.protocol.lines import encode_line
+from chatkit.protocol.sanitize import clean
 from chatkit.room.commands import HELP
 
 DOCS = Path(__file__).parent.parent / "docs"
@@ -180,10 +181,10 @@ def test_clean_text() -> None:
         clean_text("\ud800")
 
 
-def test_check_sendable() -> None:
+def test_encode_line() -> None:
     """What the wire can't carry is refused before it is sent."""
-    assert check_sendable("hé", 3) == "hé\n".encode()
-    assert check_sendable("a\rb", 8) == b"a\rb\n"
+    assert encode_line("hé", 3) == "hé\n".encode()
+    assert encode_line("a\rb", 8) == b"a\rb\n"
     for text, problem in [("a\nb", "line end"), ("a\r", "line end"), ("héé", "longer than 4"), ("\ud800", "surrogate")]:
         with pytest.raises(ValueError, match=problem):
-            check_sendable(text, 4)
+            encode_line(text, 4)

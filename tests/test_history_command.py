@@ -22,7 +22,7 @@ import pytest
 
 from chatkit import Action, Message
 from chatkit.protocol.formats import encode_json, parse_json
-from chatkit.protocol.lines import visible
+from chatkit.protocol.sanitize import visible
 from tests import test_commands
 from tests.conftest import DEADLINE
 from tests.test_browse import write

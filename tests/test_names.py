@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from chatkit import Action, Limits, Member, Message, NameTaken, Private
 from chatkit.protocol.formats import parse_text
-from chatkit.protocol.lines import clean, visible
 from chatkit.protocol.names import MAX_NAME_CHARACTERS, RULE, check_name, name_key
+from chatkit.protocol.sanitize import clean, visible
 from chatkit.room.members import Roster
 
 SCRIPTS = {

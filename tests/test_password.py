@@ -18,8 +18,9 @@ import pytest
 
 from chatkit import AsyncClient, Client, Event, Limits, Member, PasswordRefused, Server, Welcome
 from chatkit.net.addresses import two_tuple
+from chatkit.protocol.lines import check_password
 from chatkit.server import password
-from chatkit.server.password import Gate, checked_password
+from chatkit.server.password import Gate
 from tests.conftest import DEADLINE, Peer, Started, assert_healthy
 from tests.test_commands import BIN, CONNECTED, DISCONNECTED, Run, run
 
@@ -167,7 +168,7 @@ def test_passwords_that_no_line_can_say(kind: Callable[..., object], word: str) 
 @pytest.mark.parametrize("word", ["x", "two words", "tab\t", "pässwörd", "/password", "x" * 8182, " "])
 def test_passwords_that_a_line_can_say(serve: Callable[..., Started], word: str) -> None:
     """They let in, over the wire, whoever gives them."""
-    assert checked_password(word, Limits().max_line_bytes) == word
+    assert check_password(word, Limits().max_line_bytes) == word
     started = serve(password=word)
     with Client(port=started.port, password=word) as client:
         assert [member.address for member in started.server.members] == [client.address]

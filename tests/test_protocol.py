@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatkit.protocol.lines import BadLine, Foreign, Line, LineDecoder, clean, visible
+from chatkit.protocol.lines import BadLine, Foreign, Line
+from chatkit.protocol.sanitize import clean, visible
+from chatkit.protocol.sniff import SniffingDecoder
 
 LIMIT = 8
 TOO_LONG = BadLine("too_long", "longer than 8 bytes")
@@ -16,7 +18,7 @@ NOT_UTF8 = BadLine("not_utf8", "not valid UTF-8")
 
 
 def decode(*chunks: bytes, limit: int = LIMIT) -> list[Line]:
-    decoder = LineDecoder(limit)
+    decoder = SniffingDecoder(limit)
     return [line for chunk in chunks for line in decoder.receive_data(chunk)] + decoder.receive_eof()
 
 
@@ -96,7 +98,7 @@ def test_other_protocols_in_any_chunks(data: bytes, limit: int, foreign: bool) -
 
 def test_a_line_without_end_takes_no_memory() -> None:
     """Of an endless line, no more than the limit is kept, and it is reported once."""
-    decoder = LineDecoder(LIMIT)
+    decoder = SniffingDecoder(LIMIT)
     reported = [line for _ in range(1000) for line in decoder.receive_data(b"x" * 100)]
     assert reported == [TOO_LONG]
     assert decoder._partial == b""

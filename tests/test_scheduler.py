@@ -23,7 +23,7 @@ from chatkit import Event, Gap, Joined, Left, Limits, Member, Message, Notice, W
 from chatkit.errors import JoinRefused
 from chatkit.history.memory import MemoryHistory
 from chatkit.protocol.formats import parse_json
-from chatkit.protocol.lines import clean
+from chatkit.protocol.sanitize import clean
 from chatkit.room.committer import Recorder
 from chatkit.room.room import Room
 from chatkit.server.connection import Connection

@@ -30,7 +30,7 @@ from chatkit.client import inflight as doubts
 from chatkit.client.backoff import FIRST_SECONDS, LONGEST_SECONDS, STEADY_SECONDS, Backoff, is_final
 from chatkit.client.resume import Trail
 from chatkit.errors import NotConnected, PasswordRefused
-from chatkit.protocol.lines import clean
+from chatkit.protocol.sanitize import clean
 
 ROOM, OTHER_ROOM = "0" * 16, "1" * 16
 RESET = ConnectionClosed("Connection reset by peer", clean=False)

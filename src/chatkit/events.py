@@ -61,10 +61,6 @@ class Notice:
         return f"*** {self.text}"
 
 
-# Around what a newcomer is told of before, where the room does that.
-BEFORE, LIVE = Notice("before you came:"), Notice("from here on it is live")
-
-
 @dataclass(frozen=True, slots=True)
 class Error(Notice):
     """What the room didn't do, or why it ends the conversation. In plain text it is a `Notice`.

@@ -21,7 +21,7 @@ from chatkit.cli.common import CONTEXT, FILE, abandon, fail, option, reason, ver
 from chatkit.history.base import HistoryError
 from chatkit.history.search import browse
 from chatkit.protocol.formats import encode_json
-from chatkit.protocol.lines import visible
+from chatkit.protocol.sanitize import visible
 
 COMMAND = "chat-history"
 INTERRUPTED = 130

@@ -8,12 +8,11 @@ from collections import deque
 from chatkit.client.aio_connection import AsyncLink
 from chatkit.client.backoff import Backoff, is_final
 from chatkit.client.connection import Place
-from chatkit.client.protocol import is_exit
 from chatkit.client.resume import Trail, closed, left
 from chatkit.errors import ChatError
 from chatkit.events import Event
 from chatkit.net.addresses import Address
-from chatkit.protocol.formats import check_sendable
+from chatkit.protocol.lines import encode_line, is_exit
 
 
 class AsyncChain:
@@ -56,7 +55,7 @@ class AsyncChain:
 
     async def send(self, text: str) -> None:
         """Say one line; while away keep it for the return. NotConnected: that isn't wanted, or it is one too many."""
-        check_sendable(text, self._max_line_bytes)
+        encode_line(text, self._max_line_bytes)
         if self._link and self._address:
             await self._link.wire.before_write()
         self._raise_if_ended()

@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-import re
 from collections import deque
 
 from chatkit.errors import ChatError, ConnectionClosed, NameTaken, PasswordRefused, ProtocolError
-from chatkit.events import BEFORE, LIVE, Action, Event, Message, Notice, Private, Welcome
-from chatkit.protocol.formats import check_sendable, parse_json, parse_text
-from chatkit.protocol.lines import BadLine, LineDecoder, clean
+from chatkit.events import Action, Event, Message, Notice, Private, Welcome
+from chatkit.protocol.formats import parse_json, parse_text
+from chatkit.protocol.lines import BadLine, LineDecoder, check_password, encode_line, parse_command
 from chatkit.protocol.names import RULE, check_name
-from chatkit.server.password import ACCEPTED, ASKS, COMMAND, NOT_NEEDED, WRONG, checked_password
+from chatkit.protocol.replies import (
+    ACCEPTED,
+    ASKS_PASSWORD,
+    NO_PASSWORD_NEEDED,
+    PASSWORD_COMMAND,
+    REPLAY_BEGINS,
+    REPLAY_ENDS,
+    WRONG_PASSWORD,
+    now_named,
+)
+from chatkit.protocol.sanitize import clean
 
 MAX_RECEIVED_BYTES = 1024 * 1024
-
-_COMMAND = re.compile(r"/(\S*)\s?(.*)", re.DOTALL)
 
 
 class Session:
@@ -42,12 +49,12 @@ class Session:
         if name is not None:
             check_name(name)
         if password is not None:
-            checked_password(password, max_line_bytes)
+            check_password(password, max_line_bytes)
         if after is not None and (not events or after < 0):
             raise ValueError("after is an id, from 0, and needs events=True")
         self.received: deque[Event] = deque()
         self.ended: ChatError | None = None
-        self.opening = b"" if password is None else f"{COMMAND}{password}\n".encode()
+        self.opening = b"" if password is None else f"{PASSWORD_COMMAND}{password}\n".encode()
         self.opening += f"/nick {name}\n".encode() if name else b""
         self.opening += f"/json {'' if after is None else after}".encode() if events else b""
         self.opening += f" {room}\n/sync\n".encode() if room else b"\n" if events else b""
@@ -55,16 +62,16 @@ class Session:
         self._name = name
         # What answers the opening, in order. Before the welcome, messages have no id, and `after` would tell them twice.
         self._awaited: list[tuple[Event | type[Welcome], ...]] = []
-        self._awaited += [] if password is None else [(Notice(ACCEPTED), Notice(NOT_NEEDED))]
+        self._awaited += [] if password is None else [(Notice(ACCEPTED), Notice(NO_PASSWORD_NEEDED))]
         taken = Notice(str(NameTaken(name or "")))
-        self._awaited += [(Notice(f"you are now {name}"), *([taken] if room else []))] if name else []
+        self._awaited += [(Notice(now_named(name)), *([taken] if room else []))] if name else []
         self._awaited += [(Welcome,)] if events else []
         self._refused = taken if name and not room else None
         self._has_password = password is not None
         self._unknown = [f"unknown command {line.split()[0]}" for line in self.opening.decode().splitlines()]
         self._closing = False
         # Cleaning makes three bytes of one at the most; a name comes on top. Room for a server with higher limits.
-        self._decoder = LineDecoder(max(3 * max_line_bytes + 1024, MAX_RECEIVED_BYTES), finds_foreign=False)
+        self._decoder = LineDecoder(max(3 * max_line_bytes + 1024, MAX_RECEIVED_BYTES))
 
     @property
     def is_opening(self) -> bool:
@@ -83,7 +90,7 @@ class Session:
 
     def line(self, text: str) -> bytes:
         """`text` for the wire. ValueError: it can't be sent."""
-        return check_sendable(text, self._max_line_bytes)
+        return encode_line(text, self._max_line_bytes)
 
     def receive_data(self, data: bytes) -> None:
         """What the socket gave; nothing means the server's end."""
@@ -133,35 +140,30 @@ class Session:
         """
         if self._name and event == self._refused:
             raise NameTaken(self._name)
-        if event == Notice(WRONG) or (event == Notice(ASKS) and not self._has_password):
+        if event == Notice(WRONG_PASSWORD) or (event == Notice(ASKS_PASSWORD) and not self._has_password):
             raise PasswordRefused(event.text)
         if isinstance(event, Notice) and event.text.startswith((RULE, *self._unknown)):
             raise ProtocolError(f"the server doesn't do what it was asked for: {event.text}")
         if event in self._awaited[0] or type(event) in self._awaited[0]:
             del self._awaited[0]
             return isinstance(event, Welcome)
-        if event in (Notice(ASKS), BEFORE, LIVE):
+        if event in (Notice(ASKS_PASSWORD), REPLAY_BEGINS, REPLAY_ENDS):
             return False
         return isinstance(event, Notice | Private) or (Welcome,) not in self._awaited
 
 
 def command_of(line: str) -> str | None:
     """Which command a line is, as the room reads it; None if it is none."""
-    found = _COMMAND.fullmatch(clean(line))
-    return found[1] if found and not found[1].startswith("/") else None
+    found = parse_command(clean(line))
+    return found[0] if found and not found[0].startswith("/") else None
 
 
 def said(line: str) -> tuple[type[Message], str] | None:
     """The message that the room makes of a line, or None."""
-    command, text = command_of(line), clean(line)
-    if command is None:
-        return Message, text[1:] if text.startswith("//") else text
-    argument = _COMMAND.fullmatch(text)[2]  # type: ignore[index]  # every command matches
-    if command in ("say", "me"):
-        return Action if command == "me" else Message, argument
+    text = clean(line)
+    word, argument = parse_command(text) or ("/", f"/{text}")
+    if word.startswith("/"):
+        return Message, text.removeprefix("/") if text.startswith("//") else text
+    if word in ("say", "me"):
+        return Action if word == "me" else Message, argument
     return None
-
-
-def is_exit(text: str) -> bool:
-    """Whether a line says that the conversation is over, as the room reads it."""
-    return clean(text).strip() == "exit"

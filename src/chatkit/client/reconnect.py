@@ -10,11 +10,10 @@ from chatkit.client.backoff import Backoff, is_final
 from chatkit.client.cancel import lock_timeout
 from chatkit.client.comeback import Comeback
 from chatkit.client.connection import Link, Place
-from chatkit.client.protocol import is_exit
 from chatkit.client.resume import MAX_WAITING_EVENTS, Trail, closed, left
 from chatkit.errors import ChatError, ConnectionClosed
 from chatkit.events import Event
-from chatkit.protocol.formats import check_sendable
+from chatkit.protocol.lines import encode_line, is_exit
 
 
 class Chain:
@@ -50,7 +49,7 @@ class Chain:
 
     def send(self, text: str) -> None:
         """Say one line; while away keep it for the return. NotConnected: that isn't wanted, or it is one too many."""
-        check_sendable(text, self._max_line_bytes)
+        encode_line(text, self._max_line_bytes)
         if (link := self._link) and self._trail.is_due:
             self._catch_up(link, MAX_WAITING_EVENTS)
         with self.sending:

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections import deque
 
 from chatkit.client.inflight import Doubts
-from chatkit.client.protocol import Session, is_exit
+from chatkit.client.protocol import Session
 from chatkit.errors import ConnectionClosed, NotConnected, ProtocolError
 from chatkit.events import Error, Event, Gap, Left, Lost, Message, Notice, Renamed, Returned, Synced, Welcome
+from chatkit.protocol.lines import is_exit
 from chatkit.protocol.names import name_key
+from chatkit.protocol.replies import REMOVED
 
 SYNC = "/sync"
-
-# The code of the error that tells a member it was removed: it isn't wanted back.
-REMOVED = "removed"
 
 # Who takes nothing for so long makes the server wait, and in the end be cut off, instead of filling the memory.
 MAX_WAITING_EVENTS = 1000

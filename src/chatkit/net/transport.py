@@ -8,6 +8,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import suppress
 
+from chatkit.protocol.replies import SPEAKS_TLS
 from chatkit.tls import WrongCertificate
 
 # So much is encrypted ahead of what the kernel takes: four records of the longest kind (RFC 8446, 5.1) in one call.
@@ -15,7 +16,7 @@ AHEAD_BYTES = 64 * 1024
 
 # The first byte of a handshake record. Who sends another one speaks no TLS, and gets an answer that it can read.
 HANDSHAKE = 0x16
-NOT_TLS = b"*** this port speaks TLS (chat-client --tls)\n"
+NOT_TLS = f"*** {SPEAKS_TLS}\n".encode()
 
 
 class TlsSocket:

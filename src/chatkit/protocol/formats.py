@@ -15,7 +15,7 @@ from typing import Any
 
 from chatkit.errors import ProtocolError
 from chatkit.events import Action, Error, Event, Gap, Joined, Left, Message, Notice, Private, Renamed, Synced, Welcome
-from chatkit.protocol.lines import clean
+from chatkit.protocol.sanitize import clean
 
 # As docs/protocol.md has them: the name of each type on the wire is its class's.
 _EVENTS = (Welcome, Message, Action, Private, Notice, Error, Joined, Left, Renamed, Gap, Synced)
@@ -93,22 +93,6 @@ def clean_text(text: str) -> str:
         raise TypeError(f"a notice is text, not {text!r}")
     text.encode()
     return clean(text)
-
-
-def check_sendable(text: str, max_line_bytes: int) -> bytes:
-    """`text` as a line for the wire.
-
-    ValueError: it holds a line end, is longer than `max_line_bytes`, or isn't valid Unicode.
-    """
-    if "\n" in text or text.endswith("\r"):
-        raise ValueError("not sent: holds a line end (send one line at a time)")
-    try:
-        line = text.encode()
-    except UnicodeEncodeError:
-        raise ValueError("not sent: not valid Unicode (a lone surrogate)") from None
-    if len(line) > max_line_bytes:
-        raise ValueError(f"not sent: longer than {max_line_bytes} bytes")
-    return line + b"\n"
 
 
 def _json_line(event: Event) -> str:

@@ -11,15 +11,15 @@ from dataclasses import dataclass
 
 from chatkit.errors import NameTaken
 from chatkit.events import Action, Error, Notice, Synced
+from chatkit.protocol.lines import parse_command
+from chatkit.protocol.replies import NO_PASSWORD_NEEDED, unknown_command
 from chatkit.room.batch import Member
 from chatkit.room.turn import Floor
-from chatkit.server.password import NOT_NEEDED
 
 # What is longer than a screen helps nobody, and a short question must not have an endless answer.
 MAX_NAMES_SHOWN = 100
 MAX_WORD_SHOWN = 32
 
-_COMMAND = re.compile(r"/(\S*)\s?(.*)", re.DOTALL)
 _AFTER = re.compile(r"([0-9]{0,18})(?: ([0-9a-f]{16}))?")
 
 
@@ -42,14 +42,14 @@ def run(floor: Floor, member: Member, line: str) -> None:
 
     HookFailed: the handler raised.
     """
-    word, argument = _COMMAND.fullmatch(line).groups()  # type: ignore[union-attr]  # every line with a slash matches
+    word, argument = parse_command(line) or ("", "")
     if word.startswith("/"):
         floor.say(member, line[1:])
     elif command := COMMANDS.get(word):
         _run(command, floor, member, argument)
     else:
         shown = word if len(word) <= MAX_WORD_SHOWN else word[:MAX_WORD_SHOWN] + "…"
-        floor.tell(member, Error(f"unknown command /{shown} (try /help)", "unknown_command"))
+        floor.tell(member, Error(unknown_command(shown), "unknown_command"))
 
 
 def _run(command: Command, floor: Floor, member: Member, argument: str) -> None:
@@ -114,7 +114,7 @@ def _sync(floor: Floor, member: Member, argument: str) -> None:
 
 
 def _password(floor: Floor, member: Member, argument: str) -> None:
-    floor.tell(member, Notice(NOT_NEEDED))
+    floor.tell(member, Notice(NO_PASSWORD_NEEDED))
 
 
 def _needed(argument: str) -> str:

@@ -17,9 +17,10 @@ from typing import Any
 from chatkit.events import Message
 from chatkit.history.base import History
 from chatkit.limits import Limits
+from chatkit.protocol.replies import NOT_KEPT
 from chatkit.room.batch import Batch, Switch
 from chatkit.room.clerk import Clerk
-from chatkit.room.publisher import NOT_KEPT, Failed, Page, Record, Wanted
+from chatkit.room.publisher import Failed, Page, Record, Wanted
 from chatkit.room.reader import Reader
 
 logger = logging.getLogger("chatkit")

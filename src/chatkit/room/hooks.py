@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from chatkit.events import Message
-from chatkit.protocol.lines import clean
+from chatkit.protocol.sanitize import clean
 from chatkit.room.batch import Member
 
 logger = logging.getLogger("chatkit")

@@ -9,6 +9,7 @@ from itertools import count, islice
 from chatkit.errors import JoinRefused, NameTaken
 from chatkit.limits import Limits
 from chatkit.protocol.names import MAX_NAME_CHARACTERS, check_name, name_key
+from chatkit.protocol.replies import ADDRESS_FULL, ROOM_FULL
 from chatkit.room.batch import Member
 
 
@@ -50,9 +51,9 @@ class Roster:
         JoinRefused: there is none.
         """
         if len(self._by_key) + self._reserved >= self.max_clients:
-            raise self.refusal("full", "the room is full")
+            raise self.refusal("full", ROOM_FULL)
         if self._from_address[address[0]] >= self._clients_per_address:
-            raise self.refusal("address", "too many members from your address")
+            raise self.refusal("address", ADDRESS_FULL)
         self._reserved += 1
         self._from_address[address[0]] += 1
 

@@ -6,13 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from chatkit.events import Error, Event, Gap, Message
+from chatkit.events import Event, Gap, Message
 from chatkit.history.base import History
 from chatkit.history.memory import MemoryHistory
 from chatkit.protocol.formats import encode_json, encode_text
 from chatkit.room.batch import Batch, Span, Switch, contains
-
-NOT_KEPT = Error("not sent: the room's history can't be kept now", "not_kept")
 
 # So many are encoded once for all who ask for the same, until something new is said: 4 MiB at the most, as a rule.
 MAX_PAGES = 64

@@ -12,12 +12,13 @@ from collections.abc import Callable, Iterable
 from chatkit.events import Error, Event
 from chatkit.limits import Limits
 from chatkit.protocol.lines import BadLine, Foreign
+from chatkit.protocol.replies import HANDLER_FAILED
 from chatkit.room import commands
 from chatkit.room.batch import Arrival, Member
 from chatkit.room.hooks import HookFailed
 from chatkit.room.members import Roster
 from chatkit.room.publisher import Outlet, Record
-from chatkit.room.turn import HANDLER_FAILED, Floor
+from chatkit.room.turn import Floor
 
 
 class Room:

@@ -10,17 +10,17 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 
-from chatkit.events import BEFORE, LIVE, Error, Event, Joined, Left, Message, Notice, Private, Renamed, Welcome
+from chatkit.events import Event, Joined, Left, Message, Notice, Private, Renamed, Welcome
 from chatkit.limits import Limits
 from chatkit.protocol.formats import encode_json, encode_text
+from chatkit.protocol.replies import HANDLER_FAILED, NOT_KEPT, REPLAY_BEGINS, REPLAY_ENDS, now_named
 from chatkit.room.batch import Member, Switch
 from chatkit.room.draft import Draft
 from chatkit.room.hooks import HookFailed, Hooks
 from chatkit.room.members import Roster
-from chatkit.room.publisher import NOT_KEPT, Record
+from chatkit.room.publisher import Record
 
 SHUTDOWN = "shutdown"
-HANDLER_FAILED = Error("an error in the room's handler ended this conversation", "handler_failed")
 
 # A question is a few bytes, its answer may be a screen: one member gets so many of these in one turn.
 MAX_ANSWERS = 16
@@ -67,7 +67,14 @@ class Floor:
         newest = self.record.newest_id
         if self._replay and newest:
             self.record.put(
-                Switch(member, False, encode_text(BEFORE), self.record.before(self._replay), newest, encode_text(LIVE))
+                Switch(
+                    member,
+                    False,
+                    encode_text(REPLAY_BEGINS),
+                    self.record.before(self._replay),
+                    newest,
+                    encode_text(REPLAY_ENDS),
+                )
             )
         else:
             self.record.put(Switch(member, False))
@@ -108,7 +115,7 @@ class Floor:
         old_name = member.name
         self.roster.rename(member, name)
         renamed = Renamed(old_name, name)
-        self._more.tell(member, renamed if member.json else Notice(f"you are now {name}"))
+        self._more.tell(member, renamed if member.json else Notice(now_named(name)))
         if old_name != name:
             self._more.announce(renamed, in_text=self._announces, besides=member)
             self._hooks.on_rename(member, old_name)

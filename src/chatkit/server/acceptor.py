@@ -16,6 +16,7 @@ from chatkit.net.addresses import Address, two_tuple
 from chatkit.net.descriptors import EXHAUSTED, Spare
 from chatkit.net.sockets import keep_alive
 from chatkit.net.waker import Waker
+from chatkit.protocol.replies import NO_DESCRIPTOR
 
 logger = logging.getLogger("chatkit")
 
@@ -147,7 +148,7 @@ class Acceptor(threading.Thread):
             sock, _ = self._listener.accept()
             with sock, suppress(OSError):
                 sock.setblocking(False)
-                sock.send(b"*** the server has no descriptor left for you\n")
+                sock.send(f"*** {NO_DESCRIPTOR}\n".encode())
                 sock.shutdown(socket.SHUT_WR)
                 sock.recv(65536)  # what it said already: unread, it would turn our end into a reset
         finally:

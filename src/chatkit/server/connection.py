@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 
 from chatkit.limits import Limits
 from chatkit.net.sockets import reset_on_close
-from chatkit.protocol.lines import Line, LineDecoder
+from chatkit.protocol.lines import Line
+from chatkit.protocol.sniff import SniffingDecoder
 from chatkit.server.throttle import Throttle
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class Connection:
         self.give_up_at = math.inf
         self.line_due = math.inf
         self._limits = limits
-        self._decoder = LineDecoder(limits.max_line_bytes)
+        self._decoder = SniffingDecoder(limits.max_line_bytes)
         rate = limits.messages_per_second
         self._throttle = Throttle(rate) if rate and math.isfinite(rate) else None
         self._pending: deque[bytes | memoryview] | None = None  # made when needed: an empty deque costs 600 bytes

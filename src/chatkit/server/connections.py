@@ -13,6 +13,7 @@ from chatkit.limits import Limits
 from chatkit.net.sockets import reset_on_close
 from chatkit.protocol.formats import encode
 from chatkit.protocol.lines import Line
+from chatkit.protocol.replies import CUT_OFF
 from chatkit.room.batch import Arrival, Member
 from chatkit.server.connection import Connection
 from chatkit.server.deadlines import Deadlines
@@ -205,7 +206,7 @@ class Keeper:
         self.slow_consumers += kind == SLOW_CONSUMER
         connection.cut = reason
         self.heard.append(Arrival(connection.member, connection.release(), kind))
-        last = Error(f"you were cut off: {reason}", kind.replace(" ", "_"))
+        last = Error(f"{CUT_OFF}: {reason}", kind.replace(" ", "_"))
         replay = self._replay(connection)
         self.write(connection, encode(last, as_json=replay.json if replay else connection.member in self.programs))
         self.end(connection)

@@ -13,12 +13,20 @@ from chatkit.limits import Limits
 from chatkit.net.addresses import Address
 from chatkit.protocol.formats import encode_text
 from chatkit.protocol.lines import Foreign, Line
+from chatkit.protocol.replies import (
+    ACCEPTED,
+    ASKS_PASSWORD,
+    PASSWORD_COMMAND,
+    TOO_MANY_PASSWORDS,
+    TOO_MUCH_BEFORE_PASSWORD,
+    WRONG_PASSWORD,
+)
 from chatkit.room.batch import Member
 from chatkit.room.room import Room
 from chatkit.server.connection import Connection
 from chatkit.server.connections import Keeper
 from chatkit.server.deadlines import Deadlines
-from chatkit.server.password import ACCEPTED, ASKS, COMMAND, MAX_FAILURES, TOO_MANY, TOO_MUCH, WRONG, Gate
+from chatkit.server.password import MAX_FAILURES, Gate
 
 # What may come along with a password whose judgement has to wait; each line takes some memory of its own.
 MAX_HELD_BYTES = 256 * 1024
@@ -109,18 +117,18 @@ class Lobby:
             entrant.asked = True
             entrant.until = time.monotonic() + self._limits.login_seconds
             self._due.set(connection, entrant.until)
-            self._tell(connection, ASKS)
+            self._tell(connection, ASKS_PASSWORD)
 
     def _knows_the_password(self, connection: Connection, entrant: Entrant, gate: Gate) -> bool:
         """Judge what it has said, as far as that may be judged now."""
         while entrant.lines:
             line = entrant.lines[0]
-            if isinstance(line, str) and line.startswith(COMMAND):
+            if isinstance(line, str) and line.startswith(PASSWORD_COMMAND):
                 judged_at = gate.judged_at(entrant.address[0])
                 if judged_at > time.monotonic():
                     self._hold(connection, entrant, judged_at)
                     return False
-                passes = gate.passes(entrant.address[0], line.removeprefix(COMMAND))
+                passes = gate.passes(entrant.address[0], line.removeprefix(PASSWORD_COMMAND))
                 if passes is None:  # another worker was quicker
                     continue
                 if passes:
@@ -128,23 +136,23 @@ class Lobby:
                     return True
                 entrant.held_bytes = 0
                 entrant.lines.clear()  # what came together with a wrong password was meant for another room
-                self._fail(connection, entrant, WRONG)
+                self._fail(connection, entrant, WRONG_PASSWORD)
             else:
                 del entrant.lines[0]
-                self._fail(connection, entrant, line.reply if isinstance(line, Foreign) else ASKS)
+                self._fail(connection, entrant, line.reply if isinstance(line, Foreign) else ASKS_PASSWORD)
         return False
 
     def _hold(self, connection: Connection, entrant: Entrant, judged_at: float) -> None:
         """Judge it later; until then what it says is kept, within bounds."""
         self._due.set(connection, min(judged_at, entrant.until))
         if entrant.held_bytes > MAX_HELD_BYTES:
-            self._leave(connection, TOO_MUCH)
+            self._leave(connection, TOO_MUCH_BEFORE_PASSWORD)
 
     def _fail(self, connection: Connection, entrant: Entrant, answer: str | bytes) -> None:
         entrant.failures += 1
         self._tell(connection, answer)
         if entrant.failures == MAX_FAILURES or isinstance(answer, bytes):
-            self._leave(connection, TOO_MANY if isinstance(answer, str) else None)
+            self._leave(connection, TOO_MANY_PASSWORDS if isinstance(answer, str) else None)
 
     def _join(self, connection: Connection, entrant: Entrant) -> list[Line]:
         self._forget(connection)

@@ -9,34 +9,13 @@ import threading
 import time
 from hashlib import sha256
 
-from chatkit.protocol.lines import clean
-
 logger = logging.getLogger("chatkit")
-
-COMMAND = "/password "
-ASKS = "this room asks for its password: type /password and the word"
-ACCEPTED = "you are in"
-NOT_NEEDED = "no password is needed"
-WRONG = "wrong password"
-TOO_MANY = "too many wrong passwords"
-TOO_MUCH = "too much before the password"
 
 MAX_FAILURES = 3  # of one connection
 # After the first wrong one an address waits a second for the next, then two, four and so on, up to this.
 MAX_WAIT_SECONDS = 8.0
 FORGET_SECONDS = 600.0
 MAX_ADDRESSES = 10_000
-
-
-def checked_password(password: str, max_line_bytes: int) -> str:
-    """ValueError: no line can say it."""
-    if not password:
-        raise ValueError("the password is empty")
-    line = f"{COMMAND}{password}"
-    size = len(line.encode(errors="replace"))
-    if clean(line) != line or size > max_line_bytes or any("\ud800" <= letter <= "\udfff" for letter in password):
-        raise ValueError("the password must fit into one line of UTF-8, without control characters")
-    return password
 
 
 class Gate:

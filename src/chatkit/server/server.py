@@ -14,11 +14,13 @@ from chatkit.limits import Limits
 from chatkit.net.addresses import Address, two_tuple
 from chatkit.net.descriptors import room_for
 from chatkit.protocol.formats import clean_text
+from chatkit.protocol.lines import check_password
+from chatkit.protocol.replies import REMOVED
 from chatkit.room.batch import Member
 from chatkit.room.publisher import Record
 from chatkit.room.room import Room
 from chatkit.server.acceptor import listen
-from chatkit.server.password import Gate, checked_password
+from chatkit.server.password import Gate
 from chatkit.server.pool import Crew
 from chatkit.server.stats import Stats
 
@@ -91,7 +93,7 @@ class Server:
             raise ValueError("history_required needs a history")
         self._room = Room(handler, limits, record, announce=announce, replay=replay)
         self._over = threading.Event()
-        gate = None if password is None else Gate(checked_password(password, limits.max_line_bytes))
+        gate = None if password is None else Gate(check_password(password, limits.max_line_bytes))
         self._crew = Crew(self._room, limits, threads, self._over.set, tls, gate)
         self._address: Address | None = None
         self._life = threading.Lock()  # held by `start` and `shutdown`
@@ -227,7 +229,7 @@ class Server:
 
         ValueError: nobody has that name, or `reason` isn't valid Unicode. RuntimeError: the server isn't running.
         """
-        last = Error(clean_text(reason), "removed")
+        last = Error(clean_text(reason), REMOVED)
         self._crew.soon(partial(self._room.remove, self._member(name), last, f"removed: {reason}"))
 
     def _member(self, name: str) -> Member:

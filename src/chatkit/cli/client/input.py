@@ -34,7 +34,7 @@ class Typing(threading.Thread):
         self.refused = False
         self._last = last
         self._client = client
-        self._decoder = LineDecoder(max_line_bytes, finds_foreign=False)
+        self._decoder = LineDecoder(max_line_bytes)
         self._lines = deque[Line]()
         self._number = 0
         self._patient = patient

@@ -30,16 +30,8 @@ from chatkit.cli.server.protection import password_option, read_password
 from chatkit.limits import Limits
 from chatkit.net.addresses import host_and_port
 from chatkit.protocol.names import check_name
-from chatkit.server.password import ASKS, TOO_MANY, TOO_MUCH, WRONG
+from chatkit.protocol.replies import CUT_OFF, NOT_ADMITTED
 from chatkit.tls import WrongCertificate
-
-# The last word of a server that didn't let its client in: nothing that was typed was heard, whether it was sent or not.
-TURNED_AWAY = (
-    *("the room is full", "too many members", "the server has no descriptor", "this port speaks"),
-    *(ASKS, WRONG, TOO_MANY, TOO_MUCH),
-)
-# The last word of one that ends a conversation against its client's will.
-CUT_OFF = "you were cut off"
 
 # What somebody types in a minute; a script that sends more finds out soon that nobody listens.
 QUEUED_LINES = 100
@@ -167,7 +159,7 @@ def _chat(client: Client, typing: Typing, screen: Screen) -> int:
             screen.refused |= isinstance(event, Unsure)
             if not typing.hear(event):
                 screen.show(event)
-        if typing.left and not last.startswith((*TURNED_AWAY, CUT_OFF)) and screen.taken and not typing.kept():
+        if typing.left and not last.startswith((*NOT_ADMITTED, CUT_OFF)) and screen.taken and not typing.kept():
             screen.end()
             return LEFT
         lost = "left while away" if typing.kept() else "the server ended the conversation"
@@ -186,6 +178,6 @@ def _chat(client: Client, typing: Typing, screen: Screen) -> int:
         return CANNOT_SHOW if error.reason else LEFT
     finally:
         client.close(grace=0.2)
-    unsent = "" if last.startswith(TURNED_AWAY) else typing.unsent()
+    unsent = "" if last.startswith(NOT_ADMITTED) else typing.unsent()
     complain(CHAT_CLIENT, f"disconnected: {lost}{unsent}")
     return LOST

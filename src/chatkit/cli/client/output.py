@@ -8,7 +8,8 @@ import sys
 from chatkit import Error, Event, Joined, Left, Lost, Renamed, Returned, Welcome
 from chatkit.cli.common import CHAT_CLIENT, complain, reason
 from chatkit.protocol.formats import encode_json
-from chatkit.protocol.lines import visible
+from chatkit.protocol.replies import now_named
+from chatkit.protocol.sanitize import visible
 
 
 class OutputLost(Exception):
@@ -59,7 +60,7 @@ class Members(Screen):
     def show(self, event: Event) -> None:
         if isinstance(event, Renamed) and event.old == self._name:
             self._name = event.name
-            self._print(f"*** you are now {visible(event.name)}")
+            self._print(f"*** {now_named(visible(event.name))}")
             return
         if isinstance(event, Lost) and self._advises:
             self._advises = False

@@ -10,7 +10,7 @@ from typing import TextIO
 
 from chatkit import Member, Message
 from chatkit.net.addresses import Address, host_and_port
-from chatkit.protocol.lines import visible
+from chatkit.protocol.sanitize import visible
 
 # What may wait for a reader of the transcript, in characters: a thousand of the longest lines.
 MAX_WAITING = 16 * 1024 * 1024

@@ -1,0 +1,49 @@
+"""Each sentence that a client or a command recognises, in one place.
+
+The others are written where they are said: nothing depends on their words.
+"""
+
+from __future__ import annotations
+
+from chatkit.events import Error, Notice
+
+# A room with a password, before it lets a connection in.
+PASSWORD_COMMAND = "/password "
+ASKS_PASSWORD = "this room asks for its password: type /password and the word"
+ACCEPTED = "you are in"
+NO_PASSWORD_NEEDED = "no password is needed"
+WRONG_PASSWORD = "wrong password"
+TOO_MANY_PASSWORDS = "too many wrong passwords"
+TOO_MUCH_BEFORE_PASSWORD = "too much before the password"
+
+# The last word to a connection that isn't let in.
+ROOM_FULL = "the room is full"
+ADDRESS_FULL = "too many members from your address"
+NO_DESCRIPTOR = "the server has no descriptor left for you"
+SPEAKS_TLS = "this port speaks TLS (chat-client --tls)"
+SPEAKS_TEXT = "this port speaks plain text, not TLS"
+NOT_ADMITTED = (
+    *(ROOM_FULL, ADDRESS_FULL, NO_DESCRIPTOR, SPEAKS_TLS, SPEAKS_TEXT),
+    *(ASKS_PASSWORD, WRONG_PASSWORD, TOO_MANY_PASSWORDS, TOO_MUCH_BEFORE_PASSWORD),
+)
+
+# The last word to a member that is ended against its will: this, and a reason.
+CUT_OFF = "you were cut off"
+# The code of the error that tells a member it was removed: it isn't wanted back.
+REMOVED = "removed"
+
+# Around the messages that a newcomer is told from before, where the room does that.
+REPLAY_BEGINS, REPLAY_ENDS = Notice("before you came:"), Notice("from here on it is live")
+
+NOT_KEPT = Error("not sent: the room's history can't be kept now", "not_kept")
+HANDLER_FAILED = Error("an error in the room's handler ended this conversation", "handler_failed")
+
+
+def now_named(name: str) -> str:
+    """Say to a member that it has a new name."""
+    return f"you are now {name}"
+
+
+def unknown_command(word: str) -> str:
+    """Say that `/word` isn't one of the room's commands."""
+    return f"unknown command /{word} (try /help)"

@@ -1,0 +1,48 @@
+"""Control characters and what else harms a screen, made visible."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+# C0 without TAB and DEL as Unicode control pictures, C1 as backslash escapes.
+_CONTROLS = {code: 0x2400 + code for code in range(0x20) if code != 0x09}
+_CONTROLS |= {0x7F: 0x2421}
+_CLEAN: dict[int, int | str] = {**_CONTROLS, **{code: f"\\x{code:02x}" for code in range(0x80, 0xA0)}}
+
+# On a screen these do harm too: line and paragraph separators, and all that reorders text (UAX #9).
+_REORDERING = (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
+_VISIBLE = {**_CLEAN, **{code: f"\\u{code:04x}" for code in (0x2028, 0x2029, *_REORDERING)}}
+
+# Combining marks beyond what any language stacks run over the lines above and below.
+MAX_MARKS = 4
+_MAYBE_MARKS = re.compile(rf"[^\w\s\x00-\x7f]{{{MAX_MARKS + 1},}}")  # no mark is a letter, space or ASCII
+
+
+def clean(text: str) -> str:
+    """Replace the control characters of `text`, except TAB, by visible ones.
+
+    ESC becomes U+241B, U+009B becomes the four characters `\\x9b`.
+    """
+    return text if text.isprintable() else text.translate(_CLEAN)
+
+
+def visible(text: str) -> str:
+    """Clean `text` for a screen or a log: it can't move the cursor, break the line, reorder text or pile up marks."""
+    if text.isascii() and text.isprintable():
+        return text
+    return _MAYBE_MARKS.sub(_thin_marks, text.translate(_VISIBLE))
+
+
+def _thin_marks(found: re.Match[str]) -> str:
+    """Keep MAX_MARKS combining marks of a row, and put an ellipsis for the others."""
+    shown, marks = "", 0
+    for character in found[0]:
+        category = unicodedata.category(character)
+        # Format characters (Cf) take no cell of their own, so they don't begin a new pile.
+        marks = marks + 1 if category in ("Mn", "Me") else marks if category == "Cf" else 0
+        if marks <= MAX_MARKS:
+            shown += character
+        elif marks == MAX_MARKS + 1:
+            shown += "…"
+    return shown
