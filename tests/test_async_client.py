@@ -18,7 +18,7 @@ from unittest.mock import ANY
 import pytest
 
 from chatkit import AsyncClient, Client, ConnectionClosed, Event, Limits, NameTaken, Notice, ProtocolError, Server
-from chatkit.client import wire
+from chatkit.client import aio_connection as wire
 from chatkit.client.aio_connection import AsyncLink
 from chatkit.events import Error, Gap, Joined, Left, Message, Renamed, Welcome
 from chatkit.testing import ChatRoom

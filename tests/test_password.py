@@ -17,10 +17,10 @@ from typing import Any
 import pytest
 
 from chatkit import AsyncClient, Client, Event, Limits, Member, PasswordRefused, Server, Welcome
-from chatkit.net.addresses import two_tuple
+from chatkit.net.sockets import two_tuple
 from chatkit.protocol.lines import check_password
-from chatkit.server import password
-from chatkit.server.password import Gate
+from chatkit.server import login as password
+from chatkit.server.login import Gate
 from tests.conftest import DEADLINE, Peer, Started, assert_healthy
 from tests.test_commands import BIN, CONNECTED, DISCONNECTED, Run, run
 

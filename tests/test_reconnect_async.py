@@ -26,8 +26,8 @@ from chatkit import (
     Unsure,
     Welcome,
 )
+from chatkit.client import aio_connection as wire
 from chatkit.client import aio_reconnect as aio_chain
-from chatkit.client import wire
 from chatkit.client.backoff import Backoff
 from chatkit.errors import NotConnected
 from tests.conftest import DEADLINE, Started, trusting

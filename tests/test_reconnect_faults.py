@@ -13,7 +13,7 @@ from chatkit import Client, ConnectionClosed, Lost, Notice, Returned, Server, Un
 from chatkit.client import connection as link
 from chatkit.client import reconnect as chain
 from chatkit.client.backoff import Backoff
-from chatkit.client.comeback import Comeback
+from chatkit.client.reconnect import Comeback
 from tests.conftest import DEADLINE, Started, trusting
 from tests.proxy import Proxy
 from tests.test_reconnect import QUICK, Gate, Serve, at_once, gate, member, never, next_of, texts

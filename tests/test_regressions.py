@@ -18,11 +18,10 @@ import pytest
 from chatkit import AsyncClient, Client, ConnectionClosed, Message, NameTaken, Notice, Server
 from chatkit.client.protocol import Session
 from chatkit.events import Joined, Left, Private, Welcome
-from chatkit.net.addresses import Address
+from chatkit.net.sockets import Address
 from chatkit.protocol import names
 from chatkit.protocol.names import check_name
-from chatkit.room.batch import Arrival, Batch, Member
-from chatkit.room.draft import Draft
+from chatkit.room.batch import Arrival, Batch, Draft, Member
 from chatkit.room.room import Room
 from chatkit.server.connection import Connection
 from chatkit.server.worker import Worker

@@ -346,7 +346,7 @@ class Flaky(MemoryHistory):
 
 def test_passing_trouble_makes_no_gap(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     """What can't be read is tried once more."""
-    monkeypatch.setattr("chatkit.room.reader.RETRY_SECONDS", 0.01)
+    monkeypatch.setattr("chatkit.room.committer.RETRY_SECONDS", 0.01)
     started = serve(history=Flaky(1000), limits=Limits(history_size=1))
     ann = started.peer()
     ann.send(b"1\n2\n3\n/json 0\n")

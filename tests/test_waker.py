@@ -5,7 +5,7 @@ from __future__ import annotations
 import selectors
 from typing import Any
 
-from chatkit.net.waker import Waker
+from chatkit.net.sockets import Waker
 
 
 def test_a_wake_up_while_another_is_cleared_is_not_lost() -> None:

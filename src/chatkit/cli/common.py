@@ -31,6 +31,14 @@ def option(name: str, *names: str, **kwargs: Any) -> Callable[[Any], Any]:
     return click.option(name, *names, envvar=envvar, show_default=True, **kwargs)
 
 
+password_option = option(
+    "--password-file",
+    type=FILE,
+    metavar="FILE",
+    help="The room's password is this file's first line; or CHATKIT_PASSWORD in the environment.",
+)
+
+
 def fail(command: str, problem: str, hint: str = "", *, status: int = 1) -> NoReturn:
     """End the command with one line on stderr."""
     complain(command, f"{problem} ({hint})" if hint else problem)
@@ -67,3 +75,26 @@ def open_missing_streams() -> None:
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(descriptor)
+
+
+def data_folder() -> Path:
+    """Where this user's programs keep what they made: `$XDG_DATA_HOME/chatkit`, else `~/.local/share/chatkit`."""
+    base = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
+    return Path(base).expanduser() / "chatkit"
+
+
+def read_password(command: str, path: Path | None) -> str | None:
+    """From the file or the environment, never from the command line, which others can see."""
+    if path is None:
+        if (password := os.environ.get("CHATKIT_PASSWORD")) == "":
+            fail(command, "CHATKIT_PASSWORD is empty", "unset it for a room without a password")
+        return password
+    try:
+        password = path.read_bytes().partition(b"\n")[0].removesuffix(b"\r").decode()
+    except OSError as error:
+        fail(command, f"cannot read {path}: {reason(error)}")
+    except UnicodeError:
+        fail(command, f"cannot read {path}: not valid UTF-8")
+    if not password:
+        fail(command, f"{path} has no password in its first line")
+    return password

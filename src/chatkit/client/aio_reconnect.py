@@ -11,7 +11,7 @@ from chatkit.client.connection import Place
 from chatkit.client.resume import Trail, closed, left
 from chatkit.errors import ChatError
 from chatkit.events import Event
-from chatkit.net.addresses import Address
+from chatkit.net.sockets import Address
 from chatkit.protocol.lines import encode_line, is_exit
 
 

@@ -14,7 +14,7 @@ from chatkit.client.protocol import Session
 from chatkit.errors import ConnectionClosed
 from chatkit.events import Event
 from chatkit.limits import Limits
-from chatkit.net.addresses import Address
+from chatkit.net.sockets import Address
 
 if TYPE_CHECKING:
     import ssl

@@ -17,8 +17,7 @@ from chatkit.client.protocol import Session
 from chatkit.errors import ChatError, ConnectionClosed, ProtocolError
 from chatkit.events import Event
 from chatkit.limits import Limits
-from chatkit.net.addresses import two_tuple
-from chatkit.net.sockets import keep_alive, reset_on_close
+from chatkit.net.sockets import keep_alive, reset_on_close, two_tuple
 
 if TYPE_CHECKING:
     import ssl

@@ -1,4 +1,4 @@
-"""What is said is kept first, by a history that may be slow or fail, and then handed out."""
+"""A history that may be slow or fail: messages are kept by it first, and then handed out."""
 
 from __future__ import annotations
 
@@ -19,11 +19,79 @@ from chatkit.history.base import History
 from chatkit.limits import Limits
 from chatkit.protocol.replies import NOT_KEPT
 from chatkit.room.batch import Batch, Switch
-from chatkit.room.clerk import Clerk
 from chatkit.room.publisher import Failed, Page, Record, Wanted
-from chatkit.room.reader import Reader
 
 logger = logging.getLogger("chatkit")
+
+
+class Clerk(threading.Thread):
+    """Does one thing after the other. A daemon: nobody waits for a disk that hangs."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name=name, daemon=True)
+        self._jobs: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
+
+    def do(self, call: Callable[[], Any]) -> Future[Any]:
+        """Call it, after everything before; what comes of it."""
+        future: Future[Any] = Future()
+        self._jobs.put((future, call))
+        return future
+
+    def end(self, seconds: float) -> None:
+        """End after what there is to do, or leave it behind after so long."""
+        self._jobs.put(None)
+        self.join(seconds)
+
+    def run(self) -> None:
+        while job := self._jobs.get():
+            future, call = job
+            try:
+                future.set_result(call())
+            except BaseException as error:
+                future.set_exception(error)
+
+
+# What can't be read is tried once more after a moment, so that passing trouble doesn't make a gap.
+ATTEMPTS, RETRY_SECONDS = 2, 1.0
+
+
+class Reader:
+    """One thread that reads `history`."""
+
+    def __init__(self, history: History) -> None:
+        self._history = history
+        self._clerk = Clerk("chatkit-history-reader")
+        self._ending = threading.Event()
+        self._failures = 0  # in a row
+
+    def start(self) -> None:
+        self._clerk.start()
+
+    def begin_end(self) -> None:
+        """From now on nothing is tried twice, and nobody hears of what can't be read."""
+        self._ending.set()
+
+    def end(self, seconds: float) -> None:
+        """After `begin_end`; returns after so long at the latest."""
+        self._clerk.end(seconds)
+
+    def read(self, wanted: Wanted, then: Callable[[list[Message]], None]) -> None:
+        """then(what the history has of that, or nothing if it can't be read), in this thread."""
+        self._clerk.do(lambda: then(self._found(wanted)))
+
+    def _found(self, wanted: Wanted) -> list[Message]:
+        while True:
+            try:
+                found = self._history.read(wanted.after, wanted.upto, wanted.max_bytes)
+                self._failures = 0
+                return found
+            except Exception as error:
+                self._failures += 1
+                if self._failures == ATTEMPTS and not self._ending.is_set():
+                    logger.error("the history can't be read: %s", error)
+            if self._failures >= ATTEMPTS or self._ending.wait(RETRY_SECONDS):
+                return []
+
 
 # So much may wait to be kept before workers wait, too: what one of their turns reads.
 MAX_WAITING_BYTES = 1024 * 1024

@@ -14,8 +14,7 @@ from chatkit.events import Event, Joined, Left, Message, Notice, Private, Rename
 from chatkit.limits import Limits
 from chatkit.protocol.formats import encode_json, encode_text
 from chatkit.protocol.replies import HANDLER_FAILED, NOT_KEPT, REPLAY_BEGINS, REPLAY_ENDS, now_named
-from chatkit.room.batch import Member, Switch
-from chatkit.room.draft import Draft
+from chatkit.room.batch import Draft, Member, Switch
 from chatkit.room.hooks import HookFailed, Hooks
 from chatkit.room.members import Roster
 from chatkit.room.publisher import Record

@@ -12,10 +12,8 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from chatkit.limits import Limits
-from chatkit.net.addresses import Address, two_tuple
 from chatkit.net.descriptors import EXHAUSTED, Spare
-from chatkit.net.sockets import keep_alive
-from chatkit.net.waker import Waker
+from chatkit.net.sockets import Address, Waker, keep_alive, two_tuple
 from chatkit.protocol.replies import NO_DESCRIPTOR
 
 logger = logging.getLogger("chatkit")

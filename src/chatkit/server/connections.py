@@ -17,7 +17,7 @@ from chatkit.protocol.replies import CUT_OFF
 from chatkit.room.batch import Arrival, Member
 from chatkit.server.connection import Connection
 from chatkit.server.deadlines import Deadlines
-from chatkit.server.replay import StandIn
+from chatkit.server.subscribers import StandIn
 
 logger = logging.getLogger("chatkit")
 

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 
 from chatkit.errors import JoinRefused
 from chatkit.limits import Limits
-from chatkit.net.addresses import Address
+from chatkit.net.sockets import Address
 from chatkit.room.room import Room
 from chatkit.server.acceptor import Acceptor
 from chatkit.server.connection import Connection
-from chatkit.server.password import Gate
+from chatkit.server.login import Gate
 from chatkit.server.worker import Call, Worker
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Self
 from chatkit.events import Error, Notice
 from chatkit.history.base import History
 from chatkit.limits import Limits
-from chatkit.net.addresses import Address, two_tuple
 from chatkit.net.descriptors import room_for
+from chatkit.net.sockets import Address, two_tuple
 from chatkit.protocol.formats import clean_text
 from chatkit.protocol.lines import check_password
 from chatkit.protocol.replies import REMOVED
@@ -20,7 +20,7 @@ from chatkit.room.batch import Member
 from chatkit.room.publisher import Record
 from chatkit.room.room import Room
 from chatkit.server.acceptor import listen
-from chatkit.server.password import Gate
+from chatkit.server.login import Gate
 from chatkit.server.pool import Crew
 from chatkit.server.stats import Stats
 

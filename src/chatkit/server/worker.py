@@ -18,17 +18,14 @@ from functools import partial
 
 from chatkit.events import Notice
 from chatkit.limits import Limits
-from chatkit.net.addresses import Address
-from chatkit.net.sockets import LONGEST_WAIT_SECONDS
-from chatkit.net.waker import Waker
+from chatkit.net.sockets import LONGEST_WAIT_SECONDS, Address, Waker
 from chatkit.protocol.formats import encode_text
 from chatkit.room.batch import Arrival, Batch, Encoded, Member, Switch
 from chatkit.room.room import Room
 from chatkit.room.turn import SHUTDOWN
 from chatkit.server.connection import Connection
 from chatkit.server.connections import Keeper
-from chatkit.server.login import Lobby
-from chatkit.server.password import Gate
+from chatkit.server.login import Gate, Lobby
 from chatkit.server.subscribers import Replays
 
 logger = logging.getLogger("chatkit")

@@ -23,12 +23,13 @@ from chatkit.cli.common import (
     fail,
     open_missing_streams,
     option,
+    password_option,
+    read_password,
     reason,
     version_option,
 )
-from chatkit.cli.server.protection import password_option, read_password
 from chatkit.limits import Limits
-from chatkit.net.addresses import host_and_port
+from chatkit.net.sockets import host_and_port
 from chatkit.protocol.names import check_name
 from chatkit.protocol.replies import CUT_OFF, NOT_ADMITTED
 from chatkit.tls import WrongCertificate

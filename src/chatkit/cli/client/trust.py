@@ -10,9 +10,8 @@ from typing import Any
 
 import click
 
-from chatkit.cli.common import FILE, complain, fail, option, reason
-from chatkit.net.addresses import Address, host_and_port
-from chatkit.selfsigned import data_folder
+from chatkit.cli.common import FILE, complain, data_folder, fail, option, reason
+from chatkit.net.sockets import Address, host_and_port
 from chatkit.tls import WrongCertificate, client_context, plain_fingerprint
 
 UNKNOWN = "0" * 64

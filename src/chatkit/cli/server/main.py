@@ -12,31 +12,19 @@ from typing import Any
 import click
 
 from chatkit import Limits, Server
-from chatkit.cli.common import CONTEXT, fail, open_missing_streams, option, reason, version_option
-from chatkit.cli.server.keeping import history_of, history_options
-from chatkit.cli.server.protection import Protection, password_option, protect, tls_options
+from chatkit.cli.common import CONTEXT, fail, open_missing_streams, option, password_option, reason, version_option
+from chatkit.cli.server.options import Protection, history_of, history_options, limit_options, protect, tls_options
 from chatkit.cli.server.transcript import LogPrinter, Printer, Transcript
 from chatkit.history.base import HistoryError
-from chatkit.net.addresses import host_and_port
 from chatkit.net.descriptors import raise_limit
+from chatkit.net.sockets import host_and_port
 
 logger = logging.getLogger("chatkit")
 
 COMMAND = "chat-server"
-UNITS = {"bytes": "BYTES", "seconds": "SECONDS"}
 # Together with what Python needs to leave, below the 5 s that an end may take.
 GRACE_SECONDS = 4.0
 PRINT_SECONDS = 0.3  # for the last lines, on each of stdout and stderr
-
-
-def _limit_options(command: Any) -> Any:
-    """One option for each of `Limits`."""
-    for limit in reversed(fields(Limits)):
-        whole = "int" in str(limit.type)
-        kind = click.IntRange(min=1) if whole else click.FloatRange(min=0, min_open=True)
-        name, unit = "--" + limit.name.replace("_", "-"), UNITS.get(limit.name.rpartition("_")[2], "N")
-        command = option(name, type=kind, metavar=unit, default=limit.default, help=limit.metadata["help"])(command)
-    return command
 
 
 @click.command(context_settings=CONTEXT)
@@ -55,7 +43,7 @@ def _limit_options(command: Any) -> Any:
 @tls_options
 @password_option
 @history_options
-@_limit_options
+@limit_options
 @version_option
 def main(host: str, port: int, **options: Any) -> None:
     """Start a chat room and print what is said in it.

@@ -9,7 +9,7 @@ from queue import SimpleQueue
 from typing import TextIO
 
 from chatkit import Member, Message
-from chatkit.net.addresses import Address, host_and_port
+from chatkit.net.sockets import Address, host_and_port
 from chatkit.protocol.sanitize import visible
 
 # What may wait for a reader of the transcript, in characters: a thousand of the longest lines.

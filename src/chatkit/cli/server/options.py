@@ -1,32 +1,92 @@
-"""What keeps strangers out of `chat-server`: its certificate and its password."""
+"""The options of `chat-server`: its bounds, its history, its certificate and password."""
 
 from __future__ import annotations
 
 import ipaddress
 import logging
-import os
 import signal
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from chatkit import Server
-from chatkit.cli.common import FILE, complain, fail, option, reason
-from chatkit.net.addresses import Address, host_and_port
+from chatkit import Limits, Server
+from chatkit.cli.common import FILE, complain, data_folder, fail, option, read_password, reason
+from chatkit.history.base import History
+from chatkit.net.sockets import Address, host_and_port
 
 if TYPE_CHECKING:
     import ssl
 
 logger = logging.getLogger("chatkit")
 
-password_option = option(
-    "--password-file",
-    type=FILE,
-    metavar="FILE",
-    help="The room's password is this file's first line; or CHATKIT_PASSWORD in the environment.",
-)
+
+UNITS = {"bytes": "BYTES", "seconds": "SECONDS"}
+
+
+def limit_options(command: Any) -> Any:
+    """One option for each of `Limits`."""
+    for limit in reversed(fields(Limits)):
+        whole = "int" in str(limit.type)
+        kind = click.IntRange(min=1) if whole else click.FloatRange(min=0, min_open=True)
+        name, unit = "--" + limit.name.replace("_", "-"), UNITS.get(limit.name.rpartition("_")[2], "N")
+        command = option(name, type=kind, metavar=unit, default=limit.default, help=limit.metadata["help"])(command)
+    return command
+
+
+def history_options(command: Any) -> Any:
+    """The options for `history_of`, and `history_required` and `replay`."""
+    for add in (
+        option(
+            "--replay",
+            type=click.IntRange(min=0),
+            metavar="N",
+            default=0,
+            help="Tell newcomers the last N messages first.",
+        ),
+        option(
+            "--history-required",
+            is_flag=True,
+            help="Refuse messages while they can't be kept (full disk ...); else the chat goes on without.",
+        ),
+        option(
+            "--history-days", type=click.FloatRange(min=0, min_open=True), metavar="N", help="Keep messages for N days."
+        ),
+        option("--history-keep", type=click.IntRange(min=1), metavar="N", help="Keep the newest N messages; else all."),
+        option(
+            "--history-sync",
+            type=click.Choice(["normal", "full"]),
+            default="normal",
+            help="normal: a crash of the server loses nothing that anyone has seen, a power failure at most the last 10 seconds. "
+            "full: that neither, but each message waits for the disk.",
+        ),
+        option(
+            "--history",
+            type=FILE,
+            metavar="FILE",
+            help="Keep what is said in this file (SQLite); read it with chat-history. Nobody is shown a message before it is kept.",
+        ),
+    ):
+        command = add(command)
+    return command
+
+
+def history_of(options: dict[str, Any]) -> History | None:
+    """What is to be kept where, taken from the options. UsageError: options for a history, but no history."""
+    path, sync, keep, days = (options.pop(f"history{name}") for name in ("", "_sync", "_keep", "_days"))
+    if path:
+        from chatkit.history.sqlite.store import SqliteHistory  # sqlite3 is loaded when it is needed
+
+        try:
+            return SqliteHistory(path, keep=keep, days=days, sync=sync)
+        except ValueError as error:
+            raise click.UsageError(str(error)) from None
+    if keep or days or sync != "normal" or options["history_required"]:
+        raise click.UsageError(
+            "--history-sync, --history-keep, --history-days and --history-required need --history FILE"
+        )
+    return None
 
 
 def tls_options(command: Any) -> Any:
@@ -100,23 +160,6 @@ def protect(
         fail(command, f"cannot use {certificate}: {fault(error)}")
 
 
-def read_password(command: str, path: Path | None) -> str | None:
-    """From the file or the environment, never from the command line, which others can see."""
-    if path is None:
-        if (password := os.environ.get("CHATKIT_PASSWORD")) == "":
-            fail(command, "CHATKIT_PASSWORD is empty", "unset it for a room without a password")
-        return password
-    try:
-        password = path.read_bytes().partition(b"\n")[0].removesuffix(b"\r").decode()
-    except OSError as error:
-        fail(command, f"cannot read {path}: {reason(error)}")
-    except UnicodeError:
-        fail(command, f"cannot read {path}: not valid UTF-8")
-    if not password:
-        fail(command, f"{path} has no password in its first line")
-    return password
-
-
 def fault(error: OSError) -> str:
     """What is wrong with a certificate's file, in plain words."""
     import ssl
@@ -131,8 +174,7 @@ def fault(error: OSError) -> str:
 def _own_certificate(command: str) -> Path:
     import ssl
 
-    from chatkit.selfsigned import data_folder, self_signed
-    from chatkit.tls import fingerprint_of
+    from chatkit.tls import fingerprint_of, self_signed
 
     path = data_folder() / "server.pem"
     begin = "-----BEGIN CERTIFICATE-----"
