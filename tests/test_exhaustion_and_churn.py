@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from chatkit import Limits, Server
-from chatkit.net.descriptors import RESERVED, room_for
+from chatkit.net.descriptors import RESERVED, fit_to_fd_limit
 from chatkit.server.acceptor import prepare
 from tests.conftest import DEADLINE, Peer, Started, assert_healthy
 from tests.test_commands import BIN, Run, Running, run, start_server
@@ -94,7 +94,7 @@ def test_out_of_descriptors(run: Run) -> None:
 @linux
 def test_the_spare_descriptor(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     """When there is no other descriptor, it serves to tell who waits so; afterwards connections are accepted again."""
-    monkeypatch.setattr("chatkit.server.server.room_for", lambda clients: clients)
+    monkeypatch.setattr("chatkit.server.server.fit_to_fd_limit", lambda clients: clients)
     started = serve()
     talker, reader = started.peers(2)
     assert_healthy(talker, reader)
@@ -129,9 +129,9 @@ def test_the_descriptor_limit_is_raised_and_fitted(run: Run, monkeypatch: pytest
     soft, hard = re.findall(r"Max open files\s+(\d+)\s+(\d+)", limits)[0]
     assert soft == hard != "100"
     monkeypatch.setattr(resource, "getrlimit", lambda which: (100, 100))
-    assert (room_for(10_000), room_for(10)) == (100 - RESERVED, 10)
+    assert (fit_to_fd_limit(10_000), fit_to_fd_limit(10)) == (100 - RESERVED, 10)
     monkeypatch.setattr(resource, "getrlimit", lambda which: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    assert room_for(10_000) == 10_000
+    assert fit_to_fd_limit(10_000) == 10_000
 
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="this system has no TCP_USER_TIMEOUT")

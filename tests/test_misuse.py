@@ -109,7 +109,7 @@ def test_hooks_use_the_server_from_first_to_last() -> None:
         greeter.server = Server(port=0, handler=greeter, limits=Limits(drain_seconds=0.1))
         with greeter.server:
             assert greeter.peers[0].line() == b"*** hello"
-            acceptor = greeter.server._crew._acceptor
+            acceptor = greeter.server._pool._acceptor
             assert acceptor
             with acceptor._accepting:
                 greeter.peers.append(Peer(greeter.server.port))

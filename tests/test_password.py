@@ -20,7 +20,7 @@ from chatkit import AsyncClient, Client, Event, Limits, Member, PasswordRefused,
 from chatkit.net.sockets import two_tuple
 from chatkit.protocol.lines import check_password
 from chatkit.server import login as password
-from chatkit.server.login import Gate
+from chatkit.server.login import PasswordAuth
 from tests.conftest import DEADLINE, Peer, Started, assert_healthy
 from tests.test_commands import BIN, CONNECTED, DISCONNECTED, Run, run
 
@@ -51,7 +51,7 @@ def guarded(serve: Callable[..., Started], monkeypatch: pytest.MonkeyPatch) -> G
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """The gate's clock, set by hand."""
+    """The auth's clock, set by hand."""
     hands = SimpleNamespace(now=1000.0)
     hands.monotonic = lambda: hands.now
     monkeypatch.setattr(password, "time", hands)
@@ -89,30 +89,30 @@ def test_a_gate_compares_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> No
         compared.append((one, other))
         return next(verdicts)
 
-    gate = Gate("sesame")
+    auth = PasswordAuth("sesame")
     monkeypatch.setattr(password, "hmac", SimpleNamespace(compare_digest=compare))
-    assert [gate.passes("10.0.0.1", "open"), gate.passes("10.0.0.1", "sesame")] == [True, False]
+    assert [auth.verify("10.0.0.1", "open"), auth.verify("10.0.0.1", "sesame")] == [True, False]
     assert {len(digest) for pair in compared for digest in pair} == {32}
     assert [hmac.compare_digest(*pair) for pair in compared] == [False, True]
 
 
 def test_failures_of_one_address_wait_longer_and_longer(clock: SimpleNamespace) -> None:
     """1, 2, 4, 8, 8 seconds; a success or ten minutes of silence forget them; another address doesn't wait."""
-    gate = Gate("sesame")
+    auth = PasswordAuth("sesame")
     for wait in (1, 2, 4, 8, 8):
-        assert not gate.passes("10.0.0.1", "open")
-        assert gate.judged_at("10.0.0.1") == clock.now + wait
-        assert gate.judged_at("10.0.0.2") <= clock.now
+        assert not auth.verify("10.0.0.1", "open")
+        assert auth.next_attempt_at("10.0.0.1") == clock.now + wait
+        assert auth.next_attempt_at("10.0.0.2") <= clock.now
         clock.now += wait
-    assert gate.passes("10.0.0.1", "sesame")
-    assert gate.judged_at("10.0.0.1") <= clock.now
+    assert auth.verify("10.0.0.1", "sesame")
+    assert auth.next_attempt_at("10.0.0.1") <= clock.now
     for wait in (1, 2):
-        assert not gate.passes("10.0.0.1", "open")
-        assert gate.judged_at("10.0.0.1") == clock.now + wait
+        assert not auth.verify("10.0.0.1", "open")
+        assert auth.next_attempt_at("10.0.0.1") == clock.now + wait
         clock.now += wait
     clock.now += password.FORGET_SECONDS + 1
-    assert not gate.passes("10.0.0.1", "open")
-    assert gate.judged_at("10.0.0.1") == clock.now + 1
+    assert not auth.verify("10.0.0.1", "open")
+    assert auth.next_attempt_at("10.0.0.1") == clock.now + 1
 
 
 @pytest.mark.parametrize(
@@ -128,31 +128,36 @@ def test_failures_of_one_address_wait_longer_and_longer(clock: SimpleNamespace) 
 )
 def test_who_is_one_origin(clock: SimpleNamespace, one: str, other: str, same: bool) -> None:
     """One IPv4 address, mapped into IPv6 or not, and one /64 of IPv6."""
-    gate = Gate("sesame")
-    gate.passes(two_tuple((one, 1))[0], "open")
-    assert (gate.judged_at(two_tuple((other, 1))[0]) > clock.now) == same
+    auth = PasswordAuth("sesame")
+    auth.verify(two_tuple((one, 1))[0], "open")
+    assert (auth.next_attempt_at(two_tuple((other, 1))[0]) > clock.now) == same
 
 
 def test_a_gate_remembers_so_many_addresses(clock: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that failed last; the memory for it is bounded."""
     monkeypatch.setattr(password, "MAX_ADDRESSES", 10)
-    gate = Gate("sesame")
+    auth = PasswordAuth("sesame")
     for number in range(100):
-        gate.passes(f"10.0.0.{number}", "open")
-    assert len(gate._failures) == 10
-    assert [gate.judged_at(f"10.0.0.{number}") > clock.now for number in (0, 89, 90, 99)] == [False, False, True, True]
+        auth.verify(f"10.0.0.{number}", "open")
+    assert len(auth._failures) == 10
+    assert [auth.next_attempt_at(f"10.0.0.{number}") > clock.now for number in (0, 89, 90, 99)] == [
+        False,
+        False,
+        True,
+        True,
+    ]
 
 
 def test_a_gate_says_little(clock: SimpleNamespace, caplog: pytest.LogCaptureFixture) -> None:
     """One log line per second at the most, with the address; neither there nor in a repr is a password."""
-    gate = Gate("sesame")
+    auth = PasswordAuth("sesame")
     for number in range(30):
-        gate.passes(f"10.0.0.{number}", "open")
+        auth.verify(f"10.0.0.{number}", "open")
         clock.now += 0.125
     assert [record.getMessage() for record in caplog.records] == [
         f"a wrong password from 10.0.0.{number}" for number in (0, 9, 18, 27)
     ]
-    shown = [gate, Server(password="sesame"), Client.__doc__, AsyncClient(password="sesame"), vars(gate)]
+    shown = [auth, Server(password="sesame"), Client.__doc__, AsyncClient(password="sesame"), vars(auth)]
     assert "sesame" not in repr(shown)
 
 

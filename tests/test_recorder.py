@@ -241,13 +241,13 @@ def test_required_needs_a_history() -> None:
 
 def test_who_says_much_waits(serve: Serve, store: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
     """What waits to be kept has a bound: beyond it the room reads no more, and afterwards nothing is lost."""
-    full, wait = threading.Event(), Worker._wait_for_the_record
+    full, wait = threading.Event(), Worker._wait_for_publisher
 
     def waits(worker: Worker) -> bool:
         full.set()
         return wait(worker)
 
-    monkeypatch.setattr(Worker, "_wait_for_the_record", waits)
+    monkeypatch.setattr(Worker, "_wait_for_publisher", waits)
     started = serve(history=store, limits=Limits(history_seconds=60))
     ann, bob = started.peers(2)
     store.gate.clear()

@@ -187,7 +187,7 @@ def test_many_joins_are_few_writes(serve: Serve, monkeypatch: pytest.MonkeyPatch
     def hold_up() -> None:
         free.wait(DEADLINE)
 
-    started.server._crew.soon(hold_up)
+    started.server._pool.soon(hold_up)
     newcomers = started.peers(50)
     order = [started.recorder.wait_for("join") for _ in newcomers]
     free.set()
@@ -211,7 +211,7 @@ def test_stats_are_exact_while_members_join(serve: Serve, threads: int, held_up:
     def hold_up() -> None:
         free.wait(DEADLINE)
 
-    for worker in started.server._crew._workers if held_up else ():
+    for worker in started.server._pool._workers if held_up else ():
         worker.post(hold_up)
     for number in range(30):
         peers.append(started.peer())

@@ -223,7 +223,7 @@ def test_who_leaves_and_stops_reading_gets_no_whole_end(serve: Serve, tmp_path: 
     bob = started.peer(receive_buffer=4096)
     bob.send(b"/json 0\nexit\n")
     started.recorder.wait_for("leave")
-    worker = started.server._crew._workers[0]
+    worker = started.server._pool._workers[0]
     done = threading.Event()
 
     def look() -> None:
@@ -246,12 +246,12 @@ def test_nobody_is_told_anything_after_a_reset(serve: Serve, tmp_path: Path) -> 
         peer.send(b"/json 0\n")
         peer.line()
         peer.reset()
-    keeper, done = started.server._crew._workers[0]._keeper, threading.Event()
+    connections, done = started.server._pool._workers[0]._connections, threading.Event()
 
     def look() -> None:
-        done.set() if len(keeper) == 1 and not keeper.replaying else started.server._crew.soon(look)
+        done.set() if len(connections) == 1 and not connections.replaying else started.server._pool.soon(look)
 
-    started.server._crew.soon(look)
+    started.server._pool.soon(look)
     assert done.wait(5)
 
 
@@ -265,19 +265,19 @@ def test_pages_of_all_who_dont_read_have_a_bound(serve: Serve, tmp_path: Path, m
     idle = [started.peer(receive_buffer=4096) for _ in range(4)]
     for peer in idle:
         peer.send(b"/json 0\n")
-    keeper = started.server._crew._workers[0]._keeper
+    connections = started.server._pool._workers[0]._connections
     until_all_wait = threading.Event()
 
     def look() -> None:
-        waiting = [told.connection.pending_bytes for told in keeper.replaying.values()]
+        waiting = [told.connection.pending_bytes for told in connections.replaying.values()]
         if len(waiting) == 4 and all(waiting):
             pending.extend(waiting)
             until_all_wait.set()
         else:
-            started.server._crew.soon(look)
+            started.server._pool.soon(look)
 
     pending: list[int] = []
-    started.server._crew.soon(look)
+    started.server._pool.soon(look)
     assert until_all_wait.wait(10)
     assert sum(pending) <= 2 * 200_000
 

@@ -269,7 +269,7 @@ class World:
         for number in range(self.random.randint(1, 3)):
             worker = Worker(f"worker-{number}", self.room, self.limits, self.accept, print)
             worker.release()
-            worker._selector = worker._waker = worker._keeper._selector = Selector(self, worker)  # type: ignore[assignment]
+            worker._selector = worker._waker = worker._connections._selector = Selector(self, worker)  # type: ignore[assignment]
             self.workers.append(worker)
             self.wakes_at[worker] = 0.0
         self.keeping = False
@@ -492,9 +492,18 @@ def check(world: World) -> None:
     assert not world.room.roster._from_address
     assert not world.room.roster._reserved
     for worker in world.workers:
-        keeper = worker._keeper
-        kept = [keeper._connections, keeper.members, keeper._behind, keeper.heard, worker._selector.get_map()]
-        kept += [deadlines._times for deadlines in (keeper._endings, keeper._stalls, keeper._lines, keeper._pauses)]
+        connections = worker._connections
+        kept = [
+            connections._all,
+            connections.members,
+            connections._behind,
+            connections.received,
+            worker._selector.get_map(),
+        ]
+        kept += [
+            deadlines._times
+            for deadlines in (connections._endings, connections._stalls, connections._lines, connections._pauses)
+        ]
         assert not any(kept), "an ended connection is still known"
 
 
@@ -502,8 +511,8 @@ def check(world: World) -> None:
 def test_any_order_of_happenings_keeps_the_promises(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """One order, nothing lost, doubled or echoed, every socket closed once: whatever happens when."""
     world = World(seed)
-    for module in ("worker", "keeper"):
-        monkeypatch.setattr(f"chatkit.{module}.time", world)
+    for module in ("worker", "connections"):
+        monkeypatch.setattr(f"chatkit.server.{module}.time", world)
     monkeypatch.setattr("chatkit.server.connection.time", world)
     try:
         for _ in range(STEPS):

@@ -440,7 +440,7 @@ def test_a_dead_worker_ends_the_server(monkeypatch: pytest.MonkeyPatch, caplog: 
 def test_accept_that_fails_pauses_and_goes_on(serve: Serve, caplog: pytest.LogCaptureFixture, code: int) -> None:
     """Lack of descriptors is logged once, and ends by itself; a peer that gave up while it waited is no matter."""
     started = serve()
-    acceptor = started.server._crew._acceptor
+    acceptor = started.server._pool._acceptor
     assert acceptor
     listener, failures = acceptor._listener, [OSError(code, os.strerror(code))] * 3 + [ConnectionAbortedError()]
 

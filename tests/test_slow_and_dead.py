@@ -221,8 +221,8 @@ def test_what_a_rate_holds_back_is_little(serve: Serve) -> None:
     paster, reader = started.peers(2)
     paster.send(b"x\n" * 20_000)
     reader.lines(100)
-    keeper = started.server._crew._workers[0]._keeper
-    connection = keeper.find(next(member for member in keeper.members if member.name == paster.name))
+    connections = started.server._pool._workers[0]._connections
+    connection = connections.find(next(member for member in connections.members if member.name == paster.name))
     assert connection
     assert connection._throttle
     assert len(connection._throttle._held) <= 512

@@ -16,7 +16,7 @@ RESERVED = 32
 EXHAUSTED = {errno.EMFILE, errno.ENFILE}
 
 
-def raise_limit() -> None:
+def raise_fd_limit() -> None:
     """Allow this process as many descriptors as the system lets it, where the system has such a limit."""
     if sys.platform != "win32":
         import resource
@@ -26,7 +26,7 @@ def raise_limit() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
-def room_for(clients: int) -> int:
+def fit_to_fd_limit(clients: int) -> int:
     """So many of `clients` connections fit under the descriptor limit; a warning if these are fewer."""
     if sys.platform == "win32":
         return clients
@@ -39,7 +39,7 @@ def room_for(clients: int) -> int:
     return fit
 
 
-class Spare:
+class SpareDescriptor:
     """A descriptor kept for the moment when there is no other: to accept a peer, tell it so, and close it."""
 
     def __init__(self) -> None:

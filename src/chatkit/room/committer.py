@@ -220,7 +220,7 @@ class Recorder(Record):
             else:
                 self._hand_out(item, said)
         if self._look_at <= time.monotonic():
-            self._look_after()
+            self._maintain_when_due()
         return goes_on
 
     def _take(self, patience: float) -> tuple[list[Item], bool]:
@@ -246,7 +246,7 @@ class Recorder(Record):
             self._look_at = min(self._look_at, time.monotonic() + PAUSE_SECONDS)
         return not self.problem
 
-    def _look_after(self) -> None:
+    def _maintain_when_due(self) -> None:
         if self.problem:
             self._try_again()
             self._look_at = time.monotonic() + self._retry_seconds

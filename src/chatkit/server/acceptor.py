@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from chatkit.limits import Limits
-from chatkit.net.descriptors import EXHAUSTED, Spare
+from chatkit.net.descriptors import EXHAUSTED, SpareDescriptor
 from chatkit.net.sockets import Address, Waker, keep_alive, two_tuple
 from chatkit.protocol.replies import NO_DESCRIPTOR
 
@@ -67,7 +67,7 @@ class Acceptor(threading.Thread):
         super().__init__(name="chatkit-acceptor", daemon=True)
         self._listener = listener
         self._limits = limits
-        self._spare = Spare()
+        self._spare = SpareDescriptor()
         self._accepted = accepted
         self._failed = failed
         self._accepting = threading.Lock()

@@ -2,7 +2,7 @@
 
 A connection is open, then ending (nothing more is read, what is pending is still written, then its end of
 stream), then finished. Reads alone decide that the peer is gone: a failed write only stops the writing,
-so that what the peer sent before it left is still heard.
+so that what the peer sent before it left is still received.
 """
 
 from __future__ import annotations

@@ -24,12 +24,12 @@ logger = logging.getLogger("chatkit")
 SLOW_CONSUMER = "slow consumer"
 
 
-class Keeper:
+class Connections:
     """The connections of one worker, in its selector. Used by that worker's thread alone, but for `add`.
 
     readers: those that get what is said as plain text. programs: those that get it as JSON.
     newcomers: members that don't get it yet. replaying: who is told what was said before that, and gets it afterwards.
-    heard: what arrived, for the worker to publish. hear_entrant(connection, lines): what isn't a member yet is heard
+    received: what arrived, for the worker to publish. receive_login(connection, lines): what isn't a member yet is received
     there; gives the lines that are for the room, if it has become one.
     """
 
@@ -38,30 +38,30 @@ class Keeper:
         self.programs: dict[Member, Connection] = {}
         self.newcomers: dict[Member, Connection] = {}
         self.replaying: dict[Member, StandIn] = {}
-        self.heard: list[Arrival] = []
-        self.hear_entrant: Callable[[Connection, list[Line]], list[Line]] = lambda connection, lines: []
+        self.received: list[Arrival] = []
+        self.receive_login: Callable[[Connection, list[Line]], list[Line]] = lambda connection, lines: []
         self.slow_consumers = 0
         self.bytes = 0  # handed to connections
         self._limits = limits
         self._selector = selector
-        self._connections: set[Connection] = set()
+        self._all: set[Connection] = set()
         self._behind: set[Connection] = set()
         self._endings = Deadlines[Connection]()  # when one that is ending is closed the hard way
         self._stalls = Deadlines[Connection]()  # when one that is behind must have taken a byte
         self._lines = Deadlines[Connection]()  # when a line that has begun must have ended
-        self._pauses = Deadlines[Connection]()  # when one that talked too fast is heard again
+        self._pauses = Deadlines[Connection]()  # when one that talked too fast is received again
 
     def __len__(self) -> int:
-        return len(self._connections)
+        return len(self._all)
 
     @property
     def next_due(self) -> float:
-        """When (`time.monotonic`) to call `look_after` at the latest."""
+        """When (`time.monotonic`) to call `tick` at the latest."""
         return min(self._endings.next, self._stalls.next, self._lines.next, self._pauses.next)
 
     def add(self, connection: Connection) -> None:
         """Keep this connection from now on; safe from any thread."""
-        self._connections.add(connection)
+        self._all.add(connection)
 
     @property
     def members(self) -> list[Member]:
@@ -78,16 +78,16 @@ class Keeper:
             return replay.connection
         return self.readers.get(member) or self.programs.get(member)
 
-    def hear(self, connection: Connection, lines: list[Line]) -> None:
+    def receive(self, connection: Connection, lines: list[Line]) -> None:
         """Keep what arrived for the next batch; set the clock for what didn't arrive yet."""
         if not connection.member:
-            lines = self.hear_entrant(connection, lines)
+            lines = self.receive_login(connection, lines)
         end = connection.end
         if (resume_at := connection.resume_at) is not None:
             self._pauses.set(connection, resume_at)
             end = None  # the end comes after the lines that are held back
         if (lines or end) and connection.member:
-            self.heard.append(Arrival(connection.member, lines, end))
+            self.received.append(Arrival(connection.member, lines, end))
         if connection.line_due != math.inf and connection.member:
             self._lines.set(connection, connection.line_due)
 
@@ -95,9 +95,9 @@ class Keeper:
         """Lines for this one alone."""
         self.bytes += len(data)
         if not connection.write(data):
-            self.fall_behind(connection)
+            self.mark_behind(connection)
 
-    def fall_behind(self, connection: Connection) -> None:
+    def mark_behind(self, connection: Connection) -> None:
         """The kernel didn't take all of a write: from now on this one is judged."""
         if connection not in self._behind:
             self._behind.add(connection)
@@ -125,7 +125,7 @@ class Keeper:
 
     def watch(self, connection: Connection) -> None:
         """Wait for what the connection needs next; close it when it needs nothing more."""
-        if connection not in self._connections:  # closed already
+        if connection not in self._all:  # closed already
             return
         key = self._selector.get_map().get(connection.sock)
         if connection.finished:
@@ -137,22 +137,22 @@ class Keeper:
         elif key and key.events != connection.interest:
             self._selector.modify(connection.sock, connection.interest, connection)
 
-    def look_after(self) -> None:
+    def tick(self) -> None:
         """See to those who are behind, and to what is due."""
-        self._look_after_those_behind()
-        self._look_at_the_clock(time.monotonic())
+        self._tick_behind()
+        self._tick_deadlines(time.monotonic())
 
-    def release_held_back(self) -> None:
+    def release_throttled(self) -> None:
         """Hear what the members' rates hold back: it has arrived, too."""
-        for connection in list(self._connections):
-            self.hear(connection, connection.release())
+        for connection in list(self._all):
+            self.receive(connection, connection.release())
             self.watch(connection)
 
     def close_all(self) -> None:
-        for connection in list(self._connections):
+        for connection in list(self._all):
             self._close(connection)
 
-    def _look_after_those_behind(self) -> None:
+    def _tick_behind(self) -> None:
         """Append, flush, and only then judge: who still has too much pending is cut off."""
         for connection in list(self._behind):
             if connection.pending_bytes > self._limits.max_pending_bytes:
@@ -163,11 +163,11 @@ class Keeper:
             if connection.ending and not connection.pending_bytes:
                 self.end(connection)
             elif self._has_too_much(connection):
-                self.cut_off(connection, f"more than {self._limits.max_pending_bytes} bytes were waiting")
+                self.disconnect(connection, f"more than {self._limits.max_pending_bytes} bytes were waiting")
             else:
                 self.watch(connection)
 
-    def _look_at_the_clock(self, now: float) -> None:
+    def _tick_deadlines(self, now: float) -> None:
         for connection in self._endings.due(now):
             self._end_or_close(connection, now)
         for connection in self._stalls.due(now):
@@ -175,23 +175,23 @@ class Keeper:
             stalls = connection.last_sent + self._limits.stall_seconds
             if not connection.pending_bytes or stalls > now:
                 self._stalls.set(connection, stalls)
-            elif not self._is_over(connection):
-                self.cut_off(connection, f"nothing was read for {self._limits.stall_seconds:g} seconds")
+            elif not self._is_leaving(connection):
+                self.disconnect(connection, f"nothing was read for {self._limits.stall_seconds:g} seconds")
         for connection in self._lines.due(now):
             if connection.line_due > now:  # that line has ended; another may have begun
                 self._lines.set(connection, connection.line_due)
-            elif not self._is_over(connection):
-                self.cut_off(connection, connection.line_fault, "endless line")
+            elif not self._is_leaving(connection):
+                self.disconnect(connection, connection.line_fault, "endless line")
         for connection in self._pauses.due(now):
-            self.hear(connection, connection.resume())
+            self.receive(connection, connection.resume())
             self.watch(connection)
 
     def _has_too_much(self, connection: Connection) -> bool:
         """A replay doesn't count: it is never more than a page."""
         over = connection.pending_bytes > self._limits.max_pending_bytes
-        return over and not self._is_over(connection) and not self._replay(connection)
+        return over and not self._is_leaving(connection) and not self._replay(connection)
 
-    def _is_over(self, connection: Connection) -> bool:
+    def _is_leaving(self, connection: Connection) -> bool:
         """Whether it is ending, or will when it has been told what was said before."""
         replay = self._replay(connection)
         return connection.ending or (replay is not None and replay.leaving)
@@ -199,13 +199,13 @@ class Keeper:
     def _replay(self, connection: Connection) -> StandIn | None:
         return self.replaying.get(connection.member) if connection.member else None
 
-    def cut_off(self, connection: Connection, reason: str, kind: str = SLOW_CONSUMER) -> None:
+    def disconnect(self, connection: Connection, reason: str, kind: str = SLOW_CONSUMER) -> None:
         """End a conversation that went over a limit: after what is pending the reason. Nobody else notices."""
-        if not connection.member:  # the lobby has its own clock
+        if not connection.member:  # the logins has its own clock
             return
         self.slow_consumers += kind == SLOW_CONSUMER
         connection.cut = reason
-        self.heard.append(Arrival(connection.member, connection.release(), kind))
+        self.received.append(Arrival(connection.member, connection.release(), kind))
         last = Error(f"{CUT_OFF}: {reason}", kind.replace(" ", "_"))
         replay = self._replay(connection)
         self.write(connection, encode(last, as_json=replay.json if replay else connection.member in self.programs))
@@ -226,7 +226,7 @@ class Keeper:
     def _close(self, connection: Connection) -> None:
         if connection.sock in self._selector.get_map():
             self._selector.unregister(connection.sock)
-        self._connections.remove(connection)
+        self._all.remove(connection)
         if connection.member and self.replaying.pop(connection.member, None):
             reset_on_close(connection.sock)  # there would have been more: it must not look like a whole end
         self._behind.discard(connection)

@@ -29,7 +29,7 @@ from chatkit.protocol.replies import (
 from chatkit.room.batch import Member
 from chatkit.room.room import Room
 from chatkit.server.connection import Connection
-from chatkit.server.connections import Keeper
+from chatkit.server.connections import Connections
 from chatkit.server.deadlines import Deadlines
 
 logger = logging.getLogger("chatkit")
@@ -41,7 +41,7 @@ FORGET_SECONDS = 600.0
 MAX_ADDRESSES = 10_000
 
 
-class Gate:
+class PasswordAuth:
     """Lets pass who knows the password. Only its digest is kept. Safe to use from every worker."""
 
     def __init__(self, password: str) -> None:
@@ -50,15 +50,15 @@ class Gate:
         self._failures: dict[str, tuple[int, float]] = {}  # by origin: how many, and when the next may be judged
         self._logged_at = 0.0
 
-    def judged_at(self, host: str) -> float:
+    def next_attempt_at(self, host: str) -> float:
         """From when on (`time.monotonic`) the next attempt from that address may be judged."""
         return self._failures.get(_origin(host), (0, 0.0))[1]
 
-    def passes(self, host: str, attempt: str) -> bool | None:
+    def verify(self, host: str, attempt: str) -> bool | None:
         """Whether this is the password, compared in constant time; None if it is too early to judge."""
         origin = _origin(host)
         with self._lock:
-            if self.judged_at(host) > time.monotonic():
+            if self.next_attempt_at(host) > time.monotonic():
                 return None
             if hmac.compare_digest(sha256(attempt.encode()).digest(), self._digest):
                 self._failures.pop(origin, None)
@@ -67,8 +67,8 @@ class Gate:
         return False
 
     def _count(self, origin: str, now: float) -> None:
-        number, judged_at = self._failures.pop(origin, (0, 0.0))
-        number = 0 if now > judged_at + FORGET_SECONDS else number
+        number, next_attempt_at = self._failures.pop(origin, (0, 0.0))
+        number = 0 if now > next_attempt_at + FORGET_SECONDS else number
         if len(self._failures) >= MAX_ADDRESSES:
             del self._failures[next(iter(self._failures))]  # the one that failed the longest ago
         self._failures[origin] = (number + 1, now + min(2.0**number, MAX_WAIT_SECONDS))
@@ -91,7 +91,7 @@ LINE_BYTES = 64
 
 
 @dataclass(slots=True)
-class Entrant:
+class PendingLogin:
     """address: whose place is reserved. until: when its time is over. lines: not looked at yet.
 
     held_bytes: what they take at the most, four bytes a character.
@@ -105,7 +105,7 @@ class Entrant:
     lines: list[Line] = field(default_factory=list)
 
 
-class Lobby:
+class Logins:
     """The entrants of one worker; used by its thread alone.
 
     admit(connection, member): called inside the room's lock, as for `Room.join`.
@@ -115,126 +115,126 @@ class Lobby:
         self,
         room: Room,
         limits: Limits,
-        gate: Gate | None,
-        keeper: Keeper,
+        auth: PasswordAuth | None,
+        connections: Connections,
         admit: Callable[[Connection, Member], None],
     ) -> None:
         self._room = room
         self._limits = limits
-        self._gate = gate
-        self._keeper = keeper
+        self._auth = auth
+        self._connections = connections
         self._admit = admit
-        self._entrants: dict[Connection, Entrant] = {}
+        self._pending: dict[Connection, PendingLogin] = {}
         self._due = Deadlines[Connection]()  # when the time is over, or an attempt may be judged
 
     @property
     def next_due(self) -> float:
-        """When (`time.monotonic`) to call `look_after` at the latest."""
+        """When (`time.monotonic`) to call `tick` at the latest."""
         return self._due.next
 
     def enter(self, connection: Connection, address: Address, accepted_at: float) -> None:
         """Ask this connection for what it takes to become a member; its place is reserved."""
-        self._entrants[connection] = entrant = Entrant(address, accepted_at + self._limits.tls_handshake_seconds)
-        self._due.set(connection, entrant.until)
-        self._greet(connection, entrant)
-        self._keeper.watch(connection)
+        self._pending[connection] = login = PendingLogin(address, accepted_at + self._limits.tls_handshake_seconds)
+        self._due.set(connection, login.until)
+        self._greet(connection, login)
+        self._connections.watch(connection)
 
-    def hear(self, connection: Connection, lines: list[Line]) -> list[Line]:
-        """What came from an entrant; those of its lines that are for the room, if it is a member now."""
-        if not (entrant := self._entrants.get(connection)):
+    def receive(self, connection: Connection, lines: list[Line]) -> list[Line]:
+        """What came from an login; those of its lines that are for the room, if it is a member now."""
+        if not (login := self._pending.get(connection)):
             return []
-        entrant.lines += lines
-        entrant.held_bytes += sum(LINE_BYTES + (4 * len(line) if isinstance(line, str) else 0) for line in lines)
-        self._greet(connection, entrant)
-        if connection.ready and (not self._gate or self._knows_the_password(connection, entrant, self._gate)):
-            return self._join(connection, entrant)
-        said_all = connection.end and not entrant.lines and connection.resume_at is None
-        if connection in self._entrants and said_all:
+        login.lines += lines
+        login.held_bytes += sum(LINE_BYTES + (4 * len(line) if isinstance(line, str) else 0) for line in lines)
+        self._greet(connection, login)
+        if connection.ready and (not self._auth or self._knows_the_password(connection, login, self._auth)):
+            return self._join(connection, login)
+        said_all = connection.end and not login.lines and connection.resume_at is None
+        if connection in self._pending and said_all:
             self._leave(connection)
         return []
 
-    def look_after(self) -> None:
+    def tick(self) -> None:
         """End what takes too long, judge what had to wait."""
         for connection in self._due.due(now := time.monotonic()):
-            entrant = self._entrants[connection]
-            if entrant.until > now:
-                self._due.set(connection, entrant.until)
-                self._keeper.hear(connection, [])
+            login = self._pending[connection]
+            if login.until > now:
+                self._due.set(connection, login.until)
+                self._connections.receive(connection, [])
             else:
                 self._leave(connection, f"no password in {self._limits.login_seconds:g} seconds")
 
     def close(self) -> None:
         """The room ends: so do they."""
-        for connection in list(self._entrants):
+        for connection in list(self._pending):
             self._leave(connection)
 
-    def _greet(self, connection: Connection, entrant: Entrant) -> None:
+    def _greet(self, connection: Connection, login: PendingLogin) -> None:
         """As soon as it can read lines, ask for the password; from then on its time is for that."""
-        if self._gate and connection.ready and not entrant.asked:
-            entrant.asked = True
-            entrant.until = time.monotonic() + self._limits.login_seconds
-            self._due.set(connection, entrant.until)
+        if self._auth and connection.ready and not login.asked:
+            login.asked = True
+            login.until = time.monotonic() + self._limits.login_seconds
+            self._due.set(connection, login.until)
             self._tell(connection, ASKS_PASSWORD)
 
-    def _knows_the_password(self, connection: Connection, entrant: Entrant, gate: Gate) -> bool:
+    def _knows_the_password(self, connection: Connection, login: PendingLogin, auth: PasswordAuth) -> bool:
         """Judge what it has said, as far as that may be judged now."""
-        while entrant.lines:
-            line = entrant.lines[0]
+        while login.lines:
+            line = login.lines[0]
             if isinstance(line, str) and line.startswith(PASSWORD_COMMAND):
-                judged_at = gate.judged_at(entrant.address[0])
-                if judged_at > time.monotonic():
-                    self._hold(connection, entrant, judged_at)
+                next_attempt_at = auth.next_attempt_at(login.address[0])
+                if next_attempt_at > time.monotonic():
+                    self._hold(connection, login, next_attempt_at)
                     return False
-                passes = gate.passes(entrant.address[0], line.removeprefix(PASSWORD_COMMAND))
+                passes = auth.verify(login.address[0], line.removeprefix(PASSWORD_COMMAND))
                 if passes is None:  # another worker was quicker
                     continue
                 if passes:
-                    del entrant.lines[0]
+                    del login.lines[0]
                     return True
-                entrant.held_bytes = 0
-                entrant.lines.clear()  # what came together with a wrong password was meant for another room
-                self._fail(connection, entrant, WRONG_PASSWORD)
+                login.held_bytes = 0
+                login.lines.clear()  # what came together with a wrong password was meant for another room
+                self._fail(connection, login, WRONG_PASSWORD)
             else:
-                del entrant.lines[0]
-                self._fail(connection, entrant, line.reply if isinstance(line, Foreign) else ASKS_PASSWORD)
+                del login.lines[0]
+                self._fail(connection, login, line.reply if isinstance(line, Foreign) else ASKS_PASSWORD)
         return False
 
-    def _hold(self, connection: Connection, entrant: Entrant, judged_at: float) -> None:
+    def _hold(self, connection: Connection, login: PendingLogin, next_attempt_at: float) -> None:
         """Judge it later; until then what it says is kept, within bounds."""
-        self._due.set(connection, min(judged_at, entrant.until))
-        if entrant.held_bytes > MAX_HELD_BYTES:
+        self._due.set(connection, min(next_attempt_at, login.until))
+        if login.held_bytes > MAX_HELD_BYTES:
             self._leave(connection, TOO_MUCH_BEFORE_PASSWORD)
 
-    def _fail(self, connection: Connection, entrant: Entrant, answer: str | bytes) -> None:
-        entrant.failures += 1
+    def _fail(self, connection: Connection, login: PendingLogin, answer: str | bytes) -> None:
+        login.failures += 1
         self._tell(connection, answer)
-        if entrant.failures == MAX_FAILURES or isinstance(answer, bytes):
+        if login.failures == MAX_FAILURES or isinstance(answer, bytes):
             self._leave(connection, TOO_MANY_PASSWORDS if isinstance(answer, str) else None)
 
-    def _join(self, connection: Connection, entrant: Entrant) -> list[Line]:
+    def _join(self, connection: Connection, login: PendingLogin) -> list[Line]:
         self._forget(connection)
         try:
-            self._room.join(entrant.address, partial(self._admit, connection))
+            self._room.join(login.address, partial(self._admit, connection))
         except JoinRefused as refusal:
             self._tell(connection, refusal.reason)
-            self._keeper.end(connection)
+            self._connections.end(connection)
             return []
-        if self._gate:
+        if self._auth:
             self._tell(connection, ACCEPTED)  # not before: who has read this hears everything
-        return entrant.lines
+        return login.lines
 
     def _leave(self, connection: Connection, reason: str | None = None) -> None:
-        entrant = self._forget(connection)
-        entrant.lines.clear()
-        self._room.release(entrant.address)
+        login = self._forget(connection)
+        login.lines.clear()
+        self._room.release(login.address)
         if reason and connection.ready:
             self._tell(connection, reason)
-        self._keeper.end(connection)
+        self._connections.end(connection)
 
-    def _forget(self, connection: Connection) -> Entrant:
+    def _forget(self, connection: Connection) -> PendingLogin:
         self._due.clear(connection)
-        return self._entrants.pop(connection)
+        return self._pending.pop(connection)
 
     def _tell(self, connection: Connection, answer: str | bytes) -> None:
         line = answer if isinstance(answer, bytes) else encode_text(Notice(answer))
-        self._keeper.write(connection, line)
+        self._connections.write(connection, line)

@@ -15,7 +15,7 @@ from chatkit.net.sockets import Address
 from chatkit.room.room import Room
 from chatkit.server.acceptor import Acceptor
 from chatkit.server.connection import Connection
-from chatkit.server.login import Gate
+from chatkit.server.login import PasswordAuth
 from chatkit.server.worker import Call, Worker
 
 if TYPE_CHECKING:
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 FAILED_GRACE_SECONDS = 1.0
 
 
-class Crew:
+class WorkerPool:
     """Works from `start` to `end`.
 
-    tls: for new connections. gate: what asks for the room's password, if it has one.
+    tls: for new connections. auth: what asks for the room's password, if it has one.
     failed(): called when a thread died of an error, which is `failure` then; the others are ending.
     """
 
@@ -39,7 +39,7 @@ class Crew:
         threads: int,
         failed: Callable[[], None],
         tls: ssl.SSLContext | None = None,
-        gate: Gate | None = None,
+        auth: PasswordAuth | None = None,
     ) -> None:
         self.tls = tls
         self.failure: BaseException | None = None
@@ -49,7 +49,7 @@ class Crew:
         self._limits = limits
         self._threads = threads
         self._failed = failed
-        self._gate = gate
+        self._auth = auth
         self._all_read = threading.Barrier(threads)
         self._workers: list[Worker] = []
         self._acceptor: Acceptor | None = None
@@ -57,7 +57,7 @@ class Crew:
 
     @property
     def here(self) -> bool:
-        """Whether this thread is calling a hook: it is one of the crew's, or `starter`."""
+        """Whether this thread is calling a hook: it is one of the pool's, or `starter`."""
         return threading.current_thread() in (*self._workers, self._acceptor, self.starter)
 
     @property
@@ -76,11 +76,11 @@ class Crew:
         return sum(worker.slow_consumers for worker in self._workers)
 
     def start(self, listener: socket.socket) -> None:
-        """Accept at `listener`, which is the crew's from now on."""
+        """Accept at `listener`, which is the pool's from now on."""
         self._acceptor = acceptor = Acceptor(listener, self._limits, self._hand_out, self.fail)
         for number in range(self._threads):
             name = f"chatkit-worker-{number}"
-            self._workers.append(Worker(name, self._room, self._limits, acceptor.accept_waiting, self.fail, self._gate))
+            self._workers.append(Worker(name, self._room, self._limits, acceptor.accept_waiting, self.fail, self._auth))
         self.running = True  # hooks may use the server from the first connection on
         for thread in (*self._workers, acceptor):
             thread.start()
@@ -131,7 +131,7 @@ class Crew:
         connection = self._connection(sock)
         try:
             self._room.reserve(address)
-            if self.tls or self._gate:
+            if self.tls or self._auth:
                 worker.enter(connection, address)
             else:
                 self._room.join(address, partial(worker.admit, connection))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self
 from chatkit.events import Error, Notice
 from chatkit.history.base import History
 from chatkit.limits import Limits
-from chatkit.net.descriptors import room_for
+from chatkit.net.descriptors import fit_to_fd_limit
 from chatkit.net.sockets import Address, two_tuple
 from chatkit.protocol.formats import clean_text
 from chatkit.protocol.lines import check_password
@@ -20,8 +20,8 @@ from chatkit.room.batch import Member
 from chatkit.room.publisher import Record
 from chatkit.room.room import Room
 from chatkit.server.acceptor import listen
-from chatkit.server.login import Gate
-from chatkit.server.pool import Crew
+from chatkit.server.login import PasswordAuth
+from chatkit.server.pool import WorkerPool
 from chatkit.server.stats import Stats
 
 if TYPE_CHECKING:
@@ -93,8 +93,8 @@ class Server:
             raise ValueError("history_required needs a history")
         self._room = Room(handler, limits, record, announce=announce, replay=replay)
         self._over = threading.Event()
-        gate = None if password is None else Gate(check_password(password, limits.max_line_bytes))
-        self._crew = Crew(self._room, limits, threads, self._over.set, tls, gate)
+        auth = None if password is None else PasswordAuth(check_password(password, limits.max_line_bytes))
+        self._pool = WorkerPool(self._room, limits, threads, self._over.set, tls, auth)
         self._address: Address | None = None
         self._life = threading.Lock()  # held by `start` and `shutdown`
 
@@ -109,12 +109,12 @@ class Server:
             listener = listen(*self._bind_to)
             try:
                 self._address = two_tuple(listener.getsockname())
-                self._room.roster.max_clients = room_for(self._limits.max_clients)
-                self._room.record.start(self._crew.fail)
+                self._room.roster.max_clients = fit_to_fd_limit(self._limits.max_clients)
+                self._room.record.start(self._pool.fail)
                 self._call_on_listening()
-                self._crew.start(listener)
+                self._pool.start(listener)
             except BaseException:
-                self._crew.end(grace=0)
+                self._pool.end(grace=0)
                 self._room.record.end(1.0)
                 listener.close()
                 raise
@@ -124,7 +124,7 @@ class Server:
 
         Errors as `start` and `shutdown`.
         """
-        if not self._crew.running and not self._over.is_set():
+        if not self._pool.running and not self._over.is_set():
             self.start()
         try:
             self._over.wait()
@@ -138,12 +138,12 @@ class Server:
         RuntimeError: a thread of the server had died of an error; or this was called from a hook, which can't wait
             for its own end.
         """
-        if self._crew.here:
+        if self._pool.here:
             raise RuntimeError("a hook can't shut the server down; have another thread do it")
         self._over.set()
         with self._life:
-            self._crew.end(grace)
-        if failure := self._crew.failure:
+            self._pool.end(grace)
+        if failure := self._pool.failure:
             raise RuntimeError(f"a thread of the server died: {failure!r}") from failure
 
     def __enter__(self) -> Self:
@@ -196,9 +196,9 @@ class Server:
         return Stats(
             members=len(roster),
             messages=messages,
-            deliveries=max(0, self._crew.deliveries - messages),  # not to the sender
-            bytes=self._crew.bytes,
-            slow_consumers=self._crew.slow_consumers,
+            deliveries=max(0, self._pool.deliveries - messages),  # not to the sender
+            bytes=self._pool.bytes,
+            slow_consumers=self._pool.slow_consumers,
             refused=dict(roster.refused),
             unstored=self._room.record.unstored,
             dropped=getattr(self._handler, "dropped", 0),
@@ -206,23 +206,23 @@ class Server:
 
     def set_tls(self, tls: ssl.SSLContext) -> None:
         """For new connections from now on: a renewed certificate. RuntimeError: it began without TLS."""
-        if not self._crew.tls:
+        if not self._pool.tls:
             raise RuntimeError("the server speaks no TLS")
-        self._crew.tls = tls
+        self._pool.tls = tls
 
     def broadcast(self, text: str) -> None:
         """Say something to every member, as a notice: `*** text`. Returns at once.
 
         ValueError: `text` isn't valid Unicode. RuntimeError: the server isn't running.
         """
-        self._crew.soon(partial(self._room.say, Notice(clean_text(text))))
+        self._pool.soon(partial(self._room.say, Notice(clean_text(text))))
 
     def tell(self, name: str, text: str) -> None:
         """Say something to one member, as a notice. Returns at once.
 
         ValueError: nobody has that name, or `text` isn't valid Unicode. RuntimeError: the server isn't running.
         """
-        self._crew.soon(partial(self._room.tell, self._member(name), Notice(clean_text(text))))
+        self._pool.soon(partial(self._room.tell, self._member(name), Notice(clean_text(text))))
 
     def kick(self, name: str, reason: str) -> None:
         """End a member's conversation; it is told `*** reason`. Returns at once.
@@ -230,7 +230,7 @@ class Server:
         ValueError: nobody has that name, or `reason` isn't valid Unicode. RuntimeError: the server isn't running.
         """
         last = Error(clean_text(reason), REMOVED)
-        self._crew.soon(partial(self._room.remove, self._member(name), last, f"removed: {reason}"))
+        self._pool.soon(partial(self._room.remove, self._member(name), last, f"removed: {reason}"))
 
     def _member(self, name: str) -> Member:
         if member := self._room.roster.find(name):
@@ -239,8 +239,8 @@ class Server:
 
     def _call_on_listening(self) -> None:
         if on_listening := getattr(self._handler, "on_listening", None):
-            self._crew.starter = threading.current_thread()
+            self._pool.starter = threading.current_thread()
             try:
                 on_listening(self.address)
             finally:
-                self._crew.starter = None
+                self._pool.starter = None

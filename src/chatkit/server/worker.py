@@ -24,15 +24,15 @@ from chatkit.room.batch import Arrival, Batch, Encoded, Member, Switch
 from chatkit.room.room import Room
 from chatkit.room.turn import SHUTDOWN
 from chatkit.server.connection import Connection
-from chatkit.server.connections import Keeper
-from chatkit.server.login import Gate, Lobby
+from chatkit.server.connections import Connections
+from chatkit.server.login import Logins, PasswordAuth
 from chatkit.server.subscribers import Replays
 
 logger = logging.getLogger("chatkit")
 
 # One turn reads so much, shared among those who are ready: far below what may be pending for a member,
 # so that a turn alone never makes a slow consumer of anyone. One member alone gets a small part of that: what it says
-# is over in two or three milliseconds, and whoever waited for its turn is heard.
+# is over in two or three milliseconds, and whoever waited for its turn is received.
 TURN_BYTES = 1024 * 1024
 MAX_READ_BYTES = 32 * 1024
 MIN_READ_BYTES = 512
@@ -48,7 +48,7 @@ class Worker(threading.Thread):
 
     accept_waiting(): called before lines are published, so that whoever was connected before hears them.
     failed(error): called in the thread when it dies of an error; its connections are closed then.
-    gate: what asks for the room's password, if it has one.
+    auth: what asks for the room's password, if it has one.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Worker(threading.Thread):
         limits: Limits,
         accept_waiting: Callable[[], object],
         failed: Callable[[BaseException], None],
-        gate: Gate | None = None,
+        auth: PasswordAuth | None = None,
     ) -> None:
         super().__init__(name=name, daemon=True)
         self.deliveries = 0
@@ -68,27 +68,27 @@ class Worker(threading.Thread):
         self._inbox: deque[Batch | Switch | Call] = deque()
         self._selector = selectors.DefaultSelector()
         self._waker = Waker(self._selector)
-        self._keeper = Keeper(limits, self._selector)
-        self._replays = Replays(room.record, limits, self._keeper, self.post)
-        self._lobby = Lobby(room, limits, gate, self._keeper, self.admit)
-        self._keeper.hear_entrant = self._lobby.hear
+        self._connections = Connections(limits, self._selector)
+        self._replays = Replays(room.record, limits, self._connections, self.post)
+        self._logins = Logins(room, limits, auth, self._connections, self.admit)
+        self._connections.receive_login = self._logins.receive
         self._stopping: tuple[float, threading.Barrier] | None = None
         room.add_outlet(self.post)
 
     @property
     def load(self) -> int:
         """How many connections it owns, those on their way included."""
-        return len(self._keeper)
+        return len(self._connections)
 
     @property
     def bytes(self) -> int:
         """How much was handed to its connections."""
-        return self._keeper.bytes
+        return self._connections.bytes
 
     @property
     def slow_consumers(self) -> int:
         """How many of its members were cut off for reading too slowly."""
-        return self._keeper.slow_consumers
+        return self._connections.slow_consumers
 
     def post(self, item: Batch | Switch | Call) -> None:
         """Leave a batch to deliver or something to call; handled in the order of the posts. Never blocks."""
@@ -99,17 +99,17 @@ class Worker(threading.Thread):
     def admit(self, connection: Connection, member: Member) -> None:
         """Own a member's connection from now on. Inside the room's lock: its `Switch` comes later."""
         connection.member = member
-        self._keeper.newcomers[member] = connection
-        self._keeper.add(connection)
+        self._connections.newcomers[member] = connection
+        self._connections.add(connection)
 
     def enter(self, connection: Connection, address: Address) -> None:
         """Own the connection of a peer that has to log in, and has a place."""
-        self._keeper.add(connection)
-        self.post(partial(self._lobby.enter, connection, address, time.monotonic()))
+        self._connections.add(connection)
+        self.post(partial(self._logins.enter, connection, address, time.monotonic()))
 
     def refuse(self, connection: Connection, reason: str) -> None:
         """Own a connection that gets no more than this reason and its end."""
-        self._keeper.add(connection)
+        self._connections.add(connection)
         self.post(partial(self._refuse, connection, reason))
 
     def stop(self, deadline: float, all_read: threading.Barrier) -> None:
@@ -121,7 +121,7 @@ class Worker(threading.Thread):
 
     def release(self) -> None:
         """Free what is left, after every thread that may post is gone."""
-        self._keeper.close_all()
+        self._connections.close_all()
         self._waker.close()
         self._selector.close()
 
@@ -133,29 +133,29 @@ class Worker(threading.Thread):
         except BaseException as error:
             logger.critical("%s died", self.name, exc_info=True)
             self._failed(error)
-            self._keeper.close_all()
+            self._connections.close_all()
 
     def _turn(self, patience: float | None) -> bool:
         """Read, publish, deliver, look at the clock; whether there was anything to read."""
-        has_read = self._wait_for_the_record() if self._room.record.is_full else self._read(patience)
-        if arrivals := self._keeper.heard:
-            self._keeper.heard = []
+        has_read = self._wait_for_publisher() if self._room.record.is_full else self._read(patience)
+        if arrivals := self._connections.received:
+            self._connections.received = []
             self._accept_waiting()
             self._room.receive(arrivals)
         self._take_inbox()
-        self._lobby.look_after()
-        self._replays.look_after()
-        self._keeper.look_after()
+        self._logins.tick()
+        self._replays.tick()
+        self._connections.tick()
         return has_read
 
     def _patience(self) -> float | None:
         """How long the selector may wait: until something is due, None for ever."""
-        if self._inbox or self._keeper.heard or self._replays.is_ready:
+        if self._inbox or self._connections.received or self._replays.is_ready:
             return 0
-        due = min(self._keeper.next_due, self._lobby.next_due)
+        due = min(self._connections.next_due, self._logins.next_due)
         return None if due == math.inf else min(max(0, due - time.monotonic()), LONGEST_WAIT_SECONDS)
 
-    def _wait_for_the_record(self) -> bool:
+    def _wait_for_publisher(self) -> bool:
         """There is more to read, but what was read before has to be kept first; whoever has done that wakes us."""
         self._waker.wait(FULL_SECONDS)
         return True
@@ -173,9 +173,9 @@ class Worker(threading.Thread):
                 connection.flush()
             if events & selectors.EVENT_READ:
                 has_read = True
-                self._keeper.hear(connection, connection.receive(max_bytes))
+                self._connections.receive(connection, connection.receive(max_bytes))
             if connection.interest != key.events:
-                self._keeper.watch(connection)
+                self._connections.watch(connection)
         return has_read
 
     def _take_inbox(self) -> None:
@@ -197,51 +197,55 @@ class Worker(threading.Thread):
         """One write per member, however many batches."""
         if not batches:
             return
-        batch, keeper = Batch.merged(batches, newcomers), self._keeper
-        members = len(keeper.readers) + len(keeper.programs) + sum(not r.leaving for r in keeper.replaying.values())
+        batch, connections = Batch.merged(batches, newcomers), self._connections
+        members = (
+            len(connections.readers)
+            + len(connections.programs)
+            + sum(not r.leaving for r in connections.replaying.values())
+        )
         self.deliveries += batch.messages * members
         self.deliveries -= sum(early.messages for number in newcomers.values() for early in batches[:number])
-        self._write(batch.text, keeper.readers)
-        self._write(batch.json, keeper.programs)
-        for member, replay in keeper.replaying.items():
+        self._write(batch.text, connections.readers)
+        self._write(batch.json, connections.programs)
+        for member, replay in connections.replaying.items():
             replay.hold(batches[newcomers.get(member, 0) :])
         for member, _ in batch.left:
-            if leaver := keeper.find(member):
-                keeper.end(leaver)
+            if leaver := connections.find(member):
+                connections.end(leaver)
 
     def _write(self, lines: Encoded, members: dict[Member, Connection]) -> None:
-        data, edits, fall_behind = lines.data, lines.edits, self._keeper.fall_behind
+        data, edits, mark_behind = lines.data, lines.edits, self._connections.mark_behind
         if data:
-            self._keeper.bytes += len(data) * len(members)
+            self._connections.bytes += len(data) * len(members)
             for member, connection in members.items():
                 if member not in edits and not connection.write(data):
-                    fall_behind(connection)
+                    mark_behind(connection)
         for member in edits:
             if reader := members.get(member):
                 pieces = lines.pieces_for(member)
-                self._keeper.bytes += sum(map(len, pieces)) - len(data)
+                self._connections.bytes += sum(map(len, pieces)) - len(data)
                 if not reader.write_pieces(pieces):
-                    fall_behind(reader)
+                    mark_behind(reader)
 
     def _refuse(self, connection: Connection, reason: str) -> None:
-        self._keeper.write(connection, encode_text(Notice(reason)))
-        self._keeper.end(connection)
+        self._connections.write(connection, encode_text(Notice(reason)))
+        self._connections.end(connection)
 
     def _finish(self, deadline: float, all_read: threading.Barrier) -> None:
         """The way of `stop`."""
         reading = (time.monotonic() + deadline) / 2
-        self._lobby.close()
-        self._keeper.release_held_back()
+        self._logins.close()
+        self._connections.release_throttled()
         while self._turn(0) and time.monotonic() < reading:
             pass
         with suppress(threading.BrokenBarrierError):
             all_read.wait(min(max(0, deadline - time.monotonic()), LONGEST_WAIT_SECONDS))
         self._take_inbox()
         self._room.receive(
-            [Arrival(member, [], SHUTDOWN) for member in (*self._keeper.members, *self._keeper.newcomers)]
+            [Arrival(member, [], SHUTDOWN) for member in (*self._connections.members, *self._connections.newcomers)]
         )
         self._take_inbox()
-        while len(self._keeper) and (left := deadline - time.monotonic()) > 0:
+        while len(self._connections) and (left := deadline - time.monotonic()) > 0:
             patience = self._patience()
             self._turn(min(left, LONGEST_WAIT_SECONDS if patience is None else patience))
-        self._keeper.close_all()
+        self._connections.close_all()

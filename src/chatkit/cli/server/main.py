@@ -16,7 +16,7 @@ from chatkit.cli.common import CONTEXT, fail, open_missing_streams, option, pass
 from chatkit.cli.server.options import Protection, history_of, history_options, limit_options, protect, tls_options
 from chatkit.cli.server.transcript import LogPrinter, Printer, Transcript
 from chatkit.history.base import HistoryError
-from chatkit.net.descriptors import raise_limit
+from chatkit.net.descriptors import raise_fd_limit
 from chatkit.net.sockets import host_and_port
 
 logger = logging.getLogger("chatkit")
@@ -65,7 +65,7 @@ def main(host: str, port: int, **options: Any) -> None:
         logger.addHandler(log)
         _end_on_signals()
         protection.renew_on_signal(server)
-        raise_limit()
+        raise_fd_limit()
         server.serve_forever(GRACE_SECONDS)
     except KeyboardInterrupt:
         pass
