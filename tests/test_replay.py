@@ -373,7 +373,7 @@ def test_gaps_are_where_they_are(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What wasn't kept is told as a gap between the others; a history that can't be read is a gap, and one line of log."""
-    for module in ("reader", "recorder"):
+    for module in ("room.committer",):
         monkeypatch.setattr(f"chatkit.{module}.RETRY_SECONDS", 0.01)
     store = Holey(1000)
     started = serve(history=store, limits=Limits(history_size=2))

@@ -7,6 +7,7 @@ import math
 import selectors
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from chatkit.events import Error
 from chatkit.limits import Limits
@@ -17,7 +18,9 @@ from chatkit.protocol.replies import CUT_OFF
 from chatkit.room.batch import Arrival, Member
 from chatkit.server.connection import Connection
 from chatkit.server.deadlines import Deadlines
-from chatkit.server.subscribers import StandIn
+
+if TYPE_CHECKING:
+    from chatkit.server.subscribers import StandIn
 
 logger = logging.getLogger("chatkit")
 
