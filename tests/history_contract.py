@@ -95,7 +95,7 @@ class HistoryContract(ABC):
         assert (history.newest_id, history.unused) == (8, [(4, 6)])
         assert [message.id for message in history.read(2, ALL, ALL)] == [3, 7, 8]
         assert [history.missing(*ids) for ids in ((1, 8), (4, 6), (3, 6), (8, 7))] == [5, 0, 1, 0]
-        assert [history.before(8, number) for number in (0, 1, 2, 3, 5, 9)] == [8, 7, 6, 2, 0, 0]
+        assert [history.cursor_before_last(8, number) for number in (0, 1, 2, 3, 5, 9)] == [8, 7, 6, 2, 0, 0]
 
     def test_looking_after_it_changes_nothing(self, history: History) -> None:
         """And comes to an end."""

@@ -120,7 +120,11 @@ def test_ids_are_never_given_again_after_a_crash(open_history: Open) -> None:
     crash(history)
     again = open_history()
     assert again.newest_id == RESERVED_IDS
-    assert (again.room, again.missing(1, again.newest_id), again.before(again.newest_id, 2)) == (history.room, 3, 1)
+    assert (again.room, again.missing(1, again.newest_id), again.cursor_before_last(again.newest_id, 2)) == (
+        history.room,
+        3,
+        1,
+    )
     again.append(said(again.newest_id + 1))
     crash(again)
     third = open_history()

@@ -18,9 +18,8 @@ from chatkit.history.memory import MemoryHistory
 from chatkit.history.sqlite.store import SqliteHistory
 from chatkit.protocol.formats import encode_text
 from chatkit.room import committer as recorder_module
-from chatkit.room.batch import Batch, Encoded, Switch
-from chatkit.room.committer import Recorder
-from chatkit.room.publisher import Wanted
+from chatkit.room.batch import Batch, Encoded, Subscribe
+from chatkit.room.publisher import PageRequest
 from chatkit.server.worker import Worker
 from tests.conftest import DEADLINE, Peer, Started
 
@@ -29,22 +28,22 @@ SECONDS = 0.05
 
 
 class Scripted(MemoryHistory):
-    """Stands for a file: `append` waits for `gate`, and fails while `problem` is set. groups: what came at once."""
+    """Stands for a file: `append` waits for `gate`, and fails while `failure` is set. groups: what came at once."""
 
     def __init__(self) -> None:
         super().__init__(100_000)
         self.gate = threading.Event()
         self.gate.set()
         self.waits = threading.Event()
-        self.problem: Exception | None = None
+        self.failure: Exception | None = None
         self.groups: list[int] = []
 
     def append(self, messages: Sequence[Message]) -> None:
         if not self.gate.is_set():
             self.waits.set()
         assert self.gate.wait(DEADLINE)
-        if self.problem:
-            raise self.problem
+        if self.failure:
+            raise self.failure
         if messages:
             self.groups.append(len(messages))
         super().append(messages)
@@ -111,23 +110,23 @@ def test_nobody_sees_what_isnt_kept(serve: Serve, store: Scripted) -> None:
 
 def test_kept_then_handed_out(store: Scripted) -> None:
     """In that order, for every group; a switch stays where it was between the messages."""
-    record, order = Recorder(store, Limits(), required=False), list[Any]()
+    record, order = Committer(store, Limits(), required=False), list[Any]()
     done = threading.Event()
 
-    def outlet(item: Batch | Switch) -> None:
+    def subscriber(item: Batch | Subscribe) -> None:
         assert store.newest_id >= len([entry for entry in order if entry != "switch"]) + isinstance(item, Batch)
-        order.append("switch" if isinstance(item, Switch) else item.text.data)
+        order.append("switch" if isinstance(item, Subscribe) else item.text.data)
         if len(order) == 4:
             done.set()
 
-    record.outlets.append(outlet)
+    record.subscribers.append(subscriber)
     record.start(print)
     member: Any = None
     for number in (1, 2, 3):
         message = Message("ada", str(number), number, 0.0)
-        record.put(batch(message), [message])
+        record.publish(batch(message), [message])
         if number == 2:
-            record.put(Switch(member, False))
+            record.publish(Subscribe(member, False))
     assert done.wait(DEADLINE)
     record.end(DEADLINE)
     assert order == [b"ada: 1\n", b"ada: 2\n", "switch", b"ada: 3\n"]
@@ -157,21 +156,21 @@ def test_a_history_that_fails(serve: Serve, store: Scripted, log: Log) -> None:
     """The chat goes on; the operator hears of it once, and once that it is over; what isn't kept is counted."""
     started = serve(history=store)
     ann, bob = started.peers(2)
-    store.problem = HistoryError("the disk is full")
+    store.failure = HistoryError("the disk is full")
     for number in range(5):
         ann.send(b"lost %d\n" % number)
         assert bob.line().endswith(b": lost %d" % number)
     assert started.server.stats.unstored == 5
     assert log.lines == ["the history can't be kept, the chat goes on without it: the disk is full"]
-    store.problem = None
+    store.failure = None
     log.wait_for("the history is kept again; it lacks 5 messages")
     ann.send(b"kept\n")
     assert bob.line().endswith(b": kept")
     assert [(message.id, message.text) for message in store.read(0, 10, 1000)] == [(6, "kept")]
-    store.problem = OSError("again")
+    store.failure = OSError("again")
     ann.send(b"lost\n")
     bob.line()
-    store.problem = None
+    store.failure = None
     log.wait_for("the history is kept again; it lacks 1 messages")
     assert (started.server.stats.unstored, started.server.stats.messages, len(log.lines)) == (6, 7, 4)
 
@@ -205,7 +204,7 @@ def test_the_end_doesnt_wait_for_a_history_that_hangs(store: Scripted) -> None:
         store.gate.set()
         for peer in (ann, bob):
             peer.close()
-        server._room.record._writer.join(DEADLINE)  # type: ignore[attr-defined]
+        server._room.publisher._writer.join(DEADLINE)  # type: ignore[attr-defined]
 
 
 def test_required(serve: Serve, store: Scripted, log: Log) -> None:
@@ -214,7 +213,7 @@ def test_required(serve: Serve, store: Scripted, log: Log) -> None:
     ann, bob, cid = started.peers(3)
     bob.send(b"/json\n")
     bob.line()
-    store.problem = HistoryError("the disk is full")
+    store.failure = HistoryError("the disk is full")
     ann.send(b"a\nb\n/who\n")
     refused = b"*** not sent: the room's history can't be kept now"
     assert ann.lines(2) == [refused] * 2
@@ -222,7 +221,7 @@ def test_required(serve: Serve, store: Scripted, log: Log) -> None:
     bob.send(b"c\n")
     assert bob.line() == b'{"type":"error","text":"not sent: the room\'s history can\'t be kept now","code":"not_kept"}'
     assert log.lines == ["the history can't be kept, messages are refused: the disk is full"]
-    store.problem = None
+    store.failure = None
     log.wait_for("kept again")
     ann.send(b"d\n")
     assert cid.line().endswith(b": d")
@@ -255,8 +254,8 @@ def test_who_says_much_waits(serve: Serve, store: Scripted, monkeypatch: pytest.
     thread = threading.Thread(target=ann.send, args=(line * 20_000,))
     thread.start()
     assert full.wait(DEADLINE)
-    record: Any = started.server._room.record
-    assert record.is_full
+    record: Any = started.server._room.publisher
+    assert record.is_backlogged
     assert record._put_bytes - record._taken_bytes < 4 * recorder_module.MAX_WAITING_BYTES
     store.gate.set()
     bob.lines(20_000)
@@ -269,7 +268,7 @@ def test_a_recorder_that_dies_ends_the_server(serve: Serve, store: Scripted, cap
     server = Server(port=0, history=store)
     server.start()
     ann = Peer(server.port)
-    server._room.record._hand_out = None  # type: ignore[method-assign, assignment]
+    server._room.publisher._fan_out = None  # type: ignore[method-assign, assignment]
     ann.send(b"Hi!\n")
     ann.rest()
     ann.close()
@@ -307,7 +306,7 @@ def test_a_history_that_is_slower_than_the_end(store: Scripted, caplog: pytest.L
     server.shutdown(grace=0.2)
     ann.close()
     store.gate.set()
-    record: Any = server._room.record
+    record: Any = server._room.publisher
     for thread in (record._thread, record._writer):
         thread.join(DEADLINE)
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
@@ -328,7 +327,7 @@ def test_trouble_is_not_tried_with_every_message(
     monkeypatch.setattr(store, "append", counted)
     started = serve(history=store)
     ann, bob = started.peers(2)
-    store.problem = MemoryError()
+    store.failure = MemoryError()
     for number in range(50):
         ann.send(b"%d\n" % number)
         bob.line()
@@ -341,7 +340,7 @@ def test_trouble_that_comes_back_is_tried_less_often(store: Scripted, monkeypatc
     monkeypatch.setattr(recorder_module, "RETRY_SECONDS", 1.0)
     now = 1000.0
     monkeypatch.setattr(recorder_module, "time", SimpleNamespace(monotonic=lambda: now))
-    record = Recorder(store, Limits(), required=False)
+    record = Committer(store, Limits(), required=False)
     waits = [record._next_retry()]
     for _ in range(6):
         record._well_since = now
@@ -357,12 +356,12 @@ def test_what_was_pruned_is_forgotten(serve: Serve, tmp_path: Path) -> None:
     ann = started.peer()
     ann.send(b"".join(b"%d\n" % number for number in range(300)) + b"/sync\n")
     ann.line()
-    record: Any = started.server._room.record
+    record: Any = started.server._room.publisher
     pruned, forget = threading.Event(), record._forget
     pages = SimpleQueue[bytes]()
 
     def page() -> bytes:
-        record.read(Wanted(0, 300, 1 << 20, False), lambda lines, upto: pages.put(lines))
+        record.read(PageRequest(0, 300, 1 << 20, False), lambda lines, upto: pages.put(lines))
         return pages.get(timeout=DEADLINE)
 
     assert page().startswith(b"%s: 0\n" % ann.name.encode())

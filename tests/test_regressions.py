@@ -21,7 +21,7 @@ from chatkit.events import Joined, Left, Private, Welcome
 from chatkit.net.sockets import Address
 from chatkit.protocol import names
 from chatkit.protocol.names import check_name
-from chatkit.room.batch import Arrival, Batch, Draft, Member
+from chatkit.room.batch import Batch, BatchBuilder, Member, Received
 from chatkit.room.room import Room
 from chatkit.server.connection import Connection
 from chatkit.server.worker import Worker
@@ -137,19 +137,19 @@ def test_on_listening_uses_the_server() -> None:
 
 def some_batch(random: random.Random, members: list[Member]) -> Batch:
     """What a turn might bring: lines, answers and announcements in any order."""
-    draft = Draft(json=random.random() < 0.5)
+    builder = BatchBuilder(json=random.random() < 0.5)
     for number in range(random.randrange(1, 6)):
         member = random.choice(members)
         match random.randrange(4):
             case 0:
-                draft.tell(member, Notice(f"told {number}"))
+                builder.tell(member, Notice(f"told {number}"))
             case 1:
-                draft.announce(Joined(member.name), in_text=random.random() < 0.5, besides=member)
+                builder.announce(Joined(member.name), in_text=random.random() < 0.5, exclude=member)
             case 2:
-                draft.announce(Left(member.name), in_text=True)
+                builder.announce(Left(member.name), in_text=True)
             case _:
-                draft.say(member, Message(member.name, "é" * number or "x", number + 1, 0.0))
-    return draft.batch() or Batch()
+                builder.say(member, Message(member.name, "é" * number or "x", number + 1, 0.0))
+    return builder.batch() or Batch()
 
 
 @pytest.mark.parametrize("seed", range(200))
@@ -216,7 +216,7 @@ def test_stats_are_exact_while_members_join(serve: Serve, threads: int, held_up:
     for number in range(30):
         peers.append(started.peer())
         assert started.recorder.wait_for("join") == peers[-1].name
-        started.server._room.receive([Arrival(talker, [f"{number}"])])
+        started.server._room.receive([Received(talker, [f"{number}"])])
     free.set()
     for first, peer in enumerate(peers[1:]):
         heard = list[bytes]()
@@ -307,7 +307,7 @@ def test_more_pieces_than_one_write_takes(serve: Serve, opening: bytes) -> None:
     ann.pass_over(bob.name.encode())
     ann.line()
     members = {member.name: member for member in started.server.members}
-    turns = [Arrival(members[peer.name], [f"{number:05}"]) for number in range(3000) for peer in (ann, bob)]
+    turns = [Received(members[peer.name], [f"{number:05}"]) for number in range(3000) for peer in (ann, bob)]
     started.server._room.receive(turns)
     started.server.broadcast("end")
     for number in range(3000):

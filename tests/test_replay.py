@@ -115,7 +115,7 @@ def test_in_pages(serve: Serve, where: dict[str, Any], monkeypatch: pytest.Monke
     ann.send(b"".join(b"%d\n" % number for number in range(1, 2001)))
     bob.lines(2000)
     bob.send(b"/json 7\n")
-    assert event(bob.line()) == Welcome(bob.name, 2000, started.server._room.record.room)
+    assert event(bob.line()) == Welcome(bob.name, 2000, started.server._room.publisher.room)
     assert [message.text for message in messages_upto(bob, 2000)] == [str(number) for number in range(8, 2001)]
 
 
@@ -284,13 +284,13 @@ def test_pages_of_all_who_dont_read_have_a_bound(serve: Serve, tmp_path: Path, m
 
 def test_a_replay_leaves_room_for_what_follows(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     """At its end at most half of what may be pending is waiting, so that nobody is cut off for the next burst."""
-    waiting, release = list[int](), replay.Replays._release
+    waiting, release = list[int](), replay.Subscribers._release
 
-    def look(replays: replay.Replays, told: Any) -> None:
+    def look(replays: replay.Subscribers, told: Any) -> None:
         waiting.append(told.held_bytes)
         release(replays, told)
 
-    monkeypatch.setattr(replay.Replays, "_release", look)
+    monkeypatch.setattr(replay.Subscribers, "_release", look)
     limits = Limits(history_size=3, max_pending_bytes=100_000)
     started = serve(replay=50_000, history=MemoryHistory(100_000), limits=limits)
     ann = started.peer()
@@ -380,7 +380,7 @@ def test_gaps_are_where_they_are(
     ann, bob = started.peers(2)
     for broken, lines in ((False, b"1\n2\n"), (True, b"3\n4\n5\n"), (False, b"6\n7\n8\n9\n")):
         store.broken = broken
-        while store.broken != bool(started.server._room.record.problem) and not broken:
+        while store.broken != bool(started.server._room.publisher.failure) and not broken:
             sync(ann)
         ann.send(lines)
         bob.lines(lines.count(b"\n"))

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from chatkit import Error, Limits, Member, Message, Notice
 from chatkit.errors import JoinRefused
 from chatkit.protocol.lines import BadLine, Line
-from chatkit.room.batch import Arrival, Batch, Encoded, Switch
-from chatkit.room.publisher import Wanted
+from chatkit.room.batch import Batch, Encoded, Received, Subscribe
+from chatkit.room.publisher import PageRequest
 from chatkit.room.room import Room
 
 
@@ -32,12 +32,12 @@ class Seat:
 
 
 class Desk:
-    """An outlet that delivers as a worker does, but into `Seat`s."""
+    """An subscriber that delivers as a worker does, but into `Seat`s."""
 
     def __init__(self, room: Room) -> None:
         self.room = room
         self.seats: dict[Member, Seat] = {}
-        room.add_outlet(self.deliver)
+        room.add_subscriber(self.deliver)
 
     def join(self, port: int, host: str = "127.0.0.1") -> Seat:
         joined: list[Seat] = []
@@ -49,8 +49,8 @@ class Desk:
         self.room.join((host, port), admitted)
         return joined[0]
 
-    def deliver(self, item: Batch | Switch) -> None:
-        if isinstance(item, Switch):
+    def deliver(self, item: Batch | Subscribe) -> None:
+        if isinstance(item, Subscribe):
             if seat := self.seats.get(item.member):
                 self.switch(seat, item)
             return
@@ -62,20 +62,20 @@ class Desk:
             if member in self.seats:
                 self.seats.pop(member).left = reason
 
-    def switch(self, seat: Seat, switch: Switch) -> None:
+    def switch(self, seat: Seat, switch: Subscribe) -> None:
         """What was said before, in pages as small as they get."""
         seat.is_there, seat.json, after = True, switch.json, switch.after
         seat.received += switch.first
         while after < switch.upto:
             pages = list[tuple[bytes, int]]()
-            wanted = Wanted(after, switch.upto, 1, seat.json)
-            self.room.record.read(wanted, lambda *page: pages.append(page))  # noqa: B023
+            wanted = PageRequest(after, switch.upto, 1, seat.json)
+            self.room.publisher.read(wanted, lambda *page: pages.append(page))  # noqa: B023
             ((lines, after),) = pages
             seat.received += lines
         seat.received += switch.last
 
     def hear(self, seat: Seat, *lines: Line, end: str | None = None) -> None:
-        self.room.receive([Arrival(seat.member, list(lines), end)])
+        self.room.receive([Received(seat.member, list(lines), end)])
 
 
 def test_asides_of_many_changes() -> None:
@@ -85,7 +85,7 @@ def test_asides_of_many_changes() -> None:
     spans = [(start, start + len(line)) for start in range(0, number * len(line), len(line))]
     lines = Encoded(line * number, {ada: [*cuts, (number * len(line), number * len(line), b"private\n")]}, spans)
     begun = time.monotonic()
-    assert lines.asides_for(ada) == [line] * (number // 2) + [b"private\n"]
+    assert lines.ephemeral_for(ada) == [line] * (number // 2) + [b"private\n"]
     assert time.monotonic() - begun < 2
 
 
@@ -97,7 +97,7 @@ def test_what_everyone_gets_is_shared() -> None:
 
 
 def test_everyone_but_the_sender() -> None:
-    """A line goes to all others, on every outlet, and never back."""
+    """A line goes to all others, on every subscriber, and never back."""
     room = Room()
     here, there = Desk(room), Desk(room)
     ann, bob, cid = here.join(1), here.join(2), there.join(3)
@@ -110,8 +110,8 @@ def test_one_turn_is_one_batch() -> None:
     room, batches = Room(), list[Any]()
     desk = Desk(room)
     ann, bob, cid = desk.join(1), desk.join(2), desk.join(3)
-    room.add_outlet(batches.append)
-    room.receive([Arrival(ann.member, ["a", "b"]), Arrival(bob.member, ["c"]), Arrival(ann.member, ["d"])])
+    room.add_subscriber(batches.append)
+    room.receive([Received(ann.member, ["a", "b"]), Received(bob.member, ["c"]), Received(ann.member, ["d"])])
     assert [batch.text.data for batch in batches] == [b"1: a\n1: b\n2: c\n1: d\n"]
     assert (ann.received, bob.received) == (b"2: c\n", b"1: a\n1: b\n1: d\n")
     assert cid.received == batches[0].text.data
@@ -182,15 +182,15 @@ def test_a_full_room_refuses() -> None:
 
 
 def test_newcomers_hear_what_comes_after() -> None:
-    """Its `Switch` stands in the room's order: nothing said before it is for the newcomer."""
+    """Its `Subscribe` stands in the room's order: nothing said before it is for the newcomer."""
     room, order = Room(), list[Any]()
-    room.add_outlet(order.append)
+    room.add_subscriber(order.append)
     desk = Desk(room)
     ann = desk.join(1)
     desk.hear(ann, "before")
     desk.join(2)
     desk.hear(ann, "after")
-    said = [item.member.name if isinstance(item, Switch) else item.text.data for item in order]
+    said = [item.member.name if isinstance(item, Subscribe) else item.text.data for item in order]
     assert said == ["1", b"1: before\n", "2", b"1: after\n"]
 
 
@@ -274,7 +274,7 @@ def test_a_failing_hook_ends_one_conversation(failing: str, caplog: pytest.LogCa
             assert ann.left == ("exit" if failing == "leave" else "handler error")
     desk.hear(bob, "fine")
     assert cid.received.endswith(b"2: fine\n")
-    assert [record.exc_info is not None for record in caplog.records] == [True]
+    assert [publisher.exc_info is not None for publisher in caplog.records] == [True]
 
 
 def steps() -> st.SearchStrategy[list[tuple[str, int, int]]]:
@@ -310,10 +310,10 @@ def test_model(script: list[tuple[str, int, int]], workers: int) -> None:
 
 @pytest.mark.stress
 def test_threads_agree_on_one_order() -> None:
-    """Four threads publish at once: both outlets get the same batches in the same order, no line lost or doubled."""
+    """Four threads publish at once: both subscribers get the same batches in the same order, no line lost or doubled."""
     room, one, two = Room(), list[Any](), list[Any]()
-    room.add_outlet(one.append)
-    room.add_outlet(two.append)
+    room.add_subscriber(one.append)
+    room.add_subscriber(two.append)
     members: list[Member] = []
     for port in range(4):
         room.reserve(("127.0.0.1", port))
@@ -321,7 +321,7 @@ def test_threads_agree_on_one_order() -> None:
 
     def publish(member: Member) -> None:
         for number in range(200):
-            room.receive([Arrival(member, [str(number)])])
+            room.receive([Received(member, [str(number)])])
 
     threads = [threading.Thread(target=publish, args=(member,)) for member in members]
     for thread in threads:

@@ -15,7 +15,7 @@ from chatkit import Action, Error, Event, Gap, Joined, Left, Limits, Member, Mes
 from chatkit.protocol.formats import parse_json, parse_text
 from chatkit.protocol.lines import BadLine, Line
 from chatkit.protocol.names import RULE
-from chatkit.room.batch import Arrival
+from chatkit.room.batch import Received
 from chatkit.room.commands import COMMANDS
 from chatkit.room.room import Room
 from tests.test_room import Desk, Seat
@@ -176,8 +176,8 @@ def test_msg_reaches_one_member_alone(programs: str) -> None:
 def test_json_in_the_middle_of_a_turn() -> None:
     """What came before is text, then the welcome, then JSON: nothing is missing or doubled; others don't notice."""
     desk, (ann, bob, cid) = table()
-    bobs = [Arrival(bob.member, [*lines]) for lines in (["mine", "/msg 2 x", "/json", "/msg 2 y"], ["c", "/json"])]
-    desk.room.receive([Arrival(ann.member, ["a"]), bobs[0], Arrival(ann.member, ["b"]), bobs[1]])
+    bobs = [Received(bob.member, [*lines]) for lines in (["mine", "/msg 2 x", "/json", "/msg 2 y"], ["c", "/json"])]
+    desk.room.receive([Received(ann.member, ["a"]), bobs[0], Received(ann.member, ["b"]), bobs[1]])
     assert bob.received.decode().split("\n")[:2] == ["1: a", "2 (private): x"]
     before = [Message("1", "a"), Private("2", "x"), Welcome("2", 2, "")]
     twice = Error("you read JSON already", "already_json")
@@ -194,7 +194,9 @@ def test_json_with_after(after: str, missing: int, first: int) -> None:
     """First the welcome, then how many messages are no longer kept, then those that are, then what comes next."""
     desk, (ann, bob, cid) = table(Room(limits=Limits(history_size=3)))
     desk.hear(ann, *"abc", "/nick ada", "/msg 3 not kept", "/me d")
-    desk.room.receive([Arrival(bob.member, ["e"]), Arrival(cid.member, [f"/json {after}"]), Arrival(ann.member, ["f"])])
+    desk.room.receive(
+        [Received(bob.member, ["e"]), Received(cid.member, [f"/json {after}"]), Received(ann.member, ["f"])]
+    )
     kept = [Message("1", "c", 3), Action("ada", "d", 4), Message("2", "e", 5), Message("ada", "f", 6)]
     events = heard(cid)
     welcome = events.index(Welcome("3", 5, ""))
@@ -211,7 +213,7 @@ def test_joining_and_leaving(announce: bool) -> None:
     desk.hear(dan, "/nick dan", "/json", "exit")
     desk.room.remove(cid.member, Error("enough", "removed"), "removed")
     eve = Desk(desk.room).join(5)
-    desk.room.receive([Arrival(seat.member, [], "shutdown") for seat in (ann, bob, eve)])
+    desk.room.receive([Received(seat.member, [], "shutdown") for seat in (ann, bob, eve)])
     events: list[Event] = [Joined("4"), Renamed("4", "dan"), Left("dan"), Left("3"), Joined("5")]
     told = [as_text(event) for event in events] if announce else []
     assert heard(bob) == events
@@ -226,9 +228,9 @@ def test_too_many_questions_in_one_turn() -> None:
     desk, (ann, bob, _) = table(programs="1")
     who, too_many = Notice("3 here: 1, 2, 3"), Error("one question at a time", "too_many")
     anns = [
-        Arrival(ann.member, list(lines)) for lines in (["/who"] * 15, ["/who"] * 2, ["/help", "/me asks", "/msg 1 x"])
+        Received(ann.member, list(lines)) for lines in (["/who"] * 15, ["/who"] * 2, ["/help", "/me asks", "/msg 1 x"])
     ]
-    desk.room.receive([anns[0], Arrival(bob.member, ["/who"]), *anns[1:]])
+    desk.room.receive([anns[0], Received(bob.member, ["/who"]), *anns[1:]])
     assert heard(ann) == [*[who] * 16, too_many, too_many, Private("1", "x")]
     assert heard(bob) == [who, Action("1", "asks")]
     desk.hear(ann, "/who")
@@ -239,7 +241,9 @@ def test_too_many_questions_in_one_turn() -> None:
 def test_commands_after_exit_do_nothing(line: str) -> None:
     """Neither in the lines that came with it nor later in the turn; the member gets no answer."""
     desk, (ann, bob, cid) = table(programs="3")
-    desk.room.receive([Arrival(ann.member, ["exit", line]), Arrival(ann.member, [line]), Arrival(bob.member, ["end"])])
+    desk.room.receive(
+        [Received(ann.member, ["exit", line]), Received(ann.member, [line]), Received(bob.member, ["end"])]
+    )
     assert (heard(bob), heard(cid)) == ([], [Left("1"), Message("2", "end", 1)])
     assert (heard(ann), ann.json, ann.member.name) == ([Message("2", "end")], False, "1")
 
@@ -296,7 +300,7 @@ def test_a_failing_on_rename_ends_one_conversation(caplog: pytest.LogCaptureFixt
     desk, (ann, bob, cid) = table(Room(failing), programs="13")
     with caplog.at_level(logging.ERROR, "chatkit"):
         desk.hear(ann, "/nick ada", "lost")
-    assert [record.exc_info is not None for record in caplog.records] == [True]
+    assert [publisher.exc_info is not None for publisher in caplog.records] == [True]
     code, text = "handler_failed", "an error in the room's handler ended this conversation"
     assert (heard(ann), ann.left) == ([Renamed("1", "ada"), Error(text, code)], "handler error")
     desk.hear(bob, "/nick bob", "fine")
@@ -316,8 +320,8 @@ class Model:
     def tell(self, who: int, event: Event) -> None:
         self.hears[who].append(event if who in self.programs else as_text(event))
 
-    def tell_all(self, event: Event, besides: int) -> None:
-        for who in self.names.keys() - {besides}:
+    def tell_all(self, event: Event, exclude: int) -> None:
+        for who in self.names.keys() - {exclude}:
             if isinstance(event, Message) or who in self.programs:
                 self.tell(who, event)
 
@@ -366,11 +370,11 @@ def test_model(script: list[tuple[int, list[tuple[int, str]]]]) -> None:
         if newcomer not in seats:
             seats[newcomer] = desks[newcomer % 2].join(newcomer)
             model.join(newcomer)
-        arrivals = list[Arrival]()
+        arrivals = list[Received]()
         for who, line in turn:
             what, _, argument = line.partition(" ")
             if who in seats:
-                arrivals.append(Arrival(seats[who].member, [line + " psst" if what == "/msg" else line]))
+                arrivals.append(Received(seats[who].member, [line + " psst" if what == "/msg" else line]))
             if who in model.names:
                 model.do(who, what, argument)
         room.receive(arrivals)

@@ -24,7 +24,7 @@ from chatkit.errors import JoinRefused
 from chatkit.history.memory import MemoryHistory
 from chatkit.protocol.formats import parse_json
 from chatkit.protocol.sanitize import clean
-from chatkit.room.committer import Recorder
+from chatkit.room.committer import Committer
 from chatkit.room.room import Room
 from chatkit.server.connection import Connection
 from chatkit.server.worker import Worker
@@ -223,7 +223,7 @@ class Script:
             self.jobs.pop(0)()
 
 
-class Kept(Recorder):
+class Kept(Committer):
     """A history that takes its time, and keeps more than the memory does."""
 
     def __init__(self, world: World) -> None:
@@ -233,7 +233,7 @@ class Kept(Recorder):
         self.world = world
 
     @property
-    def is_full(self) -> bool:  # type: ignore[override]
+    def is_backlogged(self) -> bool:  # type: ignore[override]
         return self._put_bytes - self._taken_bytes > 60
 
     @property
@@ -261,10 +261,10 @@ class World:
         size = self.random.choice([1, 3, 1000])
         self.limits = Limits(max_line_bytes=MAX_LINE_BYTES, messages_per_second=rate, history_size=size, **limits)
         self.log: list[tuple[str, str, str]] = []
-        self.record = Kept(self) if self.random.random() < 0.5 else None
-        self.room = Room(self, self.limits, self.record)
+        self.publisher = Kept(self) if self.random.random() < 0.5 else None
+        self.room = Room(self, self.limits, self.publisher)
         self.workers: list[Worker] = []
-        self.running: list[Worker | None] = []  # None is the record
+        self.running: list[Worker | None] = []  # None is the publisher
         self.wakes_at: dict[Worker, float] = {}
         for number in range(self.random.randint(1, 3)):
             worker = Worker(f"worker-{number}", self.room, self.limits, self.accept, print)
@@ -325,10 +325,10 @@ class World:
             self.workers[0].post(partial(self.room.remove, member, Notice("kicked"), "removed"))
 
     def keep(self) -> None:
-        if self.record and not self.keeping:
+        if self.publisher and not self.keeping:
             self.keeping = True
             self.running.append(None)
-            self.record.work()
+            self.publisher.work()
             self.running.pop()
             self.keeping = False
 
@@ -374,7 +374,7 @@ class World:
             woken = [w for w in self.workers if w._selector.select() or self.wakes_at[w] <= self.now]
             for worker in woken:
                 self.turn(worker)
-            if self.record and self.record.waits:
+            if self.publisher and self.publisher.waits:
                 continue
             if not woken and not self.waiting and not any(worker.load for worker in self.workers):
                 return

@@ -64,7 +64,7 @@ class History(ABC):
         overlaps = [min(last, end) - max(first, start) + 1 for start, end in self.unused]
         return max(0, last - first + 1) - sum(overlap for overlap in overlaps if overlap > 0)
 
-    def before(self, newest: int, number: int) -> int:
+    def cursor_before_last(self, newest: int, number: int) -> int:
         """The id after which `number` messages come up to `newest`, as far as there are so many."""
         for start, end in reversed(self.unused):
             end = min(end, newest)

@@ -31,7 +31,7 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True)
-class Arrival:
+class Received:
     """What came from one member in one turn. end: why this was the last of it, or None."""
 
     member: Member
@@ -40,10 +40,10 @@ class Arrival:
 
 
 # The first and the last of numbers that are next to each other.
-Span = tuple[int, int]
+IdRange = tuple[int, int]
 
 
-def contains(spans: Sequence[Span], number: int) -> bool:
+def contains(spans: Sequence[IdRange], number: int) -> bool:
     """Whether one of these, in order, has this number in it."""
     place = bisect_right(spans, number, key=itemgetter(0))
     return place > 0 and number <= spans[place - 1][1]
@@ -59,38 +59,38 @@ class Encoded:
     """Lines in one encoding.
 
     data: for everyone, encoded once. edits: for whom something is different, in order.
-    asides: from, to (without that) of those in `data` that are no messages, and so in no history; public: their bytes.
+    ephemeral: from, to (without that) of those in `data` that are no messages, and so in no history; public: their bytes.
     """
 
     data: bytes = b""
     edits: dict[Member, list[Edit]] = field(default_factory=dict)
-    asides: list[Span] = field(default_factory=list)
+    ephemeral: list[IdRange] = field(default_factory=list)
     public: bytes = b""
 
     @property
     def size(self) -> int:
         """How much it is, for everyone and for each."""
-        return len(self.data) + sum([len(instead) for edits in self.edits.values() for _, _, instead in edits])
+        return len(self.data) + sum([len(replacement) for edits in self.edits.values() for _, _, replacement in edits])
 
     def pieces_for(self, member: Member) -> list[bytes | memoryview]:
         """What this member gets, in pieces that share the memory of `data`."""
         if member not in self.edits:
             return [self.data] if self.data else []
         whole, pieces, position = memoryview(self.data), list[bytes | memoryview](), 0
-        for start, end, instead in self.edits[member]:
-            pieces += (whole[position:start], instead)
+        for start, end, replacement in self.edits[member]:
+            pieces += (whole[position:start], replacement)
             position = end
         pieces.append(whole[position:])
         return [piece for piece in pieces if piece]
 
-    def asides_for(self, member: Member) -> list[bytes]:
+    def ephemeral_for(self, member: Member) -> list[bytes]:
         """Of what this member gets, what is no message."""
         if member not in self.edits:
             return [self.public] if self.public else []
         edits = self.edits[member]
         cuts = [(start, end - 1) for start, end, _ in edits if start < end]
         private = [(start, 0, line) for start, _, line in edits if line]
-        public = [(start, 1, self.data[start:end]) for start, end in self.asides if not contains(cuts, start)]
+        public = [(start, 1, self.data[start:end]) for start, end in self.ephemeral if not contains(cuts, start)]
         return [line for _, _, line in sorted(private + public, key=itemgetter(0, 1))]
 
     @classmethod
@@ -101,7 +101,7 @@ class Encoded:
             whole.edits[member] = [(0, sum(len(part.data) for part in parts[:number]), b"")]
         for part in parts:
             for member, edits in part.edits.items():
-                moved = [(start + offset, end + offset, instead) for start, end, instead in edits]
+                moved = [(start + offset, end + offset, replacement) for start, end, replacement in edits]
                 whole.edits.setdefault(member, []).extend(moved)
             offset += len(part.data)
         return whole
@@ -117,14 +117,14 @@ class Batch:
     said: the messages of each sender, as the first and the last id of those that it said one after the other.
     newest_id: of all these, or 0.
 
-    `said`, `newest_id` and `Encoded.asides` are of a batch as the room made it, not of a merged one.
+    `said`, `newest_id` and `Encoded.ephemeral` are of a batch as the room made it, not of a merged one.
     """
 
     text: Encoded = field(default_factory=Encoded)
     json: Encoded = field(default_factory=Encoded)
     messages: int = 0
     left: list[tuple[Member, str]] = field(default_factory=list)
-    said: dict[Member, list[Span]] = field(default_factory=dict)
+    said: dict[Member, list[IdRange]] = field(default_factory=dict)
     newest_id: int = 0
 
     def refused(self, error: Error) -> Batch:
@@ -157,7 +157,7 @@ class Batch:
 
 
 @dataclass(frozen=True, slots=True)
-class Switch:
+class Subscribe:
     """From here on `member` gets what is said: as text, when it joins, or as JSON.
 
     first: what it is told before anything else. after, upto: it is told the messages of these ids, without the lowest one.
@@ -172,7 +172,7 @@ class Switch:
     last: bytes = b""
 
 
-class Draft:
+class BatchBuilder:
     """What happens, in order, encoded once for all who read the same.
 
     json: whether anyone reads JSON. has_messages, has_more: whether there are messages in it, and anything else.
@@ -184,10 +184,10 @@ class Draft:
         self.messages: list[Message] = []
         self.has_messages = self.has_more = False
         self.left: list[tuple[Member, str]] = []
-        self._text = _Pen(encode_text)
-        self._json = _Pen(encode_json) if json else None
+        self._text = _Encoder(encode_text)
+        self._json = _Encoder(encode_json) if json else None
         self._said: list[Message] = []
-        self._ids: dict[Member, list[Span]] = {}
+        self._ids: dict[Member, list[IdRange]] = {}
         self._sender: Member | None = None
 
     def say(self, sender: Member, message: Message) -> None:
@@ -206,14 +206,14 @@ class Draft:
         pen = self._json if member.json and self._json else self._text
         pen.insert(member, line)
 
-    def announce(self, event: Event, *, in_text: bool, besides: Member | None = None) -> None:
-        """For everyone besides one; those who read plain text don't need to know if not `in_text`."""
+    def announce(self, event: Event, *, in_text: bool, exclude: Member | None = None) -> None:
+        """For everyone exclude one; those who read plain text don't need to know if not `in_text`."""
         self.has_more = True
         self._write_said()
         if in_text:
-            self._text.write([event], besides, is_aside=True)
+            self._text.write([event], exclude, is_ephemeral=True)
         if self._json:
-            self._json.write([event], besides, is_aside=True)
+            self._json.write([event], exclude, is_ephemeral=True)
 
     def batch(self) -> Batch | None:
         """What was put in so far; None if that is nothing."""
@@ -235,24 +235,24 @@ class Draft:
                 self._json.write(said, self._sender)
 
 
-class _Pen:
+class _Encoder:
     """Writes events in one encoding."""
 
-    __slots__ = ("_asides", "_edits", "_encode", "_parts", "_size")
+    __slots__ = ("_edits", "_encode", "_ephemeral", "_parts", "_size")
 
     def __init__(self, encode: Callable[..., bytes]) -> None:
         self._encode = encode
         self._parts: list[bytes] = []
-        self._asides: list[Span] = []
+        self._ephemeral: list[IdRange] = []
         self._size = 0
         self._edits: dict[Member, list[Edit]] = {}
 
-    def write(self, events: Iterable[Event], besides: Member | None, *, is_aside: bool = False) -> None:
+    def write(self, events: Iterable[Event], exclude: Member | None, *, is_ephemeral: bool = False) -> None:
         data = self._encode(*events)
-        if besides:
-            self._edits.setdefault(besides, []).append((self._size, self._size + len(data), b""))
-        if is_aside:
-            self._asides.append((self._size, self._size + len(data)))
+        if exclude:
+            self._edits.setdefault(exclude, []).append((self._size, self._size + len(data), b""))
+        if is_ephemeral:
+            self._ephemeral.append((self._size, self._size + len(data)))
         self._parts.append(data)
         self._size += len(data)
 
@@ -261,5 +261,5 @@ class _Pen:
 
     def encoded(self) -> Encoded:
         data = b"".join(self._parts)
-        public = b"".join([data[start:end] for start, end in self._asides])
-        return Encoded(data, self._edits, self._asides, public)
+        public = b"".join([data[start:end] for start, end in self._ephemeral])
+        return Encoded(data, self._edits, self._ephemeral, public)

@@ -1,6 +1,6 @@
 """What a member can ask of the room: one table, for dispatch, for `/help` and for docs/protocol.md.
 
-A command is called with the floor, the member that gave it, and what stands after its name.
+A command is called with the turn, the member that gave it, and what stands after its name.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from chatkit.events import Action, Error, Notice, Synced
 from chatkit.protocol.lines import parse_command
 from chatkit.protocol.replies import NO_PASSWORD_NEEDED, unknown_command
 from chatkit.room.batch import Member
-from chatkit.room.turn import Floor
+from chatkit.room.turn import Turn
 
 # What is longer than a screen helps nobody, and a short question must not have an endless answer.
 MAX_NAMES_SHOWN = 100
@@ -33,88 +33,88 @@ class Command:
 
     usage: str
     does: str
-    run: Callable[[Floor, Member, str], None]
+    run: Callable[[Turn, Member, str], None]
     long: bool = False
 
 
-def run(floor: Floor, member: Member, line: str) -> None:
+def run(turn: Turn, member: Member, line: str) -> None:
     """Do what `line`, which begins with a slash, asks for; if that can't be done, tell the member why.
 
     HookFailed: the handler raised.
     """
     word, argument = parse_command(line) or ("", "")
     if word.startswith("/"):
-        floor.say(member, line[1:])
+        turn.say(member, line[1:])
     elif command := COMMANDS.get(word):
-        _run(command, floor, member, argument)
+        _run(command, turn, member, argument)
     else:
         shown = word if len(word) <= MAX_WORD_SHOWN else word[:MAX_WORD_SHOWN] + "…"
-        floor.tell(member, Error(unknown_command(shown), "unknown_command"))
+        turn.tell(member, Error(unknown_command(shown), "unknown_command"))
 
 
-def _run(command: Command, floor: Floor, member: Member, argument: str) -> None:
-    if command.long and not floor.may_answer(member):
-        floor.tell(member, Error("one question at a time", "too_many"))
+def _run(command: Command, turn: Turn, member: Member, argument: str) -> None:
+    if command.long and not turn.may_answer(member):
+        turn.tell(member, Error("one question at a time", "too_many"))
         return
     try:
-        command.run(floor, member, argument)
+        command.run(turn, member, argument)
     except _Misused:
-        floor.tell(member, Error(f"usage: {command.usage}", "bad_usage"))
+        turn.tell(member, Error(f"usage: {command.usage}", "bad_usage"))
 
 
-def _help(floor: Floor, member: Member, argument: str) -> None:
+def _help(turn: Turn, member: Member, argument: str) -> None:
     for usage, does in HELP:
-        floor.tell(member, Notice(f"{usage:<{_WIDTH}}  {does}"))
+        turn.tell(member, Notice(f"{usage:<{_WIDTH}}  {does}"))
 
 
-def _who(floor: Floor, member: Member, argument: str) -> None:
-    number = len(floor.roster)
-    names = ", ".join(other.name for other in floor.roster.first(MAX_NAMES_SHOWN))
+def _who(turn: Turn, member: Member, argument: str) -> None:
+    number = len(turn.roster)
+    names = ", ".join(other.name for other in turn.roster.first(MAX_NAMES_SHOWN))
     more = f" and {number - MAX_NAMES_SHOWN} more" if number > MAX_NAMES_SHOWN else ""
-    floor.tell(member, Notice(f"{number} here: {names}{more}"))
+    turn.tell(member, Notice(f"{number} here: {names}{more}"))
 
 
-def _nick(floor: Floor, member: Member, argument: str) -> None:
+def _nick(turn: Turn, member: Member, argument: str) -> None:
     try:
-        floor.rename(member, _needed(argument.strip()))
+        turn.rename(member, _needed(argument.strip()))
     except NameTaken as error:
-        floor.tell(member, Error(str(error), "name_taken"))
+        turn.tell(member, Error(str(error), "name_taken"))
     except ValueError as error:
-        floor.tell(member, Error(str(error), "bad_name"))
+        turn.tell(member, Error(str(error), "bad_name"))
 
 
-def _me(floor: Floor, member: Member, argument: str) -> None:
-    floor.say(member, _needed(argument), Action)
+def _me(turn: Turn, member: Member, argument: str) -> None:
+    turn.say(member, _needed(argument), Action)
 
 
-def _msg(floor: Floor, member: Member, argument: str) -> None:
+def _msg(turn: Turn, member: Member, argument: str) -> None:
     name, *text = _needed(argument).split(maxsplit=1)
-    if other := floor.roster.find(name):
-        floor.whisper(member, other, _needed("".join(text)))
+    if other := turn.roster.find(name):
+        turn.whisper(member, other, _needed("".join(text)))
     else:
-        floor.tell(member, Error("nobody here has that name (try /who)", "no_such_member"))
+        turn.tell(member, Error("nobody here has that name (try /who)", "no_such_member"))
 
 
-def _say(floor: Floor, member: Member, argument: str) -> None:
-    floor.say(member, _needed(argument))
+def _say(turn: Turn, member: Member, argument: str) -> None:
+    turn.say(member, _needed(argument))
 
 
-def _json(floor: Floor, member: Member, argument: str) -> None:
+def _json(turn: Turn, member: Member, argument: str) -> None:
     if not (asked := _AFTER.fullmatch(argument.strip())):
         raise _Misused
     after, room = asked.groups()
     if member.json:
-        floor.tell(member, Error("you read JSON already", "already_json"))
+        turn.tell(member, Error("you read JSON already", "already_json"))
     else:
-        floor.switch(member, int(after) if after else None, room)
+        turn.subscribe(member, int(after) if after else None, room)
 
 
-def _sync(floor: Floor, member: Member, argument: str) -> None:
-    floor.tell(member, Synced(floor.newest_id))
+def _sync(turn: Turn, member: Member, argument: str) -> None:
+    turn.tell(member, Synced(turn.newest_id))
 
 
-def _password(floor: Floor, member: Member, argument: str) -> None:
-    floor.tell(member, Notice(NO_PASSWORD_NEEDED))
+def _password(turn: Turn, member: Member, argument: str) -> None:
+    turn.tell(member, Notice(NO_PASSWORD_NEEDED))
 
 
 def _needed(argument: str) -> str:

@@ -18,13 +18,13 @@ from chatkit.events import Message
 from chatkit.history.base import History
 from chatkit.limits import Limits
 from chatkit.protocol.replies import NOT_KEPT
-from chatkit.room.batch import Batch, Switch
-from chatkit.room.publisher import Failed, Page, Record, Wanted
+from chatkit.room.batch import Batch, Subscribe
+from chatkit.room.publisher import OnFailure, Page, PageRequest, Publisher
 
 logger = logging.getLogger("chatkit")
 
 
-class Clerk(threading.Thread):
+class JobThread(threading.Thread):
     """Does one thing after the other. A daemon: nobody waits for a disk that hangs."""
 
     def __init__(self, name: str) -> None:
@@ -55,12 +55,12 @@ class Clerk(threading.Thread):
 ATTEMPTS, RETRY_SECONDS = 2, 1.0
 
 
-class Reader:
+class HistoryReader:
     """One thread that reads `history`."""
 
     def __init__(self, history: History) -> None:
         self._history = history
-        self._clerk = Clerk("chatkit-history-reader")
+        self._clerk = JobThread("chatkit-history-reader")
         self._ending = threading.Event()
         self._failures = 0  # in a row
 
@@ -75,14 +75,14 @@ class Reader:
         """After `begin_end`; returns after so long at the latest."""
         self._clerk.end(seconds)
 
-    def read(self, wanted: Wanted, then: Callable[[list[Message]], None]) -> None:
-        """then(what the history has of that, or nothing if it can't be read), in this thread."""
-        self._clerk.do(lambda: then(self._found(wanted)))
+    def read(self, request: PageRequest, deliver: Callable[[list[Message]], None]) -> None:
+        """deliver(what the history has of that, or nothing if it can't be read), in this thread."""
+        self._clerk.do(lambda: deliver(self._found(request)))
 
-    def _found(self, wanted: Wanted) -> list[Message]:
+    def _found(self, request: PageRequest) -> list[Message]:
         while True:
             try:
-                found = self._history.read(wanted.after, wanted.upto, wanted.max_bytes)
+                found = self._history.read(request.after, request.upto, request.max_bytes)
                 self._failures = 0
                 return found
             except Exception as error:
@@ -106,10 +106,10 @@ CALM_SECONDS = 60.0
 # What else there is to do begins when nothing was said for a moment, or goes on in between.
 PAUSE_SECONDS = 0.1
 
-Item = tuple[Batch | Switch, Sequence[Message]]
+Item = tuple[Batch | Subscribe, Sequence[Message]]
 
 
-class Recorder(Record):
+class Committer(Publisher):
     """Hands out what `history` has; one thread passes it on, one writes, one reads.
 
     required: a message that can't be kept is refused. Else it is handed out all the same, and counted in `unstored`.
@@ -122,7 +122,7 @@ class Recorder(Record):
         self._queue: SimpleQueue[Item | None] = SimpleQueue()
         self._put_bytes = self._taken_bytes = 0  # each has one writer: who is inside the room's lock, and the thread
         self._thread = threading.Thread(target=self._run, name="chatkit-recorder", daemon=True)
-        self._writer, self._reader = Clerk("chatkit-history-writer"), Reader(history)
+        self._writer, self._reader = JobThread("chatkit-history-writer"), HistoryReader(history)
         self._doing: tuple[Future[Any], int]  # what the writer was given last, and how many messages it is about
         self._look_at = 0.0
         self._unstored_before = 0
@@ -131,14 +131,14 @@ class Recorder(Record):
         self._unkept_upto = 0
 
     @property
-    def is_full(self) -> bool:  # type: ignore[override]
+    def is_backlogged(self) -> bool:  # type: ignore[override]
         return self._put_bytes - self._taken_bytes >= MAX_WAITING_BYTES
 
-    def start(self, failed: Failed) -> None:
+    def start(self, failed: OnFailure) -> None:
         """HistoryError: there is no such history."""
         self._history.open()
         self.newest_id = self._recent.newest_id = newest = self._history.newest_id
-        after = self._history.before(newest, self._limits.history_size)
+        after = self._history.cursor_before_last(newest, self._limits.history_size)
         try:
             while after < newest and (messages := self._history.read(after, newest, LOADED_BYTES)):
                 self._recent.append(messages)
@@ -157,25 +157,25 @@ class Recorder(Record):
         self._thread.join(seconds)
         self._reader.begin_end()
         self._writer.do(self._close)
-        for clerk in (self._writer, self._reader):
-            clerk.end(HUNG_SECONDS if self.problem else max(0.0, until - time.monotonic()))
-        self.outlets.clear()  # who hangs may wake up later
+        for thread in (self._writer, self._reader):
+            thread.end(HUNG_SECONDS if self.failure else max(0.0, until - time.monotonic()))
+        self.subscribers.clear()  # who hangs may wake up later
 
-    def put(self, item: Batch | Switch, messages: Sequence[Message] = ()) -> None:
+    def publish(self, item: Batch | Subscribe, messages: Sequence[Message] = ()) -> None:
         self._put_bytes += _size(item)
         self._queue.put((item, messages))
 
-    def keeps_all_after(self, after: int) -> bool:
+    def can_replay_after(self, after: int) -> bool:
         return after >= max(self._unkept_upto, self._history.pruned_upto)
 
-    def _read(self, wanted: Wanted, then: Page) -> None:
-        kept = self._recent.read(wanted.after, wanted.upto, wanted.max_bytes)
+    def _read(self, request: PageRequest, deliver: Page) -> None:
+        kept = self._recent.read(request.after, request.upto, request.max_bytes)
         oldest = self._recent.oldest_id  # looked at afterwards: what was read is whole if it is still there
-        if wanted.after + 1 >= oldest:
-            then(*self._page(kept, wanted))
+        if request.after + 1 >= oldest:
+            deliver(*self._page(kept, request))
         else:
-            older = replace(wanted, upto=min(wanted.upto, oldest - 1))
-            self._reader.read(older, lambda found: then(*self._page(found, older)))
+            older = replace(request, upto=min(request.upto, oldest - 1))
+            self._reader.read(older, lambda found: deliver(*self._page(found, older)))
 
     # In the writer's thread
 
@@ -218,7 +218,7 @@ class Recorder(Record):
             if said and self.required and not kept:
                 self._refuse(item, said)
             else:
-                self._hand_out(item, said)
+                self._fan_out(item, said)
         if self._look_at <= time.monotonic():
             self._maintain_when_due()
         return goes_on
@@ -237,37 +237,37 @@ class Recorder(Record):
 
     def _keep(self, messages: list[Message]) -> bool:
         """Whether the history has them now. In trouble it isn't asked: nobody should wait for it each time."""
-        if not self.problem:
+        if not self.failure:
             self._do(partial(self._history.append, messages), len(messages))
-        if self.problem:
+        if self.failure:
             self.unstored += len(messages)
             self._unkept_upto = messages[-1].id or 0
         else:
             self._look_at = min(self._look_at, time.monotonic() + PAUSE_SECONDS)
-        return not self.problem
+        return not self.failure
 
     def _maintain_when_due(self) -> None:
-        if self.problem:
+        if self.failure:
             self._try_again()
             self._look_at = time.monotonic() + self._retry_seconds
         else:
             seconds = self._do(partial(self._maintain, idle=self._queue.empty()))
-            self._look_at = time.monotonic() + (self._retry_seconds if self.problem else seconds)
+            self._look_at = time.monotonic() + (self._retry_seconds if self.failure else seconds)
             self._forget(self._history.pruned_upto)
 
     def _do(self, call: Callable[[], Any], messages: int = 0) -> Any:
-        """What the call gives; `problem` is set if it fails or takes too long."""
+        """What the call gives; `failure` is set if it fails or takes too long."""
         self._doing = self._writer.do(call), messages
         try:
             return self._doing[0].result(min(self._limits.history_seconds, threading.TIMEOUT_MAX))
         except TimeoutError:
-            self.problem = f"it takes longer than {self._limits.history_seconds:g} seconds"
+            self.failure = f"it takes longer than {self._limits.history_seconds:g} seconds"
         except Exception as error:
-            self.problem = str(error) or repr(error)
+            self.failure = str(error) or repr(error)
         self._look_at = time.monotonic() + self._next_retry()
         self._unstored_before = self.unstored
         goes_on = "messages are refused" if self.required else "the chat goes on without it"
-        logger.error("the history can't be kept, %s: %s", goes_on, self.problem)
+        logger.error("the history can't be kept, %s: %s", goes_on, self.failure)
         return None
 
     def _next_retry(self) -> float:
@@ -284,26 +284,26 @@ class Recorder(Record):
         if future.exception() or (messages and self.required):  # those were refused: the history is to forget them
             self._doing = self._writer.do(partial(self._history.append, ())), 0
             return
-        self.problem = ""
+        self.failure = ""
         self._well_since = time.monotonic()
         self.unstored -= messages  # they are there, only late
         logger.warning("the history is kept again; it lacks %d messages", self.unstored - self._unstored_before)
 
-    def _refuse(self, batch: Batch | Switch, messages: Sequence[Message]) -> None:
+    def _refuse(self, batch: Batch | Subscribe, messages: Sequence[Message]) -> None:
         """Nobody gets these messages; their senders are told."""
         assert isinstance(batch, Batch)
         self._writer.do(partial(self._history.skip, messages[0].id or 0, messages[-1].id or 0))
-        self._hand_out(batch.refused(NOT_KEPT), ())
+        self._fan_out(batch.refused(NOT_KEPT), ())
 
 
-def _size(item: Batch | Switch) -> int:
+def _size(item: Batch | Subscribe) -> int:
     return ITEM_BYTES + (item.text.size + item.json.size if isinstance(item, Batch) else 0)
 
 
-def recorder_of(history: str | PathLike[str] | History, limits: Limits, *, required: bool) -> Recorder:
+def committer_of(history: str | PathLike[str] | History, limits: Limits, *, required: bool) -> Committer:
     """A recorder for the history in a file, or for one that somebody made."""
     if not isinstance(history, History):
         from chatkit.history.sqlite.store import SqliteHistory  # sqlite3 is loaded when it is needed
 
         history = SqliteHistory(history)
-    return Recorder(history, limits, required=required)
+    return Committer(history, limits, required=required)

@@ -14,10 +14,10 @@ from chatkit.events import Event, Joined, Left, Message, Notice, Private, Rename
 from chatkit.limits import Limits
 from chatkit.protocol.formats import encode_json, encode_text
 from chatkit.protocol.replies import HANDLER_FAILED, NOT_KEPT, REPLAY_BEGINS, REPLAY_ENDS, now_named
-from chatkit.room.batch import Draft, Member, Switch
+from chatkit.room.batch import BatchBuilder, Member, Subscribe
 from chatkit.room.hooks import HookFailed, Hooks
 from chatkit.room.members import Roster
-from chatkit.room.publisher import Record
+from chatkit.room.publisher import Publisher
 
 SHUTDOWN = "shutdown"
 
@@ -25,24 +25,24 @@ SHUTDOWN = "shutdown"
 MAX_ANSWERS = 16
 
 
-class Floor:
+class Turn:
     """Members say, ask and leave; `commit` hands out what came of it.
 
     announce: whether members with plain text are told who joins, leaves or changes its name.
     replay: how many of the last messages a newcomer is told first.
-    record: where it all goes. now: when (`time.time`) this turn's messages are said.
+    publisher: where it all goes. now: when (`time.time`) this turn's messages are said.
     """
 
-    def __init__(self, handler: object, limits: Limits, record: Record, *, announce: bool, replay: int) -> None:
+    def __init__(self, handler: object, limits: Limits, publisher: Publisher, *, announce: bool, replay: int) -> None:
         self.roster = Roster(limits)
-        self.record = record
+        self.publisher = publisher
         self.now = 0.0
         self._announces = announce
         self._replay = replay
         self._hooks = Hooks(handler)
         self._readers_of_json = 0
         self._answers: Counter[Member] = Counter()
-        self._draft = Draft(json=False)
+        self._builder = BatchBuilder(json=False)
 
     def begin(self) -> None:
         """A turn begins."""
@@ -63,35 +63,35 @@ class Floor:
         self._more.announce(Joined(member.name), in_text=self._announces)
         self.commit()
         admitted(member)
-        newest = self.record.newest_id
+        newest = self.publisher.newest_id
         if self._replay and newest:
-            self.record.put(
-                Switch(
+            self.publisher.publish(
+                Subscribe(
                     member,
                     False,
                     encode_text(REPLAY_BEGINS),
-                    self.record.before(self._replay),
+                    self.publisher.cursor_before_last(self._replay),
                     newest,
                     encode_text(REPLAY_ENDS),
                 )
             )
         else:
-            self.record.put(Switch(member, False))
+            self.publisher.publish(Subscribe(member, False))
 
     @property
     def newest_id(self) -> int:
         """Of the last message, 0 before the first."""
-        return self.record.newest_id
+        return self.publisher.newest_id
 
     def say(self, member: Member, text: str, kind: type[Message] = Message) -> None:
         """A message, if the handler lets it pass. HookFailed: the handler raised."""
-        if self.record.required and self.record.problem:
+        if self.publisher.required and self.publisher.failure:
             self.tell(member, NOT_KEPT)
-        elif message := self._hooks.on_message(kind(member.name, text, self.record.newest_id + 1, self.now)):
-            if self.record.required and self._draft.has_more:
+        elif message := self._hooks.on_message(kind(member.name, text, self.publisher.newest_id + 1, self.now)):
+            if self.publisher.required and self._builder.has_more:
                 self.commit()  # what may have to be refused goes alone
-            self.record.newest_id += 1
-            self._draft.say(member, message)
+            self.publisher.newest_id += 1
+            self._builder.say(member, message)
 
     def tell(self, member: Member, event: Event | bytes) -> None:
         """Something for one member alone."""
@@ -116,45 +116,45 @@ class Floor:
         renamed = Renamed(old_name, name)
         self._more.tell(member, renamed if member.json else Notice(now_named(name)))
         if old_name != name:
-            self._more.announce(renamed, in_text=self._announces, besides=member)
+            self._more.announce(renamed, in_text=self._announces, exclude=member)
             self._hooks.on_rename(member, old_name)
 
-    def switch(self, member: Member, after: int | None, room: str | None) -> None:
+    def subscribe(self, member: Member, after: int | None, room: str | None) -> None:
         """From here on the member reads JSON; first the messages with ids above `after`, or as many as newcomers are told.
 
         room: where `after` is from; if that is another room all that is kept is told.
         """
         self.commit()
-        newest = self.record.newest_id
-        welcome = encode_json(Welcome(member.name, newest, self.record.room))
+        newest = self.publisher.newest_id
+        welcome = encode_json(Welcome(member.name, newest, self.publisher.room))
         if after is None:
-            after = self.record.before(self._replay)
-        elif room not in (None, self.record.room):
+            after = self.publisher.cursor_before_last(self._replay)
+        elif room not in (None, self.publisher.room):
             after = 0
         member.json = True
         self._readers_of_json += 1
-        self.record.put(Switch(member, True, welcome, after, newest))
-        self._draft = Draft(json=True)
+        self.publisher.publish(Subscribe(member, True, welcome, after, newest))
+        self._builder = BatchBuilder(json=True)
 
     def leave(self, member: Member, reason: str) -> None:
         """The member is gone; it still gets what is committed together with its leaving."""
         self.roster.remove(member)
         self._more.left.append((member, reason))
         if reason != SHUTDOWN:  # then everyone leaves, and nobody has to know of each
-            self._more.announce(Left(member.name), in_text=self._announces, besides=member)
+            self._more.announce(Left(member.name), in_text=self._announces, exclude=member)
         with suppress(HookFailed):
             self._hooks.on_leave(member, reason)
         self._readers_of_json -= member.json
 
     def commit(self) -> None:
         """Keep what was said, and hand it out."""
-        draft, self._draft = self._draft, Draft(json=self._readers_of_json > 0)
-        if batch := draft.batch():
-            self.record.put(batch, draft.messages)
+        builder, self._builder = self._builder, BatchBuilder(json=self._readers_of_json > 0)
+        if batch := builder.batch():
+            self.publisher.publish(batch, builder.messages)
 
     @property
-    def _more(self) -> Draft:
+    def _more(self) -> BatchBuilder:
         """Where everything goes but messages: what may have to be refused goes alone."""
-        if self.record.required and self._draft.has_messages:
+        if self.publisher.required and self._builder.has_messages:
             self.commit()
-        return self._draft
+        return self._builder

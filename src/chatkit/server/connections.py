@@ -15,12 +15,12 @@ from chatkit.net.sockets import reset_on_close
 from chatkit.protocol.formats import encode
 from chatkit.protocol.lines import Line
 from chatkit.protocol.replies import CUT_OFF
-from chatkit.room.batch import Arrival, Member
+from chatkit.room.batch import Member, Received
 from chatkit.server.connection import Connection
 from chatkit.server.deadlines import Deadlines
 
 if TYPE_CHECKING:
-    from chatkit.server.subscribers import StandIn
+    from chatkit.server.subscribers import Replay
 
 logger = logging.getLogger("chatkit")
 
@@ -40,8 +40,8 @@ class Connections:
         self.readers: dict[Member, Connection] = {}
         self.programs: dict[Member, Connection] = {}
         self.newcomers: dict[Member, Connection] = {}
-        self.replaying: dict[Member, StandIn] = {}
-        self.received: list[Arrival] = []
+        self.replaying: dict[Member, Replay] = {}
+        self.received: list[Received] = []
         self.receive_login: Callable[[Connection, list[Line]], list[Line]] = lambda connection, lines: []
         self.slow_consumers = 0
         self.bytes = 0  # handed to connections
@@ -90,7 +90,7 @@ class Connections:
             self._pauses.set(connection, resume_at)
             end = None  # the end comes after the lines that are held back
         if (lines or end) and connection.member:
-            self.received.append(Arrival(connection.member, lines, end))
+            self.received.append(Received(connection.member, lines, end))
         if connection.line_due != math.inf and connection.member:
             self._lines.set(connection, connection.line_due)
 
@@ -199,7 +199,7 @@ class Connections:
         replay = self._replay(connection)
         return connection.ending or (replay is not None and replay.leaving)
 
-    def _replay(self, connection: Connection) -> StandIn | None:
+    def _replay(self, connection: Connection) -> Replay | None:
         return self.replaying.get(connection.member) if connection.member else None
 
     def disconnect(self, connection: Connection, reason: str, kind: str = SLOW_CONSUMER) -> None:
@@ -208,7 +208,7 @@ class Connections:
             return
         self.slow_consumers += kind == SLOW_CONSUMER
         connection.cut = reason
-        self.received.append(Arrival(connection.member, connection.release(), kind))
+        self.received.append(Received(connection.member, connection.release(), kind))
         last = Error(f"{CUT_OFF}: {reason}", kind.replace(" ", "_"))
         replay = self._replay(connection)
         self.write(connection, encode(last, as_json=replay.json if replay else connection.member in self.programs))

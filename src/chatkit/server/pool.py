@@ -77,7 +77,7 @@ class WorkerPool:
 
     def start(self, listener: socket.socket) -> None:
         """Accept at `listener`, which is the pool's from now on."""
-        self._acceptor = acceptor = Acceptor(listener, self._limits, self._hand_out, self.fail)
+        self._acceptor = acceptor = Acceptor(listener, self._limits, self._assign, self.fail)
         for number in range(self._threads):
             name = f"chatkit-worker-{number}"
             self._workers.append(Worker(name, self._room, self._limits, acceptor.accept_waiting, self.fail, self._auth))
@@ -117,13 +117,13 @@ class WorkerPool:
             worker.stop(deadline, self._all_read)
         for worker in self._workers:
             _join(worker)
-        self._room.record.end(max(0.05 * grace, deadline + 0.1 * grace - time.monotonic()))
+        self._room.publisher.end(max(0.05 * grace, deadline + 0.1 * grace - time.monotonic()))
         acceptor.release()
         for worker in self._workers:
             worker.release()
         self._acceptor = None
 
-    def _hand_out(self, sock: socket.socket, address: Address) -> None:
+    def _assign(self, sock: socket.socket, address: Address) -> None:
         if self.failure:
             sock.close()
             return

@@ -17,7 +17,7 @@ from chatkit.protocol.formats import clean_text
 from chatkit.protocol.lines import check_password
 from chatkit.protocol.replies import REMOVED
 from chatkit.room.batch import Member
-from chatkit.room.publisher import Record
+from chatkit.room.publisher import Publisher
 from chatkit.room.room import Room
 from chatkit.server.acceptor import listen
 from chatkit.server.login import PasswordAuth
@@ -84,14 +84,14 @@ class Server:
         self._bind_to = host, port
         self._handler = handler
         self._limits = limits
-        record = Record(limits.history_size)
+        publisher = Publisher(limits.history_size)
         if history is not None:
-            from chatkit.room.committer import recorder_of  # only who has a history pays for it
+            from chatkit.room.committer import committer_of  # only who has a history pays for it
 
-            record = recorder_of(history, limits, required=history_required)
+            publisher = committer_of(history, limits, required=history_required)
         elif history_required:
             raise ValueError("history_required needs a history")
-        self._room = Room(handler, limits, record, announce=announce, replay=replay)
+        self._room = Room(handler, limits, publisher, announce=announce, replay=replay)
         self._over = threading.Event()
         auth = None if password is None else PasswordAuth(check_password(password, limits.max_line_bytes))
         self._pool = WorkerPool(self._room, limits, threads, self._over.set, tls, auth)
@@ -110,12 +110,12 @@ class Server:
             try:
                 self._address = two_tuple(listener.getsockname())
                 self._room.roster.max_clients = fit_to_fd_limit(self._limits.max_clients)
-                self._room.record.start(self._pool.fail)
+                self._room.publisher.start(self._pool.fail)
                 self._call_on_listening()
                 self._pool.start(listener)
             except BaseException:
                 self._pool.end(grace=0)
-                self._room.record.end(1.0)
+                self._room.publisher.end(1.0)
                 listener.close()
                 raise
 
@@ -192,7 +192,7 @@ class Server:
     @property
     def stats(self) -> Stats:
         """Counters of this moment."""
-        messages, roster = self._room.record.messages, self._room.roster
+        messages, roster = self._room.publisher.messages, self._room.roster
         return Stats(
             members=len(roster),
             messages=messages,
@@ -200,7 +200,7 @@ class Server:
             bytes=self._pool.bytes,
             slow_consumers=self._pool.slow_consumers,
             refused=dict(roster.refused),
-            unstored=self._room.record.unstored,
+            unstored=self._room.publisher.unstored,
             dropped=getattr(self._handler, "dropped", 0),
         )
 

@@ -6,41 +6,41 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 from chatkit.limits import Limits
-from chatkit.room.batch import Batch, Span, Switch
-from chatkit.room.publisher import Record, Wanted
+from chatkit.room.batch import Batch, IdRange, Subscribe
+from chatkit.room.publisher import PageRequest, Publisher
 from chatkit.server.connection import Connection
 from chatkit.server.connections import Connections
 
 # What Python needs for a span.
-SPAN_BYTES = 100
+RANGE_BYTES = 100
 
 
-class StandIn:
+class Replay:
     """Stands in for a connection while its member is told what was said before: what is live is held back meanwhile.
 
     after, upto: the ids that are still to be told, without the lowest one. last: what comes after them.
-    besides: spans of ids that aren't told: what the member said itself meanwhile, what it was told otherwise.
+    exclude: spans of ids that aren't told: what the member said itself meanwhile, what it was told otherwise.
     awaits: whether more is on its way. leaving: whether the conversation ends with that.
     held: what is live, `held_bytes` of it; `message_bytes` are messages.
     live_after: messages with higher ids are live; of these, those up to `upto` are no longer held.
     """
 
     __slots__ = (
-        *("_asides", "_newest_id", "_said", "after", "awaits", "besides", "connection", "held", "held_bytes"),
+        *("_ephemeral", "_newest_id", "_said", "after", "awaits", "exclude", "connection", "held", "held_bytes"),
         *("json", "last", "leaving", "live_after", "member", "message_bytes", "upto"),
     )
 
-    def __init__(self, connection: Connection, switch: Switch) -> None:
+    def __init__(self, connection: Connection, subscribe: Subscribe) -> None:
         self.connection = connection
-        self.member, self.json, self.last = switch.member, switch.json, switch.last
-        self.after, self.upto = switch.after, switch.upto
-        self.live_after = switch.upto
-        self.besides: list[Span] = []
+        self.member, self.json, self.last = subscribe.member, subscribe.json, subscribe.last
+        self.after, self.upto = subscribe.after, subscribe.upto
+        self.live_after = subscribe.upto
+        self.exclude: list[IdRange] = []
         self.awaits = self.leaving = False
         self.held: list[bytes | memoryview] = []
         self.held_bytes = self.message_bytes = 0
-        self._said: list[Span] = []  # by the member, in between
-        self._asides: list[bytes | memoryview] = []  # those of `held` that no history has
+        self._said: list[IdRange] = []  # by the member, in between
+        self._ephemeral: list[bytes | memoryview] = []  # those of `held` that no history has
         self._newest_id = 0
 
     def hold(self, batches: Iterable[Batch]) -> None:
@@ -49,22 +49,22 @@ class StandIn:
             return
         for batch in batches:
             lines = batch.json if self.json else batch.text
-            pieces, asides = lines.pieces_for(self.member), lines.asides_for(self.member)
+            pieces, ephemeral = lines.pieces_for(self.member), lines.ephemeral_for(self.member)
             size = sum(map(len, pieces))
             self.held += pieces
             self.held_bytes += size
-            self.message_bytes += size - sum(map(len, asides))
-            self._asides += asides
+            self.message_bytes += size - sum(map(len, ephemeral))
+            self._ephemeral += ephemeral
             self._said += batch.said.get(self.member, ())
             self._newest_id = batch.newest_id or self._newest_id
 
     def leave_to_history(self) -> None:
         """Hold no messages: they are told as those before. What else happened comes after all of them."""
         self.upto = max(self.upto, self._newest_id)
-        self.besides = [span for span in (*self.besides, *self._said) if span[1] > self.after]
+        self.exclude = [span for span in (*self.exclude, *self._said) if span[1] > self.after]
         self._said = []
-        self.held = self._asides.copy()
-        self.held_bytes = sum(map(len, self.held)) + SPAN_BYTES * len(self.besides)
+        self.held = self._ephemeral.copy()
+        self.held_bytes = sum(map(len, self.held)) + RANGE_BYTES * len(self.exclude)
         self.message_bytes = 0
 
     @property
@@ -72,12 +72,12 @@ class StandIn:
         """Whether messages that were live aren't held any more, and not told yet."""
         return max(self.after, self.live_after) < self.upto
 
-    def take_over(self, unfinished: StandIn) -> None:
+    def take_over(self, unfinished: Replay) -> None:
         """Tell what another one owes as well; what that one held has been told."""
         begin = min(self.after, self.upto)
         self.after = min(begin, max(unfinished.after, unfinished.live_after))
-        told = [*unfinished.besides, (unfinished.upto + 1, begin)]
-        self.besides = [(first, min(last, begin)) for first, last in told if first <= begin]
+        told = [*unfinished.exclude, (unfinished.upto + 1, begin)]
+        self.exclude = [(first, min(last, begin)) for first, last in told if first <= begin]
 
 
 # A member that reads gets so much at a time; all that are told something share the second figure, so that
@@ -86,16 +86,16 @@ MAX_PAGE_BYTES = 64 * 1024
 ALL_PAGES_BYTES = 16 * 1024 * 1024
 
 
-class Replays:
+class Subscribers:
     """The replays of one worker; used by its thread alone.
 
     post(call): has the worker call it; safe from any thread.
     """
 
     def __init__(
-        self, record: Record, limits: Limits, connections: Connections, post: Callable[[Callable[[], None]], None]
+        self, publisher: Publisher, limits: Limits, connections: Connections, post: Callable[[Callable[[], None]], None]
     ) -> None:
-        self._record = record
+        self._publisher = publisher
         self._limits = limits
         self._connections = connections
         self._post = post
@@ -108,42 +108,42 @@ class Replays:
             not replay.awaits and not replay.connection.pending_bytes for replay in replaying.values()
         )
 
-    def admit(self, switch: Switch) -> bool:
+    def admit(self, subscribe: Subscribe) -> bool:
         """From here on a member that joined gets what is said, and is read; whether it is one of ours."""
-        connection = self._connections.newcomers.pop(switch.member, None)
+        connection = self._connections.newcomers.pop(subscribe.member, None)
         if not connection or connection.ending:
             return False
-        self._begin(connection, switch)
+        self._begin(connection, subscribe)
         self._connections.watch(connection)
         return True
 
-    def switch(self, switch: Switch) -> None:
+    def subscribe(self, subscribe: Subscribe) -> None:
         """From here on a member, if it is one of ours, gets what is said in another encoding."""
-        if connection := self._connections.find(switch.member):
-            self._begin(connection, switch)
+        if connection := self._connections.find(subscribe.member):
+            self._begin(connection, subscribe)
 
-    def _begin(self, connection: Connection, switch: Switch) -> None:
+    def _begin(self, connection: Connection, subscribe: Subscribe) -> None:
         """First what was said before."""
-        connections, member = self._connections, switch.member
+        connections, member = self._connections, subscribe.member
         connections.readers.pop(member, None)
         connections.programs.pop(member, None)
         if unfinished := connections.replaying.pop(member, None):
             self._release(unfinished)
-        if switch.first:
-            connections.write(connection, switch.first)
-        replay = StandIn(connection, switch)
+        if subscribe.first:
+            connections.write(connection, subscribe.first)
+        replay = Replay(connection, subscribe)
         if unfinished and unfinished.owes_live:
             replay.take_over(unfinished)
         if replay.after < replay.upto:
             connections.replaying[member] = replay
         else:
-            (connections.programs if switch.json else connections.readers)[member] = connection
+            (connections.programs if subscribe.json else connections.readers)[member] = connection
 
     def tick(self) -> None:
         """Go on with those that have read what they were told."""
         most = self._limits.max_pending_bytes
         for replay in list(self._connections.replaying.values()):
-            if self._holds_much(replay) and self._record.keeps_all_after(replay.upto):
+            if self._holds_much(replay) and self._publisher.can_replay_after(replay.upto):
                 replay.leave_to_history()
             if replay.connection.is_broken:
                 self._finish(replay)
@@ -153,30 +153,30 @@ class Replays:
             elif not replay.awaits and not replay.connection.pending_bytes:
                 self._ask(replay) if replay.after < replay.upto else self._finish(replay)
 
-    def _holds_much(self, replay: StandIn) -> bool:
+    def _holds_much(self, replay: Replay) -> bool:
         """Half of what may be pending, so that at the end of the replay there is room for what follows."""
         most = self._limits.max_pending_bytes
         # Leaving messages to the history copies all that is private: not again for the next few of them.
         return replay.held_bytes > most // 2 and replay.message_bytes > most // 8 and not replay.leaving
 
-    def _ask(self, replay: StandIn) -> None:
+    def _ask(self, replay: Replay) -> None:
         replay.awaits = True
         share = ALL_PAGES_BYTES // len(self._connections.replaying)
         max_bytes = min(MAX_PAGE_BYTES, 1 << share.bit_length() - 1)  # of few sizes, so that pages can be shared
-        wanted = Wanted(replay.after, replay.upto, max_bytes, replay.json, replay.besides)
-        self._record.read(wanted, partial(self._arrived, replay))
+        request = PageRequest(replay.after, replay.upto, max_bytes, replay.json, replay.exclude)
+        self._publisher.read(request, partial(self._arrived, replay))
 
-    def _arrived(self, replay: StandIn, lines: bytes, upto: int) -> None:
+    def _arrived(self, replay: Replay, lines: bytes, upto: int) -> None:
         self._post(partial(self._tell, replay, lines, upto))
 
-    def _tell(self, replay: StandIn, lines: bytes, upto: int) -> None:
+    def _tell(self, replay: Replay, lines: bytes, upto: int) -> None:
         if self._connections.replaying.get(replay.member) is replay:
             replay.awaits = False
             replay.after = upto
             if lines:
                 self._connections.write(replay.connection, lines)
 
-    def _finish(self, replay: StandIn) -> None:
+    def _finish(self, replay: Replay) -> None:
         """It has been told everything: what is live meanwhile, and from now on, is next."""
         connections = self._connections
         del connections.replaying[replay.member]
@@ -188,7 +188,7 @@ class Replays:
         else:
             (connections.programs if replay.json else connections.readers)[replay.member] = replay.connection
 
-    def _release(self, replay: StandIn) -> None:
+    def _release(self, replay: Replay) -> None:
         self._connections.bytes += sum(map(len, replay.held))
         if not replay.connection.write_pieces(replay.held):
             self._connections.mark_behind(replay.connection)

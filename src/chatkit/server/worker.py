@@ -20,13 +20,13 @@ from chatkit.events import Notice
 from chatkit.limits import Limits
 from chatkit.net.sockets import LONGEST_WAIT_SECONDS, Address, Waker
 from chatkit.protocol.formats import encode_text
-from chatkit.room.batch import Arrival, Batch, Encoded, Member, Switch
+from chatkit.room.batch import Batch, Encoded, Member, Received, Subscribe
 from chatkit.room.room import Room
 from chatkit.room.turn import SHUTDOWN
 from chatkit.server.connection import Connection
 from chatkit.server.connections import Connections
 from chatkit.server.login import Logins, PasswordAuth
-from chatkit.server.subscribers import Replays
+from chatkit.server.subscribers import Subscribers
 
 logger = logging.getLogger("chatkit")
 
@@ -37,7 +37,7 @@ TURN_BYTES = 1024 * 1024
 MAX_READ_BYTES = 32 * 1024
 MIN_READ_BYTES = 512
 
-# While the record is full a worker only hands out what comes of it; it is woken when that is something.
+# While the publisher is full a worker only hands out what comes of it; it is woken when that is something.
 FULL_SECONDS = 0.05
 
 Call = Callable[[], None]
@@ -65,15 +65,15 @@ class Worker(threading.Thread):
         self._room = room
         self._accept_waiting = accept_waiting
         self._failed = failed
-        self._inbox: deque[Batch | Switch | Call] = deque()
+        self._inbox: deque[Batch | Subscribe | Call] = deque()
         self._selector = selectors.DefaultSelector()
         self._waker = Waker(self._selector)
         self._connections = Connections(limits, self._selector)
-        self._replays = Replays(room.record, limits, self._connections, self.post)
+        self._subscribers = Subscribers(room.publisher, limits, self._connections, self.post)
         self._logins = Logins(room, limits, auth, self._connections, self.admit)
         self._connections.receive_login = self._logins.receive
         self._stopping: tuple[float, threading.Barrier] | None = None
-        room.add_outlet(self.post)
+        room.add_subscriber(self.post)
 
     @property
     def load(self) -> int:
@@ -90,14 +90,14 @@ class Worker(threading.Thread):
         """How many of its members were cut off for reading too slowly."""
         return self._connections.slow_consumers
 
-    def post(self, item: Batch | Switch | Call) -> None:
+    def post(self, item: Batch | Subscribe | Call) -> None:
         """Leave a batch to deliver or something to call; handled in the order of the posts. Never blocks."""
         self._inbox.append(item)
         if threading.get_ident() != self.ident:
             self._waker.wake()
 
     def admit(self, connection: Connection, member: Member) -> None:
-        """Own a member's connection from now on. Inside the room's lock: its `Switch` comes later."""
+        """Own a member's connection from now on. Inside the room's lock: its `Subscribe` comes later."""
         connection.member = member
         self._connections.newcomers[member] = connection
         self._connections.add(connection)
@@ -137,20 +137,20 @@ class Worker(threading.Thread):
 
     def _turn(self, patience: float | None) -> bool:
         """Read, publish, deliver, look at the clock; whether there was anything to read."""
-        has_read = self._wait_for_publisher() if self._room.record.is_full else self._read(patience)
-        if arrivals := self._connections.received:
+        has_read = self._wait_for_publisher() if self._room.publisher.is_backlogged else self._read(patience)
+        if received := self._connections.received:
             self._connections.received = []
             self._accept_waiting()
-            self._room.receive(arrivals)
+            self._room.receive(received)
         self._take_inbox()
         self._logins.tick()
-        self._replays.tick()
+        self._subscribers.tick()
         self._connections.tick()
         return has_read
 
     def _patience(self) -> float | None:
         """How long the selector may wait: until something is due, None for ever."""
-        if self._inbox or self._connections.received or self._replays.is_ready:
+        if self._inbox or self._connections.received or self._subscribers.is_ready:
             return 0
         due = min(self._connections.next_due, self._logins.next_due)
         return None if due == math.inf else min(max(0, due - time.monotonic()), LONGEST_WAIT_SECONDS)
@@ -184,13 +184,13 @@ class Worker(threading.Thread):
             item = self._inbox.popleft()
             if isinstance(item, Batch):
                 batches.append(item)
-            elif isinstance(item, Switch) and not item.json:
-                if self._replays.admit(item):
+            elif isinstance(item, Subscribe) and not item.json:
+                if self._subscribers.admit(item):
                     newcomers[item.member] = len(batches)
             else:
                 self._deliver(batches, newcomers)
                 batches, newcomers = [], {}
-                self._replays.switch(item) if isinstance(item, Switch) else item()
+                self._subscribers.subscribe(item) if isinstance(item, Subscribe) else item()
         self._deliver(batches, newcomers)
 
     def _deliver(self, batches: list[Batch], newcomers: dict[Member, int]) -> None:
@@ -242,7 +242,7 @@ class Worker(threading.Thread):
             all_read.wait(min(max(0, deadline - time.monotonic()), LONGEST_WAIT_SECONDS))
         self._take_inbox()
         self._room.receive(
-            [Arrival(member, [], SHUTDOWN) for member in (*self._connections.members, *self._connections.newcomers)]
+            [Received(member, [], SHUTDOWN) for member in (*self._connections.members, *self._connections.newcomers)]
         )
         self._take_inbox()
         while len(self._connections) and (left := deadline - time.monotonic()) > 0:

@@ -1,4 +1,4 @@
-"""What an SQLite history has to do besides keeping messages: checkpoints, pruning, the index. In small steps."""
+"""What an SQLite history has to do exclude keeping messages: checkpoints, pruning, the index. In small steps."""
 
 from __future__ import annotations
 

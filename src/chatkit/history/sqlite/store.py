@@ -112,7 +112,7 @@ class SqliteHistory(History):
                 raise
 
     def maintain(self, *, idle: bool) -> float:
-        oldest_to_keep = None if self._keep is None else self.before(self.newest_id, self._keep) + 1
+        oldest_to_keep = None if self._keep is None else self.cursor_before_last(self.newest_id, self._keep) + 1
         try:
             self._check_again()
             if not self._upkeep:
