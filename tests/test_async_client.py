@@ -18,8 +18,8 @@ from unittest.mock import ANY
 import pytest
 
 from chatkit import AsyncClient, Client, ConnectionClosed, Event, Limits, NameTaken, Notice, ProtocolError, Server
-from chatkit.client import aio_connection as wire
-from chatkit.client.aio_connection import AsyncLink
+from chatkit.client import aio_connection
+from chatkit.client.aio_connection import AsyncConnection
 from chatkit.events import Error, Gap, Joined, Left, Message, Renamed, Welcome
 from chatkit.testing import ChatRoom
 from tests.conftest import DEADLINE, Peer, open_descriptors
@@ -251,8 +251,8 @@ async def test_send_waits_for_a_slow_server() -> None:
     """Little is piled up for a server that reads nothing; once it reads, the send returns and nothing is missing."""
     async with raw_server() as (client, sock):
         number, task = await waiting_send(client)
-        assert isinstance(client._link, AsyncLink)
-        assert client._link.wire.transport.get_write_buffer_size() < 200_000
+        assert isinstance(client._connection, AsyncConnection)
+        assert client._connection.stream.transport.get_write_buffer_size() < 200_000
         assert await lines_of(sock, number + 1) == [BLOCK] * (number + 1)
         await task
         sock.close()
@@ -508,16 +508,16 @@ async def test_the_wrong_time(chat_server: Server) -> None:
 @in_loop
 async def test_who_takes_nothing_stops_reading(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not much more than MAX_WAITING_EVENTS wait for a client that doesn't receive; in the end all arrive, in order."""
-    monkeypatch.setattr(wire, "MAX_WAITING_EVENTS", 10)
+    monkeypatch.setattr(aio_connection, "MAX_WAITING_EVENTS", 10)
     number, one_read = 2000, 256 * 1024
     async with raw_server() as (client, sock):
         lines = "".join(f"*** {line} {BLOCK}\n" for line in range(number)).encode()
         pouring = asyncio.create_task(asyncio.get_running_loop().sock_sendall(sock, lines))
-        assert isinstance(client._link, AsyncLink)
+        assert isinstance(client._connection, AsyncConnection)
         for _ in range(3):
-            while client._link.wire.transport.is_reading():
+            while client._connection.stream.transport.is_reading():
                 await asyncio.sleep(0)
-        assert len(client._link.received) <= 10 + one_read // len(BLOCK) + 1
+        assert len(client._connection.received) <= 10 + one_read // len(BLOCK) + 1
         assert not pouring.done()
         assert [event.text.split()[0] for event in await received(client, number)] == [str(n) for n in range(number)]
         await pouring

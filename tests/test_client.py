@@ -117,7 +117,7 @@ def test_close_in_another_thread_ends_the_wait(waits_in: str) -> None:
 
         thread = threading.Thread(target=wait)
         thread.start()
-        lock = client._receiving if waits_in == "receive" else client._link.sending
+        lock = client._receiving if waits_in == "receive" else client._connection.sending
         while not lock.locked():
             pass
         client.close(grace=0.1)

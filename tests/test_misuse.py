@@ -222,7 +222,7 @@ def test_closing_while_another_thread_sends() -> None:
         with sock:
             sender = threading.Thread(target=send)
             sender.start()
-            while not client._link.sending.locked():
+            while not client._connection.sending.locked():
                 pass
             sock.recv(1000)
             client.close(grace=0.1)

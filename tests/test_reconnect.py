@@ -28,10 +28,9 @@ from chatkit import (
     Unsure,
     Welcome,
 )
-from chatkit.client import connection as link
-from chatkit.client import reconnect as chain
+from chatkit.client import connection, reconnect
 from chatkit.client.backoff import Backoff
-from chatkit.client.resume import Trail
+from chatkit.client.resume import ResumeState
 from chatkit.errors import NotConnected
 from tests.conftest import DEADLINE, Peer, Started
 from tests.proxy import Proxy
@@ -44,21 +43,21 @@ Gate = queue.SimpleQueue[float]
 @pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """No wait before an attempt to come back."""
-    monkeypatch.setattr(chain, "Backoff", lambda: Backoff(lambda least, most: 0))
+    monkeypatch.setattr(reconnect, "Backoff", lambda: Backoff(lambda least, most: 0))
 
 
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
     """gate.put(0) lets one attempt to come back begin."""
     delays = Gate()
-    monkeypatch.setattr(chain, "Backoff", lambda: Backoff(lambda least, most: delays.get(timeout=DEADLINE)))
+    monkeypatch.setattr(reconnect, "Backoff", lambda: Backoff(lambda least, most: delays.get(timeout=DEADLINE)))
     return delays
 
 
 @pytest.fixture
 def never(monkeypatch: pytest.MonkeyPatch) -> None:
     """Away for as long as the test runs."""
-    monkeypatch.setattr(chain, "Backoff", lambda: Backoff(lambda least, most: 3000))
+    monkeypatch.setattr(reconnect, "Backoff", lambda: Backoff(lambda least, most: 3000))
 
 
 @contextmanager
@@ -121,28 +120,33 @@ def test_the_absence_is_framed_and_the_name_taken_back(serve: Serve, gate: Gate)
 
 def test_the_return_between_looking_and_waiting(serve: Serve, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who receives doesn't wait for more when the thread has brought something in that moment."""
-    take_up, read, wait, is_back = chain.Chain._take_up, chain.Chain.read, link.Link.read, threading.Event()
+    take_up, read, wait, is_back = (
+        reconnect.ReconnectingConnection._take_up,
+        reconnect.ReconnectingConnection.read,
+        connection.ClientConnection.read,
+        threading.Event(),
+    )
 
-    def taken_up(links: chain.Chain, link: link.Link) -> None:
+    def taken_up(links: reconnect.ReconnectingConnection, link: connection.ClientConnection) -> None:
         take_up(links, link)
         is_back.set()
 
-    def late(links: chain.Chain, deadline: float | None) -> None:
+    def late(links: reconnect.ReconnectingConnection, deadline: float | None) -> None:
         gate.put(0)
         assert is_back.wait(DEADLINE)
         read(links, deadline)
 
-    def waits(one: link.Link, *arguments: Any) -> None:
+    def waits(one: connection.ClientConnection, *arguments: Any) -> None:
         assert not bob._received, "waits, though something has arrived"
         wait(one, *arguments)
 
-    monkeypatch.setattr(chain.Chain, "_take_up", taken_up)
+    monkeypatch.setattr(reconnect.ReconnectingConnection, "_take_up", taken_up)
     with member(serve()) as (bob, proxy):
         proxy.link_of(bob).reset()
         assert isinstance(bob.receive(DEADLINE), Lost)
         with monkeypatch.context() as patched:
-            patched.setattr(chain.Chain, "read", late)
-            patched.setattr(link.Link, "read", waits)
+            patched.setattr(reconnect.ReconnectingConnection, "read", late)
+            patched.setattr(connection.ClientConnection, "read", waits)
             assert isinstance(bob.receive(DEADLINE), Returned)
 
 
@@ -316,7 +320,7 @@ def test_who_sends_keeps_what_arrives_meanwhile(serve: Serve) -> None:
 
 def test_who_sends_takes_in_only_so_much(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not much more than MAX_WAITING_EVENTS wait for who never receives; in the end all arrive, in order."""
-    monkeypatch.setattr(chain, "MAX_WAITING_EVENTS", 10)
+    monkeypatch.setattr(reconnect, "MAX_WAITING_EVENTS", 10)
     started = serve()
     ann = started.peer()
     with publisher(started) as bob:
@@ -324,7 +328,7 @@ def test_who_sends_takes_in_only_so_much(serve: Serve, monkeypatch: pytest.Monke
             ann.send(b"%d %s\n" % (number, b"x" * 4000))
             started.recorder.wait_for("message")
         heard(bob, ann, 1000)
-        assert 10 <= len(bob._received) < 10 + link.READ_BYTES // 4000 + 1
+        assert 10 <= len(bob._received) < 10 + connection.READ_BYTES // 4000 + 1
         assert [text.split()[0] for text in texts(bob, "99 " + "x" * 4000)] == [f"{number}" for number in range(100)]
 
 
@@ -382,7 +386,7 @@ def test_ctrl_c_between_what_is_known_and_what_was_sent(
     """The connection ends, as nobody knows; after the return all goes on."""
     started = serve()
     with publisher(started) as bob:
-        ann, original = started.peer(), getattr(Trail, where)
+        ann, original = started.peer(), getattr(ResumeState, where)
 
         def interrupted(*arguments: Any) -> Any:
             original(*arguments)
@@ -391,7 +395,7 @@ def test_ctrl_c_between_what_is_known_and_what_was_sent(
         ann.send(b"hi\n")
         publish(bob, 2)  # the answer to the first is followed by a question about the second
         with monkeypatch.context() as patched:
-            patched.setattr(Trail, where, interrupted)
+            patched.setattr(ResumeState, where, interrupted)
             with pytest.raises(KeyboardInterrupt):
                 bob.send("a") if where == "send" else next_of(bob, Synced)
         assert next_of(bob, Returned)
@@ -410,7 +414,7 @@ def test_ctrl_c_while_a_sender_takes_in(serve: Serve, monkeypatch: pytest.Monkey
     with publisher(started) as bob:
         publish(bob, 100)
         with monkeypatch.context() as patched:
-            patched.setattr(link.Link, "take", interrupt)
+            patched.setattr(connection.ClientConnection, "take", interrupt)
             with pytest.raises(KeyboardInterrupt):
                 bob.send("interrupted")
         bob.send("100")

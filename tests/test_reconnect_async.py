@@ -26,8 +26,7 @@ from chatkit import (
     Unsure,
     Welcome,
 )
-from chatkit.client import aio_connection as wire
-from chatkit.client import aio_reconnect as aio_chain
+from chatkit.client import aio_connection, aio_reconnect
 from chatkit.client.backoff import Backoff
 from chatkit.errors import NotConnected
 from tests.conftest import DEADLINE, Started, trusting
@@ -48,7 +47,7 @@ class Delays:
 def delays(monkeypatch: pytest.MonkeyPatch) -> Delays:
     """No wait before an attempt to come back, until `delay` says otherwise."""
     delays = Delays()
-    monkeypatch.setattr(aio_chain, "Backoff", lambda: Backoff(lambda least, most: delays.delay))
+    monkeypatch.setattr(aio_reconnect, "Backoff", lambda: Backoff(lambda least, most: delays.delay))
     return delays
 
 
@@ -66,9 +65,9 @@ def link_of(proxy: Proxy, client: AsyncClient) -> Link:
 
 
 def transport_of(client: AsyncClient) -> asyncio.Transport:
-    assert isinstance(client._link, aio_chain.AsyncChain)
-    assert client._link._link
-    return client._link._link.wire.transport
+    assert isinstance(client._connection, aio_reconnect.AsyncReconnectingConnection)
+    assert client._connection._connection
+    return client._connection._connection.stream.transport
 
 
 async def say(client: AsyncClient, number: int) -> None:
@@ -278,18 +277,18 @@ def test_who_does_not_receive_stops_reading(serve: Serve, delays: Delays, monkey
     @in_loop
     async def check() -> None:
         async with member(started) as (bob, _):
-            assert isinstance(bob._link, aio_chain.AsyncChain)
+            assert isinstance(bob._connection, aio_reconnect.AsyncReconnectingConnection)
             transport = transport_of(bob)
             number = 0
             while transport.is_reading():
                 ann.send(b"%d\n" % number)
                 number += 1
-                while len(bob._link.received) < number:  # each in a read of its own
+                while len(bob._connection.received) < number:  # each in a read of its own
                     await asyncio.sleep(0)
             assert number == 11
             assert await texts(bob, f"{number - 1}") == [f"{n}" for n in range(number)]
 
-    monkeypatch.setattr(wire, "MAX_WAITING_EVENTS", 10)
+    monkeypatch.setattr(aio_connection, "MAX_WAITING_EVENTS", 10)
     started = serve()
     ann = started.peer()
     check()
@@ -375,7 +374,7 @@ def test_what_nobody_thought_of_ends_the_conversation(serve: Serve, monkeypatch:
             with pytest.raises(ZeroDivisionError):
                 await next_of(bob, Returned)
 
-    monkeypatch.setattr(aio_chain, "Backoff", lambda: Backoff(uniform))
+    monkeypatch.setattr(aio_reconnect, "Backoff", lambda: Backoff(uniform))
     started = serve()
     check()
 

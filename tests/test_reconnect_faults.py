@@ -10,10 +10,9 @@ from contextlib import contextmanager
 import pytest
 
 from chatkit import Client, ConnectionClosed, Lost, Notice, Returned, Server, Unsure
-from chatkit.client import connection as link
-from chatkit.client import reconnect as chain
+from chatkit.client import connection, reconnect
 from chatkit.client.backoff import Backoff
-from chatkit.client.reconnect import Comeback
+from chatkit.client.reconnect import Reconnector
 from tests.conftest import DEADLINE, Started, trusting
 from tests.proxy import Proxy
 from tests.test_reconnect import QUICK, Gate, Serve, at_once, gate, member, never, next_of, texts
@@ -42,10 +41,10 @@ def data_of(sock: socket.socket) -> None:
     assert sock.recv(1 << 24)
 
 
-def link_under(client: Client) -> link.Link:
-    assert isinstance(client._link, chain.Chain)
-    assert client._link._link
-    return client._link._link
+def connection_under(client: Client) -> connection.ClientConnection:
+    assert isinstance(client._connection, reconnect.ReconnectingConnection)
+    assert client._connection._connection
+    return client._connection._connection
 
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="this system has no TCP_USER_TIMEOUT")
@@ -53,8 +52,8 @@ def link_under(client: Client) -> link.Link:
 def test_the_kernel_finds_a_silent_loss(serve: Serve, reconnect: bool) -> None:
     """A server that the network can't reach any more is asked after 30 s, and given up within a minute."""
     with Client(port=serve().port, reconnect=reconnect) as client:
-        under = link_under(client) if reconnect else client._link
-        assert isinstance(under, link.Link)
+        under = connection_under(client) if reconnect else client._connection
+        assert isinstance(under, connection.ClientConnection)
         sock = under._socket
         assert isinstance(sock, socket.socket)
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
@@ -86,10 +85,10 @@ def test_out_of_descriptors(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> No
 def test_no_thread_to_come_back(serve: Serve, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     """That is raised, Ctrl-C at that moment too, and ends the conversation: nobody waits for ever."""
 
-    def start(comeback: Comeback) -> None:
+    def start(comeback: Reconnector) -> None:
         raise error
 
-    monkeypatch.setattr(Comeback, "start", start)
+    monkeypatch.setattr(Reconnector, "start", start)
     with member(serve()) as (bob, proxy):
         proxy.link_of(bob).reset()
         with pytest.raises(type(error)):
@@ -104,7 +103,7 @@ def test_what_nobody_thought_of_ends_the_conversation(serve: Serve, monkeypatch:
     def uniform(least: float, most: float) -> float:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(chain, "Backoff", lambda: Backoff(uniform))
+    monkeypatch.setattr(reconnect, "Backoff", lambda: Backoff(uniform))
     with member(serve()) as (bob, proxy):
         proxy.link_of(bob).reset()
         with pytest.raises(ZeroDivisionError):
@@ -138,7 +137,7 @@ def test_leaving_a_server_that_listens(serve: Serve, leave: Callable[[Client], N
 def test_an_end_after_the_loss_was_found(serve: Serve) -> None:
     """In TLS: whoever closes or ends a connection that a receiver has just given up gets no error, and holds no lock."""
     with in_room(serve()) as (bob, proxy):
-        under = link_under(bob)
+        under = connection_under(bob)
         proxy.link_of(bob).reset()
         next_of(bob, Lost)
         under.send_eof()
@@ -155,9 +154,9 @@ def test_a_line_of_which_a_part_is_under_way(serve: Serve, monkeypatch: pytest.M
         def fail(*waited_for: object) -> None:
             raise OSError(errno.EPIPE, "Broken pipe")
 
-        under, data = link_under(bob), HUGE.encode()
+        under, data = connection_under(bob), HUGE.encode()
         with monkeypatch.context() as patched:
-            patched.setattr(link, "wait", fail)
+            patched.setattr(connection, "wait", fail)
             with pytest.raises(ConnectionClosed):
                 for_ever(lambda: under.write(data))
         assert under.in_line
@@ -175,7 +174,7 @@ def test_ctrl_c_in_the_middle_of_a_line(monkeypatch: pytest.MonkeyPatch) -> None
             server, _ = listener.accept()
             with server, monkeypatch.context() as patched:
                 server.settimeout(DEADLINE)
-                patched.setattr(link, "wait", interrupt)
+                patched.setattr(connection, "wait", interrupt)
                 with pytest.raises(KeyboardInterrupt):
                     for_ever(lambda: client.send("x" * 8000))
                 for use in (lambda: client.send("y"), client.receive):

@@ -19,6 +19,7 @@ from chatkit.history.sqlite.store import SqliteHistory
 from chatkit.protocol.formats import encode_text
 from chatkit.room import committer as recorder_module
 from chatkit.room.batch import Batch, Encoded, Subscribe
+from chatkit.room.committer import Committer
 from chatkit.room.publisher import PageRequest
 from chatkit.server.worker import Worker
 from tests.conftest import DEADLINE, Peer, Started

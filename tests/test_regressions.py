@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from chatkit import AsyncClient, Client, ConnectionClosed, Message, NameTaken, Notice, Server
-from chatkit.client.protocol import Session
+from chatkit.client.protocol import ClientProtocol
 from chatkit.events import Joined, Left, Private, Welcome
 from chatkit.net.sockets import Address
 from chatkit.protocol import names
@@ -245,7 +245,7 @@ def test_names_that_deceive(name: str) -> None:
 
 def test_a_private_line_before_the_welcome_is_kept() -> None:
     """Nobody tells it again; what was said to all before the welcome would be told twice."""
-    session = Session(8192, password=None, name=None, events=True, after=None)
+    session = ClientProtocol(8192, password=None, name=None, events=True, after=None)
     session.receive_data(
         b'ada (private): psst\nada: hi\n{"type":"welcome","name":"1","newest":1,"room":"0123456789abcdef"}\n'
     )

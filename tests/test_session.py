@@ -1,4 +1,4 @@
-"""A client's side of a conversation without sockets: bytes into `Session`, events out."""
+"""A client's side of a conversation without sockets: bytes into `ClientProtocol`, events out."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ from chatkit import (
     Renamed,
     Welcome,
 )
-from chatkit.client.protocol import MAX_RECEIVED_BYTES, Session
+from chatkit.client.protocol import MAX_RECEIVED_BYTES, ClientProtocol
 
 TIME = "1970-01-01T00:01:00.000Z"
 WELCOME = b'{"type":"welcome","name":"ada","newest":7,"room":"0123456789abcdef"}\n'
 MESSAGE = b'{"type":"message","id":8,"time":"1970-01-01T00:01:00.000Z","from":"bob","text":"hi"}\n'
 
 
-def session(**asked: Any) -> Session:
-    return Session(16, **{"password": None, "name": None, "events": False, "after": None, **asked})
+def session(**asked: Any) -> ClientProtocol:
+    return ClientProtocol(16, **{"password": None, "name": None, "events": False, "after": None, **asked})
 
 
 def json_line(**fields: object) -> bytes:
     return json.dumps({("from" if key == "sender" else key): value for key, value in fields.items()}).encode() + b"\n"
 
 
-def taken(session: Session) -> list[Event]:
+def taken(session: ClientProtocol) -> list[Event]:
     """What was received up to now, taken as a client does."""
     events = list(session.received)
     session.received.clear()

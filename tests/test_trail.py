@@ -1,4 +1,4 @@
-"""What leads from one connection to the next, without sockets: events into `Trail`, lines and events out."""
+"""What leads from one connection to the next, without sockets: events into `ResumeState`, lines and events out."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from chatkit import (
     Unsure,
     Welcome,
 )
-from chatkit.client import inflight as doubts
+from chatkit.client import inflight
 from chatkit.client.backoff import FIRST_SECONDS, LONGEST_SECONDS, STEADY_SECONDS, Backoff, is_final
-from chatkit.client.resume import Trail
+from chatkit.client.resume import ResumeState
 from chatkit.errors import NotConnected, PasswordRefused
 from chatkit.protocol.sanitize import clean
 
@@ -36,21 +36,21 @@ ROOM, OTHER_ROOM = "0" * 16, "1" * 16
 RESET = ConnectionClosed("Connection reset by peer", clean=False)
 
 
-def trail(newest: int = 7, name: str = "ada", **asked: Any) -> Trail:
+def trail(newest: int = 7, name: str = "ada", **asked: Any) -> ResumeState:
     """One that has been welcomed in the room."""
     chosen = None if name.isdecimal() else name
-    made = Trail(100, **{"password": None, "name": chosen, "after": None, "queue": 0, **asked})
-    assert made.hear(Welcome(name, newest, ROOM)) == [Welcome(name, newest, ROOM)]
+    made = ResumeState(100, **{"password": None, "name": chosen, "after": None, "queue": 0, **asked})
+    assert made.receive(Welcome(name, newest, ROOM)) == [Welcome(name, newest, ROOM)]
     return made
 
 
-def opening(trail: Trail) -> str:
-    return trail.session().opening.decode()
+def opening(trail: ResumeState) -> str:
+    return trail.protocol().opening.decode()
 
 
-def back(trail: Trail, name: str = "ada", newest: int = 99, room: str = ROOM) -> list[Event]:
+def back(trail: ResumeState, name: str = "ada", newest: int = 99, room: str = ROOM) -> list[Event]:
     """What the caller is told when the connection is lost and the next one stands."""
-    return [*trail.lose(RESET), *trail.hear(Welcome(name, newest, room))]
+    return [*trail.lose(RESET), *trail.receive(Welcome(name, newest, room))]
 
 
 def message(number: int, text: str = "hi", sender: str = "bob") -> Message:
@@ -69,7 +69,7 @@ def forgotten(number: int) -> Unsure:
 @pytest.fixture
 def three(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three lines of a character are remembered."""
-    monkeypatch.setattr(doubts, "MAX_REMEMBERED", 3 * (1 + doubts.LINE_COST))
+    monkeypatch.setattr(inflight, "MAX_REMEMBERED", 3 * (1 + inflight.LINE_COST))
 
 
 def test_the_next_connection_asks_for_what_came_after_the_last_message() -> None:
@@ -83,15 +83,15 @@ def test_the_next_connection_asks_for_what_came_after_the_last_message() -> None
         (Synced(17), 17),
         (Left("bob"), 17),
     ):
-        lead.hear(event)
+        lead.receive(event)
         assert f"/json {last} {ROOM}\n" in opening(lead)
 
 
 def test_the_first_connection_asks_as_the_caller_does() -> None:
     """No room, no /sync; `after` beyond the newest message is none of this room's ids."""
-    first = Trail(100, password="secret", name=None, after=9, queue=0)
+    first = ResumeState(100, password="secret", name=None, after=9, queue=0)
     assert opening(first) == "/password secret\n/json 9\n"
-    first.hear(Welcome("51044", 3, ROOM))
+    first.receive(Welcome("51044", 3, ROOM))
     assert opening(first) == f"/password secret\n/json 3 {ROOM}\n/sync\n"
 
 
@@ -102,13 +102,13 @@ def test_loss_and_return_frame_the_absence() -> None:
     assert isinstance(lost, Lost)
     assert "Connection reset by peer" in lost.text
     assert returned == Returned("back as 51099", "51099", anew=False)
-    assert lead.hear(message(8)) == [message(8)]
-    assert lead.hear(Synced(8)) == []
-    assert lead.hear(Synced(8)) == [Synced(8)]  # not ours
+    assert lead.receive(message(8)) == [message(8)]
+    assert lead.receive(Synced(8)) == []
+    assert lead.receive(Synced(8)) == [Synced(8)]  # not ours
 
 
 def test_a_room_that_began_anew() -> None:
-    """It is said; ids count from the start, and what was doubtful stays so: nothing can prove it."""
+    """It is said; ids count from the start, and what was doubtful stays so: nothing can match_echo it."""
     lead = trail()
     lead.send("hi")
     _, returned, uncertain = back(lead, room=OTHER_ROOM)
@@ -116,10 +116,10 @@ def test_a_room_that_began_anew() -> None:
     assert returned.anew
     assert unsure([uncertain]) == ["hi"]
     assert f"/json 0 {OTHER_ROOM}\n" in opening(lead)
-    assert lead.hear(message(1, "hi", "ada")) == [message(1, "hi", "ada")]
+    assert lead.receive(message(1, "hi", "ada")) == [message(1, "hi", "ada")]
     lead.send("hi")
     assert back(lead, room=OTHER_ROOM)[2:] == []
-    assert lead.hear(message(2, "hi", "ada")) == []
+    assert lead.receive(message(2, "hi", "ada")) == []
 
 
 def test_one_sync_per_round_trip() -> None:
@@ -128,13 +128,13 @@ def test_one_sync_per_round_trip() -> None:
     assert lead.send("a") == b"a\n/sync\n"
     assert lead.send("b") == b"b\n"
     assert not lead.owes
-    assert lead.hear(Synced(9)) == []
+    assert lead.receive(Synced(9)) == []
     assert lead.owes
     assert lead.owed() == b"/sync\n"
     assert not lead.owes
-    assert lead.hear(Synced(9)) == []
+    assert lead.receive(Synced(9)) == []
     assert not lead.owes
-    assert unsure(lead.lose(RESET) + lead.give_up()) == []
+    assert unsure(lead.lose(RESET) + lead.report_unknown()) == []
 
 
 def test_the_callers_own_sync_is_answered() -> None:
@@ -142,11 +142,11 @@ def test_the_callers_own_sync_is_answered() -> None:
     lead = trail()
     assert lead.send("/sync") == b"/sync\n"
     assert lead.send("a") == b"a\n"
-    assert lead.hear(Synced(8)) == [Synced(8)]
+    assert lead.receive(Synced(8)) == [Synced(8)]
     assert lead.owed() == b"/sync\n"
     assert lead.send("/sync") == b"/sync\n"
-    assert lead.hear(Synced(9)) == []
-    assert lead.hear(Synced(9)) == [Synced(9)]
+    assert lead.receive(Synced(9)) == []
+    assert lead.receive(Synced(9)) == [Synced(9)]
 
 
 LINES = ["hi", "//x", "/say exit", "/me waves", "a\x1bb", "\t ", "hi", "/who", "/msg bob hi", "exit stage", "/say", "é"]
@@ -172,8 +172,8 @@ def test_the_replay_proves_what_was_heard(lines: list[str], heard: int) -> None:
     told = back(lead)[2:]
     replay = [SAID[line] for line in lines[:heard] if line in SAID]
     for event in replay:
-        told += lead.hear(event)
-    told += lead.hear(Synced(99))
+        told += lead.receive(event)
+    told += lead.receive(Synced(99))
     known = max((number + 1 for number, line in enumerate(lines[:heard]) if line in SAID), default=0)
     assert unsure(told) == lines[known:]
     assert len(told) == len(lines[known:])
@@ -187,7 +187,7 @@ def test_any_line_is_recognised_as_the_room_says_it(line: str) -> None:
     lead = trail()
     lead.send(f"//{line}")
     back(lead)
-    assert lead.hear(message(8, f"/{clean(line)}", "ada")) == []
+    assert lead.receive(message(8, f"/{clean(line)}", "ada")) == []
 
 
 def test_only_our_own_words_prove_a_line() -> None:
@@ -196,8 +196,8 @@ def test_only_our_own_words_prove_a_line() -> None:
     lead.send("hi")
     back(lead)
     others: list[Event] = [message(8), Action("ada", "hi", 9, 60.0), message(10, "hi!", "ada")]
-    assert [lead.hear(event) for event in others] == [[event] for event in others]
-    assert unsure(lead.hear(Synced(10))) == ["hi"]
+    assert [lead.receive(event) for event in others] == [[event] for event in others]
+    assert unsure(lead.receive(Synced(10))) == ["hi"]
 
 
 def test_doubts_outlast_a_second_loss() -> None:
@@ -208,9 +208,9 @@ def test_doubts_outlast_a_second_loss() -> None:
     back(lead, "51099")
     lead.send("c")
     assert unsure(back(lead, "51100")) == []
-    assert lead.hear(message(8, "a", "51044")) == []
-    assert lead.hear(message(9, "c", "51099")) == []
-    assert unsure(lead.hear(Synced(9))) == ["b"]
+    assert lead.receive(message(8, "a", "51044")) == []
+    assert lead.receive(message(9, "c", "51099")) == []
+    assert unsure(lead.receive(Synced(9))) == ["b"]
 
 
 def test_a_name_that_may_have_been_taken_speaks_for_us() -> None:
@@ -219,8 +219,8 @@ def test_a_name_that_may_have_been_taken_speaks_for_us() -> None:
     for line in ("/nick eve", "hi"):
         lead.send(line)
     back(lead)
-    assert lead.hear(message(8, "hi", "eve")) == []
-    assert unsure(lead.hear(Synced(8))) == []
+    assert lead.receive(message(8, "hi", "eve")) == []
+    assert unsure(lead.receive(Synced(8))) == []
 
 
 def test_a_line_that_was_said_before_a_rename() -> None:
@@ -228,28 +228,28 @@ def test_a_line_that_was_said_before_a_rename() -> None:
     lead = trail(name="51044")
     lead.send("x")
     for name in ("ada", "eve"):
-        lead.hear(Renamed(lead._name, name))
-    lead.hear(Synced(7))
+        lead.receive(Renamed(lead._name, name))
+    lead.receive(Synced(7))
     lead.send("hi")
-    lead.hear(Renamed("eve", "zoe"))
+    lead.receive(Renamed("eve", "zoe"))
     back(lead, "zoe")
-    assert [lead.hear(message(8, "hi", name)) for name in ("ada", "eve")] == [[message(8, "hi", "ada")], []]
-    assert unsure(lead.hear(Synced(9))) == []
+    assert [lead.receive(message(8, "hi", name)) for name in ("ada", "eve")] == [[message(8, "hi", "ada")], []]
+    assert unsure(lead.receive(Synced(9))) == []
 
 
 def test_a_line_that_was_said_before_the_last_message() -> None:
     """While a line is in doubt the replay begins at the last confirmation; what the caller knows isn't told again."""
     lead = trail()
     lead.send("hi")
-    lead.hear(message(9))
+    lead.receive(message(9))
     for told in (message(12), message(14)):
         lead.lose(RESET)
         assert opening(lead).endswith(f"/json 7 {ROOM}\n/sync\n")
-        lead.hear(Welcome("ada", 14, ROOM))
-        assert lead.hear(message(9)) == []
-        assert lead.hear(told) == [told]
-    assert lead.hear(message(8, "hi", "ada")) == []
-    assert lead.hear(Synced(14)) == []
+        lead.receive(Welcome("ada", 14, ROOM))
+        assert lead.receive(message(9)) == []
+        assert lead.receive(told) == [told]
+    assert lead.receive(message(8, "hi", "ada")) == []
+    assert lead.receive(Synced(14)) == []
     lead.lose(RESET)
     assert f"/json 14 {ROOM}\n" in opening(lead)
 
@@ -259,9 +259,9 @@ def test_a_gap_before_what_is_known(missing: int, told: list[Event]) -> None:
     """Of the messages that are no longer kept, only those are missing that the caller doesn't have."""
     lead = trail()
     lead.send("hi")
-    lead.hear(message(11))
+    lead.receive(message(11))
     back(lead)
-    assert lead.hear(Gap(missing)) == told
+    assert lead.receive(Gap(missing)) == told
 
 
 def test_the_room_reads_a_line_made_clean() -> None:
@@ -276,7 +276,7 @@ def test_the_room_reads_a_line_made_clean() -> None:
     lead = trail()
     lead.send("/me\x1cwaves")
     back(lead)
-    assert lead.hear(Action("ada", "waves", 8, 60.0)) == [Action("ada", "waves", 8, 60.0)]
+    assert lead.receive(Action("ada", "waves", 8, 60.0)) == [Action("ada", "waves", 8, 60.0)]
 
 
 def test_leaving_asks_for_what_is_not_confirmed() -> None:
@@ -288,7 +288,7 @@ def test_leaving_asks_for_what_is_not_confirmed() -> None:
     lead.send("b")
     assert lead.leave() == b"/sync\n"
     assert lead.leave() == b""
-    lead.hear(Synced(8))
+    lead.receive(Synced(8))
     lead.unsend("exit")
     assert unsure(lead.lose(ConnectionClosed("the server ended the conversation", clean=True))) == ["b"]
 
@@ -296,9 +296,9 @@ def test_leaving_asks_for_what_is_not_confirmed() -> None:
 def test_the_chosen_name_is_taken_back() -> None:
     """Also one that was chosen later, by /nick."""
     lead = trail()
-    lead.hear(Renamed("bob", "cid"))
+    lead.receive(Renamed("bob", "cid"))
     assert opening(lead).startswith("/nick ada\n")
-    lead.hear(Renamed("ada", "eve"))
+    lead.receive(Renamed("ada", "eve"))
     assert opening(lead).startswith("/nick eve\n")
 
 
@@ -309,13 +309,13 @@ def test_a_name_that_is_free_only_later(freed: Event) -> None:
     assert back(lead, "51044")[1] == Returned("back as 51044", "51044", anew=False)
     assert lead.owed() == b"/nick ada\n"
     refused = Error("the name ada is taken", "name_taken")
-    assert lead.hear(refused) == [refused]
-    lead.hear(Left("bob"))
+    assert lead.receive(refused) == [refused]
+    lead.receive(Left("bob"))
     assert not lead.owes
-    assert lead.hear(freed) == [freed]
+    assert lead.receive(freed) == [freed]
     assert lead.owed() == b"/nick ada\n"
-    assert lead.hear(Renamed("51044", "ada")) == [Renamed("51044", "ada")]
-    lead.hear(freed)
+    assert lead.receive(Renamed("51044", "ada")) == [Renamed("51044", "ada")]
+    lead.receive(freed)
     assert not lead.owes
 
 
@@ -340,7 +340,7 @@ def test_a_line_that_did_not_get_away() -> None:
         told = lead.lose(RESET) if knows else []
         lead.unsend("b")
         told += [] if knows else lead.lose(RESET)
-        assert unsure(told + lead.give_up()) == ["a"]
+        assert unsure(told + lead.report_unknown()) == ["a"]
 
 
 @pytest.mark.usefixtures("three")
@@ -350,12 +350,12 @@ def test_of_too_many_lines_the_oldest_are_only_counted() -> None:
     for line in "abcde":
         lead.send(line)
     back(lead)
-    told = lead.hear(Synced(7))
+    told = lead.receive(Synced(7))
     assert told[0] == forgotten(2)
     assert unsure(told) == ["", "c", "d", "e"]
     for line in "xyz":
         lead.send(line)
-    assert unsure(lead.lose(RESET) + lead.give_up()) == ["x", "y", "z"]
+    assert unsure(lead.lose(RESET) + lead.report_unknown()) == ["x", "y", "z"]
 
 
 @pytest.mark.usefixtures("three")
@@ -364,15 +364,15 @@ def test_what_was_forgotten_is_confirmed_too() -> None:
     lead = trail()
     for line in "abc":
         lead.send(line)
-    lead.hear(Synced(8))  # `a` is confirmed
+    lead.receive(Synced(8))  # `a` is confirmed
     lead.owed()
     for line in "defgh":
         lead.send(line)
-    assert lead.hear(Synced(9)) == []  # so are `b` and `c`, but `d` and `e` aren't
-    told = lead.lose(RESET) + lead.give_up()
+    assert lead.receive(Synced(9)) == []  # so are `b` and `c`, but `d` and `e` aren't
+    told = lead.lose(RESET) + lead.report_unknown()
     assert told[1] == forgotten(2)
     assert unsure(told) == ["", "f", "g", "h"]
-    assert lead.give_up() == []
+    assert lead.report_unknown() == []
 
 
 @pytest.mark.usefixtures("three")
@@ -387,11 +387,11 @@ def test_too_many_lines_over_two_losses(proved: bool) -> None:
         lead.send(line)
     back(lead)
     if proved:
-        assert lead.hear(message(8, "g", "ada")) == []
-    told = lead.hear(Synced(9))
+        assert lead.receive(message(8, "g", "ada")) == []
+    told = lead.receive(Synced(9))
     assert told[0] == forgotten(4 if proved else 6)
     assert unsure(told) == (["", "h", "i"] if proved else ["", "g", "h", "i"])
-    assert lead.give_up() == []
+    assert lead.report_unknown() == []
 
 
 @pytest.mark.usefixtures("three")
@@ -403,7 +403,7 @@ def test_the_newest_line_is_remembered_however_long() -> None:
         lead.send("long" * 1000)
         if not got_away:
             lead.unsend("long" * 1000)
-        told = lead.lose(RESET) + lead.give_up()
+        told = lead.lose(RESET) + lead.report_unknown()
         assert told[1] == forgotten(1)
         assert unsure(told)[1:] == ["long" * 1000] * got_away
 
@@ -415,10 +415,10 @@ def test_lines_are_proved_one_by_one() -> None:
     for line in ("a", "a", "b"):
         lead.send(line)
     back(lead)
-    lead._doubts.take_back()
-    assert [lead.hear(message(number, "a", "ada")) for number in (8, 9)] == [[], []]
+    lead._in_flight.take_back()
+    assert [lead.receive(message(number, "a", "ada")) for number in (8, 9)] == [[], []]
     for number, text in ((10, "a"), (11, "b")):
-        assert lead.hear(message(number, text, "ada")) == [message(number, text, "ada")]
+        assert lead.receive(message(number, text, "ada")) == [message(number, text, "ada")]
 
 
 def test_proving_takes_no_longer_with_many_lines() -> None:
@@ -429,22 +429,22 @@ def test_proving_takes_no_longer_with_many_lines() -> None:
     back(lead)
     begun = time.monotonic()
     for number in range(20_000):
-        lead.hear(message(8 + number, "others", "ada"))
+        lead.receive(message(8 + number, "others", "ada"))
     assert time.monotonic() - begun < 5
 
 
 def test_questions_without_answers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """The caller's own, too; each is answered, and the last answer confirms what the last one asked for."""
-    monkeypatch.setattr(doubts, "MAX_QUESTIONS", 3)
+    monkeypatch.setattr(inflight, "MAX_QUESTIONS", 3)
     lead = trail()
     for line in ["/sync"] * 10 + ["a"]:
         lead.send(line)
-    assert len(lead._doubts._questions) == 3
-    assert [lead.hear(Synced(8)) for _ in range(9)] == [[Synced(8)]] * 9
+    assert len(lead._in_flight._questions) == 3
+    assert [lead.receive(Synced(8)) for _ in range(9)] == [[Synced(8)]] * 9
     assert not lead.owes
-    assert lead.hear(Synced(8)) == [Synced(8)]
+    assert lead.receive(Synced(8)) == [Synced(8)]
     assert lead.owed() == b"/sync\n"
-    assert unsure(lead.lose(RESET) + lead.give_up()) == ["a"]
+    assert unsure(lead.lose(RESET) + lead.report_unknown()) == ["a"]
 
 
 def test_ends_that_are_no_loss() -> None:
@@ -454,7 +454,7 @@ def test_ends_that_are_no_loss() -> None:
     assert not lead.is_over(clean_end)
     assert lead.is_over(ProtocolError("nonsense"))
     lead.send("hi")
-    lead.hear(Error("you were removed", "removed"))
+    lead.receive(Error("you were removed", "removed"))
     assert unsure(lead.lose(clean_end)) == ["hi"]
     for end, doubtful in ((clean_end, ["hi"]), (RESET, ["hi"])):
         leaving = trail()

@@ -64,7 +64,7 @@ class Guest(Client):
         self._room = room
         self._inbox = _Inbox()
         self._inbox.extend(self._received)
-        self._received = self._link.received = self._inbox
+        self._received = self._connection.received = self._inbox
 
     @property
     def name(self) -> str:
@@ -118,10 +118,10 @@ class Guest(Client):
         while not seen.is_set():
             if self._receiving.acquire(timeout=LOOK_SECONDS):  # else another thread receives, and may see the sign
                 try:
-                    if self._link.ended:
-                        raise self._link.ended.with_traceback(None)
+                    if self._connection.ended:
+                        raise self._connection.ended.with_traceback(None)
                     if not seen.is_set():
-                        self._link.read(deadline)
+                        self._connection.read(deadline)
                 finally:
                     self._receiving.release()
             elif time.monotonic() > deadline:

@@ -7,11 +7,11 @@ from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from chatkit.client.aio_connection import AsyncLink
-from chatkit.client.aio_reconnect import AsyncChain
-from chatkit.client.connection import Place
-from chatkit.client.protocol import Session
-from chatkit.client.resume import Trail
+from chatkit.client.aio_connection import AsyncConnection
+from chatkit.client.aio_reconnect import AsyncReconnectingConnection
+from chatkit.client.connection import Endpoint
+from chatkit.client.protocol import ClientProtocol
+from chatkit.client.resume import ResumeState
 from chatkit.errors import ConnectionClosed
 from chatkit.events import Event
 from chatkit.limits import Limits
@@ -59,25 +59,25 @@ class AsyncClient:
     ) -> None:
         if queue and not reconnect:
             raise ValueError("queue needs reconnect=True")
-        place = Place(host, port, timeout, tls)
+        endpoint = Endpoint(host, port, timeout, tls)
         self._begun = False
-        self._link: AsyncLink | AsyncChain
+        self._connection: AsyncConnection | AsyncReconnectingConnection
         if reconnect:
-            trail = Trail(max_line_bytes, password=password, name=name, after=after, queue=queue)
-            self._link = AsyncChain(place, trail, max_line_bytes)
+            state = ResumeState(max_line_bytes, password=password, name=name, after=after, queue=queue)
+            self._connection = AsyncReconnectingConnection(endpoint, state, max_line_bytes)
         else:
-            session = Session(max_line_bytes, password=password, name=name, events=events, after=after)
-            self._link = AsyncLink(place, session)
+            protocol = ClientProtocol(max_line_bytes, password=password, name=name, events=events, after=after)
+            self._connection = AsyncConnection(endpoint, protocol)
 
     @property
     def address(self) -> Address:
         """(host, port) of this side. RuntimeError: not connected."""
-        return self._link.address
+        return self._connection.address
 
     @property
     def queued(self) -> list[str]:
         """The lines that wait for the return; after the end those that were never sent."""
-        return self._link.queued
+        return self._connection.queued
 
     async def connect(self) -> None:
         """Join the room; at its end the name is settled, and events begin.
@@ -88,7 +88,7 @@ class AsyncClient:
         if self._begun:
             raise RuntimeError("a client connects once; make a new one")
         self._begun = True
-        await self._link.connect()
+        await self._connection.connect()
 
     async def send(self, text: str) -> None:
         """Say one line. The line `exit` ends the conversation. Waits while the server reads nothing.
@@ -97,7 +97,7 @@ class AsyncClient:
         NotConnected: the connection is lost for now, and `queue` is full or 0; nothing was sent.
         ConnectionClosed, ProtocolError: the conversation is over. RuntimeError: not connected.
         """
-        await self._link.send(text)
+        await self._connection.send(text)
 
     async def receive(self, timeout: float | None = None) -> Event:
         """The next event: a `Message`, a `Notice` ...
@@ -106,12 +106,12 @@ class AsyncClient:
         TimeoutError: nothing arrived in time. ConnectionClosed: the conversation is over.
         ProtocolError: the server sent what isn't chat; the conversation is over. RuntimeError: not connected.
         """
-        received = self._link.received
+        received = self._connection.received
         if not received:
             try:
                 async with asyncio.timeout(timeout):
                     while not received:
-                        await self._link.arrival()
+                        await self._connection.arrival()
             except TimeoutError:
                 raise TimeoutError("nothing arrived in time") from None
         return received.popleft()
@@ -128,7 +128,7 @@ class AsyncClient:
 
     async def send_eof(self) -> None:
         """Say that no more lines will come. What the server still has for us can be received, then it ends."""
-        self._link.send_eof()
+        self._connection.send_eof()
 
     async def close(self, grace: float = 2.0) -> None:
         """Leave. When it returns the server has heard all that was sent, if it answered within `grace` seconds.
@@ -136,7 +136,7 @@ class AsyncClient:
         What wasn't received yet is dropped. Whoever waits in `send` or `receive` gets ConnectionClosed.
         """
         if self._begun:
-            await self._link.close(grace)
+            await self._connection.close(grace)
 
     async def __aenter__(self) -> Self:
         await self.connect()

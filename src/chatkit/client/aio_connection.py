@@ -7,8 +7,8 @@ import errno
 from collections import deque
 from collections.abc import Callable
 
-from chatkit.client.connection import Place
-from chatkit.client.protocol import Session
+from chatkit.client.connection import Endpoint
+from chatkit.client.protocol import ClientProtocol
 from chatkit.client.resume import MAX_WAITING_EVENTS
 from chatkit.errors import ChatError, ConnectionClosed, ProtocolError
 from chatkit.events import Event
@@ -16,21 +16,21 @@ from chatkit.limits import Limits
 from chatkit.net.sockets import Address, keep_alive, reset_on_close, two_tuple
 
 
-class Wire(asyncio.Protocol):
-    """Between the event loop and the session.
+class StreamProtocol(asyncio.Protocol):
+    """Between the event loop and the protocol.
 
     connected: the transport, from the beginning on, also after its end. writable: set while the server takes what is
-    sent. lost: set when the connection is gone. heard: called when something has arrived, or the end has.
+    sent. lost: set when the connection is gone. on_change: called when something has arrived, or the end has.
     """
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, protocol: ClientProtocol) -> None:
         self.writable = asyncio.Event()
         self.writable.set()
         self.lost = asyncio.Event()
         self.connected: asyncio.Transport | None = None
         self.has_sent_eof = False
-        self.heard: Callable[[], None] | None = None
-        self._session = session
+        self.on_change: Callable[[], None] | None = None
+        self._protocol = protocol
         self._arrived = asyncio.Event()
 
     @property
@@ -83,15 +83,15 @@ class Wire(asyncio.Protocol):
         keep_alive(sock, limits.silent_seconds, limits.unacknowledged_seconds)
 
     def data_received(self, data: bytes) -> None:
-        self._session.receive_data(data)
-        if isinstance(self._session.ended, ProtocolError):
+        self._protocol.receive_data(data)
+        if isinstance(self._protocol.ended, ProtocolError):
             self.transport.abort()
-        self.pause_if_many(len(self._session.received))
+        self.pause_if_many(len(self._protocol.received))
         self._tell()
 
     def eof_received(self) -> None:
         if not self._was_cut():
-            self._session.receive_data(b"")
+            self._protocol.receive_data(b"")
         self._tell()
 
     def _was_cut(self) -> bool:
@@ -105,15 +105,15 @@ class Wire(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         lost = error if isinstance(error, OSError) else OSError("the connection was lost")
-        self._session.end(self._session.lose(lost))
+        self._protocol.end(self._protocol.lose(lost))
         self.lost.set()
         self.writable.set()
         self._tell()
 
     def _tell(self) -> None:
         self._arrived.set()
-        if self.heard:
-            self.heard()
+        if self.on_change:
+            self.on_change()
 
     def pause_writing(self) -> None:
         self.writable.clear()
@@ -122,13 +122,13 @@ class Wire(asyncio.Protocol):
         self.writable.set()
 
 
-class AsyncLink:
-    """A wire and the session on it. `connect`, once, opens it."""
+class AsyncConnection:
+    """A stream and the protocol on it. `connect`, once, opens it."""
 
-    def __init__(self, place: Place, session: Session) -> None:
-        self.wire = Wire(session)
-        self._place = place
-        self._session = session
+    def __init__(self, endpoint: Endpoint, protocol: ClientProtocol) -> None:
+        self.stream = StreamProtocol(protocol)
+        self._endpoint = endpoint
+        self._protocol = protocol
 
     @property
     def address(self) -> Address:
@@ -136,11 +136,11 @@ class AsyncLink:
 
     @property
     def received(self) -> deque[Event]:
-        return self._session.received
+        return self._protocol.received
 
     @property
     def ended(self) -> ChatError | None:
-        return self._session.ended
+        return self._protocol.ended
 
     @property
     def queued(self) -> list[str]:
@@ -150,78 +150,80 @@ class AsyncLink:
     async def connect(self) -> None:
         """Errors as for `AsyncClient.connect`."""
         try:
-            async with asyncio.timeout(self._place.timeout):
+            async with asyncio.timeout(self._endpoint.timeout):
                 await self._reach()
-                if self._session.is_closing:
+                if self._protocol.is_closing:
                     raise ConnectionClosed("this client is closed", clean=True)
-                self.wire.transport.write(self._session.opening)
-                while self._session.is_opening:
-                    await self.wire.arrival()
+                self.stream.transport.write(self._protocol.opening)
+                while self._protocol.is_opening:
+                    await self.stream.arrival()
         except BaseException:
-            self.wire.abort()
+            self.stream.abort()
             raise
 
     async def send(self, text: str) -> None:
-        line, wire = self._session.line(text), self._connected
-        await wire.before_write()
+        line, stream = self._protocol.line(text), self._connected
+        await stream.before_write()
         self.raise_if_ended()
-        if wire.has_sent_eof:
-            raise self._session.lose(BrokenPipeError(errno.EPIPE, "nothing can be sent after send_eof"))
-        wire.transport.write(line)
-        if not wire.writable.is_set():
-            await wire.writable.wait()
+        if stream.has_sent_eof:
+            raise self._protocol.lose(BrokenPipeError(errno.EPIPE, "nothing can be sent after send_eof"))
+        stream.transport.write(line)
+        if not stream.writable.is_set():
+            await stream.writable.wait()
             self.raise_if_ended()
 
     async def arrival(self) -> None:
         """Wait for something to arrive, or for the end."""
-        wire = self._connected
+        stream = self._connected
         self.raise_if_ended()
-        wire.resume_reading()
-        await wire.arrival()
+        stream.resume_reading()
+        await stream.arrival()
 
     def send_eof(self) -> None:
         self._connected.send_eof()
 
     async def close(self, grace: float | None) -> None:
         """As `AsyncClient.close`."""
-        wire = self.wire
-        self._session.begin_close()
-        if not wire.connected:
+        stream = self.stream
+        self._protocol.begin_close()
+        if not stream.connected:
             return  # a `connect` that is under way finds it closed
         try:
-            wire.send_eof()
-            wire.resume_reading()
+            stream.send_eof()
+            stream.resume_reading()
             async with asyncio.timeout(grace):
-                await wire.lost.wait()
+                await stream.lost.wait()
         except TimeoutError:
             pass
         finally:
-            self._session.close()
-            wire.abort()
-        await wire.lost.wait()
+            self._protocol.close()
+            stream.abort()
+        await stream.lost.wait()
 
     async def abandon(self) -> None:
         """A lost connection's end; returns when nothing is left of it."""
-        self.wire.abort()
-        if self.wire.connected:
-            await self.wire.lost.wait()
+        self.stream.abort()
+        if self.stream.connected:
+            await self.stream.lost.wait()
 
     def raise_if_ended(self) -> None:
-        if self._session.ended:
-            raise self._session.ended.with_traceback(None)
+        if self._protocol.ended:
+            raise self._protocol.ended.with_traceback(None)
 
     @property
-    def _connected(self) -> Wire:
-        if not self.wire.connected:
+    def _connected(self) -> StreamProtocol:
+        if not self.stream.connected:
             raise RuntimeError("the client isn't connected")
-        return self.wire
+        return self.stream
 
     async def _reach(self) -> None:
-        loop, place, wire = asyncio.get_running_loop(), self._place, self.wire
-        if not place.tls:
-            await loop.create_connection(lambda: wire, place.host, place.port)
+        loop, endpoint, stream = asyncio.get_running_loop(), self._endpoint, self.stream
+        if not endpoint.tls:
+            await loop.create_connection(lambda: stream, endpoint.host, endpoint.port)
             return
         from chatkit.tls import client_context
 
-        context = client_context() if isinstance(place.tls, bool) else place.tls
-        await loop.create_connection(lambda: wire, place.host, place.port, ssl=context, server_hostname=place.host)
+        context = client_context() if isinstance(endpoint.tls, bool) else endpoint.tls
+        await loop.create_connection(
+            lambda: stream, endpoint.host, endpoint.port, ssl=context, server_hostname=endpoint.host
+        )

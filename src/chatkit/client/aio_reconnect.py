@@ -5,35 +5,35 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 
-from chatkit.client.aio_connection import AsyncLink
+from chatkit.client.aio_connection import AsyncConnection
 from chatkit.client.backoff import Backoff, is_final
-from chatkit.client.connection import Place
-from chatkit.client.resume import Trail, closed, left
+from chatkit.client.connection import Endpoint
+from chatkit.client.resume import ResumeState, closed, left
 from chatkit.errors import ChatError
 from chatkit.events import Event
 from chatkit.net.sockets import Address
 from chatkit.protocol.lines import encode_line, is_exit
 
 
-class AsyncChain:
-    """One `AsyncLink` after the other, with the verbs of one, and the trail that leads from each to the next.
+class AsyncReconnectingConnection:
+    """One `AsyncConnection` after the other, with the verbs of one, and the state that leads from each to the next.
 
-    received, ended: as of an `AsyncLink`. While there is no link a task waits and connects.
+    received, ended: as of an `AsyncConnection`. While there is no connection a task waits and connects.
     """
 
-    def __init__(self, place: Place, trail: Trail, max_line_bytes: int) -> None:
+    def __init__(self, endpoint: Endpoint, state: ResumeState, max_line_bytes: int) -> None:
         self.received = deque[Event]()
         self.ended: Exception | None = None
-        self._place = place
-        self._trail = trail
+        self._endpoint = endpoint
+        self._state = state
         self._max_line_bytes = max_line_bytes
         self._backoff = Backoff()
         self._changed = asyncio.Event()
         self._closing = False
-        self._comeback: asyncio.Task[None] | None = None
+        self._reconnector: asyncio.Task[None] | None = None
         self._address: Address | None = None
-        self._link: AsyncLink | None = AsyncLink(place, trail.session())
-        self._lost = self._link  # the last one; its socket closes a moment later
+        self._connection: AsyncConnection | None = AsyncConnection(endpoint, state.protocol())
+        self._lost = self._connection  # the last one; its socket closes a moment later
 
     @property
     def address(self) -> Address:
@@ -44,55 +44,57 @@ class AsyncChain:
     @property
     def queued(self) -> list[str]:
         """The lines that are kept for the return."""
-        return list(self._trail.queued)
+        return list(self._state.queued)
 
     async def connect(self) -> None:
-        assert self._link
-        await self._link.connect()
+        assert self._connection
+        await self._connection.connect()
         if self._closing:
             raise closed()
-        self._take_up(self._link)
+        self._take_up(self._connection)
 
     async def send(self, text: str) -> None:
         """Say one line; while away keep it for the return. NotConnected: that isn't wanted, or it is one too many."""
         encode_line(text, self._max_line_bytes)
-        if self._link and self._address:
-            await self._link.wire.before_write()
+        if self._connection and self._address:
+            await self._connection.stream.before_write()
         self._raise_if_ended()
-        if self._closing or self._trail.is_leaving:
+        if self._closing or self._state.is_leaving:
             raise left()
-        if (link := self._link) and not link.wire.transport.is_closing():
-            link.wire.transport.write(self._trail.send(text))
-            await link.wire.writable.wait()  # the trail knows what becomes of the line if the link is lost meanwhile
+        if (connection := self._connection) and not connection.stream.transport.is_closing():
+            connection.stream.transport.write(self._state.send(text))
+            await (
+                connection.stream.writable.wait()
+            )  # the state knows what becomes of the line if the connection is lost meanwhile
             self._raise_if_ended()
         elif is_exit(text):
             self._leave()
         else:
-            self._trail.keep(text)
+            self._state.keep(text)
 
     async def arrival(self) -> None:
         """Wait until something has changed."""
         self._raise_if_ended()
-        if self._link:
-            self._link.wire.resume_reading()
+        if self._connection:
+            self._connection.stream.resume_reading()
         self._changed.clear()
         await self._changed.wait()
 
     def send_eof(self) -> None:
         self._raise_if_unconnected()
         self._leave()
-        if self._link:
-            if (data := self._trail.leave()) and not self._link.wire.transport.is_closing():
-                self._link.wire.transport.write(data)
-            self._link.send_eof()
+        if self._connection:
+            if (data := self._state.leave()) and not self._connection.stream.transport.is_closing():
+                self._connection.stream.transport.write(data)
+            self._connection.send_eof()
 
     async def close(self, grace: float | None) -> None:
         self._closing = True
         try:
-            if self._comeback and not self._comeback.done():
-                self._comeback.cancel()
-                await asyncio.wait([self._comeback])
-            await (self._link.close(grace) if self._link else self._lost.abandon())
+            if self._reconnector and not self._reconnector.done():
+                self._reconnector.cancel()
+                await asyncio.wait([self._reconnector])
+            await (self._connection.close(grace) if self._connection else self._lost.abandon())
         finally:
             self._finish(closed())
             self.ended = closed()
@@ -108,50 +110,50 @@ class AsyncChain:
             raise self.ended.with_traceback(None)
 
     def _leave(self) -> None:
-        self._trail.is_leaving = True
-        if not self._link:
+        self._state.is_leaving = True
+        if not self._connection:
             self._finish(left())
 
     def _finish(self, reason: Exception) -> None:
         """There is no return any more; the first reason counts."""
-        self.received.extend(self._trail.give_up())
+        self.received.extend(self._state.report_unknown())
         self.ended = self.ended or reason
-        if self._comeback:
-            self._comeback.cancel()
+        if self._reconnector:
+            self._reconnector.cancel()
         self._changed.set()
 
-    def _take_up(self, link: AsyncLink) -> None:
-        """Go on with a new link."""
-        self._link, self._address = link, link.address
+    def _take_up(self, connection: AsyncConnection) -> None:
+        """Go on with a new connection."""
+        self._connection, self._address = connection, connection.address
         self._backoff.connected()
-        link.wire.heard = self._hear
-        self._hear()
-        while self._trail.queued and self._link is link and not link.wire.transport.is_closing():
-            link.wire.transport.write(self._trail.send(self._trail.queued.popleft()))
+        connection.stream.on_change = self._receive
+        self._receive()
+        while self._state.queued and self._connection is connection and not connection.stream.transport.is_closing():
+            connection.stream.transport.write(self._state.send(self._state.queued.popleft()))
 
-    def _hear(self) -> None:
-        if not (link := self._link):
+    def _receive(self) -> None:
+        if not (connection := self._connection):
             return
-        while link.received:
-            self.received.extend(self._trail.hear(link.received.popleft()))
-        if link.ended:
-            self._part(link, link.ended)
+        while connection.received:
+            self.received.extend(self._state.receive(connection.received.popleft()))
+        if connection.ended:
+            self._part(connection, connection.ended)
         else:
-            if self._trail.owes:
-                link.wire.transport.write(self._trail.owed())
-            link.wire.pause_if_many(len(self.received))
+            if self._state.owes:
+                connection.stream.transport.write(self._state.owed())
+            connection.stream.pause_if_many(len(self.received))
         self._changed.set()
 
-    def _part(self, link: AsyncLink, reason: ChatError) -> None:
+    def _part(self, connection: AsyncConnection, reason: ChatError) -> None:
         self._backoff.lost()
         if self._closing:
-            self._finish(reason)  # `close` has the link
+            self._finish(reason)  # `close` has the connection
             return
-        self._link, self._lost = None, link
-        self.received.extend(self._trail.lose(reason))
-        if self._trail.is_over(reason):
+        self._connection, self._lost = None, connection
+        self.received.extend(self._state.lose(reason))
+        if self._state.is_over(reason):
             self._finish(reason)
-        self._comeback = asyncio.get_running_loop().create_task(self._come_back())
+        self._reconnector = asyncio.get_running_loop().create_task(self._come_back())
 
     async def _come_back(self) -> None:
         """The task while away."""
@@ -164,18 +166,18 @@ class AsyncChain:
         await self._lost.abandon()
         while not self.ended:
             await asyncio.sleep(self._backoff.delay())
-            link = AsyncLink(self._place, self._trail.session())
+            connection = AsyncConnection(self._endpoint, self._state.protocol())
             try:
-                await link.connect()
+                await connection.connect()
             except (OSError, ChatError) as error:
-                await link.abandon()
+                await connection.abandon()
                 if is_final(error):
                     self._finish(error)
-                self.received.extend(self._trail.fail(error))
+                self.received.extend(self._state.fail(error))
                 self._changed.set()
             except asyncio.CancelledError:
-                await link.abandon()
+                await connection.abandon()
                 raise
             else:
-                self._take_up(link)
+                self._take_up(connection)
                 return

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from chatkit.net.transport import TlsSocket
 
 
-class Halted(Exception):
+class Cancelled(Exception):
     """The wait was ended."""
 
 
-class Halt:
+class CancelToken:
     """Once set, every wait that looks at it ends at once, now and later.
 
     `set` may come from any thread, at any time, more than once. In a `with` of the thread that waits a selector can look
@@ -65,18 +65,20 @@ class Halt:
             self._pair[1].close()  # an end of stream never goes away
 
 
-def wait(sock: socket.socket | TlsSocket, event: int, deadline: float | None, halt: Halt | None = None) -> None:
-    """Until the socket is ready for `event`. TimeoutError: the deadline came first. Halted: `halt` did."""
+def wait(
+    sock: socket.socket | TlsSocket, event: int, deadline: float | None, cancel: CancelToken | None = None
+) -> None:
+    """Until the socket is ready for `event`. TimeoutError: the deadline came first. Cancelled: `cancel` did."""
     with selectors.DefaultSelector() as selector:
         selector.register(sock, event)
-        if halt:
-            selector.register(halt, selectors.EVENT_READ)
+        if cancel:
+            selector.register(cancel, selectors.EVENT_READ)
         left = math.inf if deadline is None else deadline - time.monotonic()
         ready = selector.select(min(max(0, left), LONGEST_WAIT_SECONDS))
     if not ready and left <= LONGEST_WAIT_SECONDS:
         raise TimeoutError("nothing arrived in time")
-    if halt and any(key.fileobj is halt for key, _ in ready):
-        raise Halted
+    if cancel and any(key.fileobj is cancel for key, _ in ready):
+        raise Cancelled
 
 
 def deadline_of(timeout: float | None) -> float | None:

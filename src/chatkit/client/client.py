@@ -9,8 +9,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from chatkit.client.cancel import deadline_of, lock_timeout
-from chatkit.client.connection import Link, Place
-from chatkit.client.protocol import Session
+from chatkit.client.connection import ClientConnection, Endpoint
+from chatkit.client.protocol import ClientProtocol
 from chatkit.errors import ConnectionClosed
 from chatkit.events import Event
 from chatkit.limits import Limits
@@ -19,7 +19,7 @@ from chatkit.net.sockets import Address
 if TYPE_CHECKING:
     import ssl
 
-    from chatkit.client.reconnect import Chain
+    from chatkit.client.reconnect import ReconnectingConnection
 
 
 class Client:
@@ -83,29 +83,29 @@ class Client:
     ) -> None:
         if queue and not reconnect:
             raise ValueError("queue needs reconnect=True")
-        place = Place(host, port, timeout, tls)
-        self._link: Link | Chain
+        endpoint = Endpoint(host, port, timeout, tls)
+        self._connection: ClientConnection | ReconnectingConnection
         if reconnect:
-            from chatkit.client.reconnect import Chain  # only who comes back pays for it
-            from chatkit.client.resume import Trail
+            from chatkit.client.reconnect import ReconnectingConnection  # only who comes back pays for it
+            from chatkit.client.resume import ResumeState
 
-            trail = Trail(max_line_bytes, password=password, name=name, after=after, queue=queue)
-            self._link = Chain(place, trail, max_line_bytes)
+            state = ResumeState(max_line_bytes, password=password, name=name, after=after, queue=queue)
+            self._connection = ReconnectingConnection(endpoint, state, max_line_bytes)
         else:
-            session = Session(max_line_bytes, password=password, name=name, events=events, after=after)
-            self._link = Link(place, session)
-        self._received = self._link.received
-        self._receiving = self._link.receiving
+            protocol = ClientProtocol(max_line_bytes, password=password, name=name, events=events, after=after)
+            self._connection = ClientConnection(endpoint, protocol)
+        self._received = self._connection.received
+        self._receiving = self._connection.receiving
 
     @property
     def address(self) -> Address:
         """(host, port) of this side."""
-        return self._link.address
+        return self._connection.address
 
     @property
     def queued(self) -> list[str]:
         """The lines that wait for the return; after the end those that were never sent."""
-        return self._link.queued
+        return self._connection.queued
 
     def send(self, text: str) -> None:
         """Say one line. The line `exit` ends the conversation.
@@ -116,7 +116,7 @@ class Client:
 
         Waits while the server reads nothing; `close` in another thread ends the wait.
         """
-        self._link.send(text)
+        self._connection.send(text)
 
     def receive(self, timeout: float | None = None) -> Event:
         """The next event: a `Message`, a `Notice` ...
@@ -134,9 +134,9 @@ class Client:
             while True:
                 with suppress(IndexError):
                     return self._received.popleft()
-                if self._link.ended:
-                    raise self._link.ended.with_traceback(None)
-                self._link.read(deadline)
+                if self._connection.ended:
+                    raise self._connection.ended.with_traceback(None)
+                self._connection.read(deadline)
         finally:
             self._receiving.release()
 
@@ -152,7 +152,7 @@ class Client:
 
     def send_eof(self) -> None:
         """Say that no more lines will come. What the server still has for us can be received, then it ends."""
-        self._link.send_eof()
+        self._connection.send_eof()
 
     def close(self, grace: float = 2.0) -> None:
         """Leave. When it returns the server has heard all that was sent, if it answered within `grace` seconds.
@@ -160,12 +160,12 @@ class Client:
         What wasn't received yet is dropped. Whoever waits in `send` or `receive` gets ConnectionClosed.
         """
         deadline = deadline_of(grace)
-        self._link.begin_close(deadline)
+        self._connection.begin_close(deadline)
         with suppress(TimeoutError):
             self._drain(deadline)
-        self._link.shutdown()  # wakes those who still wait
+        self._connection.shutdown()  # wakes those who still wait
         with self._receiving:
-            self._link.close()
+            self._connection.close()
 
     def __enter__(self) -> Self:
         return self
@@ -179,7 +179,7 @@ class Client:
         """Read until the server's end, or TimeoutError."""
         if self._receiving.acquire(timeout=lock_timeout(deadline)):
             try:
-                while not self._link.ended and (deadline is None or time.monotonic() < deadline):
-                    self._link.read(deadline)
+                while not self._connection.ended and (deadline is None or time.monotonic() < deadline):
+                    self._connection.read(deadline)
             finally:
                 self._receiving.release()

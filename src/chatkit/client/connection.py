@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from errno import EINPROGRESS
 from typing import TYPE_CHECKING
 
-from chatkit.client.cancel import Halt, deadline_of, lock_timeout, wait
-from chatkit.client.protocol import Session
+from chatkit.client.cancel import CancelToken, deadline_of, lock_timeout, wait
+from chatkit.client.protocol import ClientProtocol
 from chatkit.errors import ChatError, ConnectionClosed, ProtocolError
 from chatkit.events import Event
 from chatkit.limits import Limits
@@ -28,7 +28,7 @@ READ_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Endpoint:
     """Where a server is and how to reach it: as the arguments of `Client`."""
 
     host: str
@@ -37,29 +37,29 @@ class Place:
     tls: bool | ssl.SSLContext
 
 
-class Link:
-    """A socket, in TLS if that is wanted, and the session on it, which is open when the link is made.
+class ClientConnection:
+    """A socket, in TLS if that is wanted, and the protocol on it, which is open when the connection is made.
 
-    halt: ends the waiting for that; then Halted is raised. Other errors as for `Client`.
+    cancel: ends the waiting for that; then Cancelled is raised. Other errors as for `Client`.
     receiving: to be held by who calls `read`. sending: held while something is written.
     in_line: whether the last `write` failed when it had begun: nobody knows what the server makes of it.
     """
 
-    def __init__(self, place: Place, session: Session, halt: Halt | None = None) -> None:
+    def __init__(self, endpoint: Endpoint, protocol: ClientProtocol, cancel: CancelToken | None = None) -> None:
         self.receiving = threading.Lock()
         self.in_line = False
         self.sending = threading.Lock()
         self._unsent = b""
         self._broken = False  # half a line was sent, and the rest won't be
-        self._session = session
-        sock = dial(place, halt)
+        self._protocol = protocol
+        sock = connect(endpoint, cancel)
         try:
             self.address = two_tuple(sock.getsockname())
             with suppress(OSError):  # some systems refuse options of a socket whose peer is gone
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._tls = self._in_tls(sock, place, halt) if place.tls else None
+            self._tls = self._in_tls(sock, endpoint, cancel) if endpoint.tls else None
             self._socket = self._tls or sock
-            self._open(deadline_of(place.timeout), halt)
+            self._open(deadline_of(endpoint.timeout), cancel)
         except BaseException:
             sock.close()
             raise
@@ -67,16 +67,16 @@ class Link:
     @property
     def received(self) -> deque[Event]:
         """What nobody has taken yet; who wants to hear it otherwise sets a deque of its own."""
-        return self._session.received
+        return self._protocol.received
 
     @received.setter
     def received(self, received: deque[Event]) -> None:
-        self._session.received = received
+        self._protocol.received = received
 
     @property
     def ended(self) -> ChatError | None:
         """Why nothing more will come, or None."""
-        return self._session.ended
+        return self._protocol.ended
 
     @property
     def queued(self) -> list[str]:
@@ -85,9 +85,9 @@ class Link:
 
     def send(self, text: str) -> None:
         """Say one line, as `Client.send`."""
-        self.write(self._session.line(text))
+        self.write(self._protocol.line(text))
 
-    def write(self, data: bytes, halt: Halt | None = None) -> None:
+    def write(self, data: bytes, cancel: CancelToken | None = None) -> None:
         """Send it all. ConnectionClosed: the conversation is over."""
         with self.sending:
             if self._broken:
@@ -99,10 +99,10 @@ class Link:
                     try:
                         left = left[self._socket.send(left) :]
                     except BlockingIOError:
-                        wait(self._socket, selectors.EVENT_WRITE, None, halt)
+                        wait(self._socket, selectors.EVENT_WRITE, None, cancel)
             except OSError as error:
                 self.in_line = self._broken = self._has_begun(len(data), len(left))
-                raise self._session.lose(error) from None
+                raise self._protocol.lose(error) from None
             except BaseException:  # Ctrl-C: what is sent next must not be glued to half a line
                 if self._has_begun(len(data), len(left)):
                     self.break_off()
@@ -115,10 +115,10 @@ class Link:
             with suppress(OSError):  # full, or lost: reading tells
                 self._unsent = self._unsent[self._socket.send(self._unsent) :]
 
-    def read(self, deadline: float | None, halt: Halt | None = None) -> None:
+    def read(self, deadline: float | None, cancel: CancelToken | None = None) -> None:
         """One read's worth of events, or the reason why there will be none. TimeoutError: nothing arrived in time."""
         if not self.take():
-            wait(self._socket, selectors.EVENT_READ, deadline, halt)
+            wait(self._socket, selectors.EVENT_READ, deadline, cancel)
 
     def take(self) -> bool:
         """The same of what has arrived; whether there was anything."""
@@ -127,10 +127,10 @@ class Link:
         except BlockingIOError:
             return False
         except OSError as error:
-            self._session.end(self._session.lose(error))
+            self._protocol.end(self._protocol.lose(error))
         else:
-            self._session.receive_data(data)
-            if isinstance(self._session.ended, ProtocolError):
+            self._protocol.receive_data(data)
+            if isinstance(self._protocol.ended, ProtocolError):
                 self.shutdown()
         return True
 
@@ -141,7 +141,7 @@ class Link:
 
     def begin_close(self, deadline: float | None) -> None:
         """From now on nothing is kept that arrives; the server is told, if it takes that in time."""
-        self._session.begin_close()
+        self._protocol.begin_close()
         if self.sending.acquire(timeout=lock_timeout(deadline)):
             try:
                 self._end_sending(deadline)
@@ -159,13 +159,13 @@ class Link:
     def break_off(self) -> None:
         """The end, without an end of stream, which would make a line of what was sent."""
         self._broken = True
-        self._session.end(broken_off())
+        self._protocol.end(broken_off())
         self.shutdown()
 
     def close(self) -> None:
         """After `begin_close` and `shutdown`, for who holds `receiving`."""
         with self.sending:
-            self._session.close()
+            self._protocol.close()
             self._socket.close()
 
     def abandon(self) -> None:
@@ -175,26 +175,26 @@ class Link:
         with self.sending:
             self._socket.close()
 
-    def _in_tls(self, sock: socket.socket, place: Place, halt: Halt | None) -> TlsSocket:
+    def _in_tls(self, sock: socket.socket, endpoint: Endpoint, cancel: CancelToken | None) -> TlsSocket:
         """The socket inside TLS, after the handshake."""
         from chatkit.net.transport import TlsSocket  # ssl takes longer to load than all of this
         from chatkit.tls import client_context
 
-        deadline = deadline_of(place.timeout)
-        inside = TlsSocket(sock, client_context() if isinstance(place.tls, bool) else place.tls, place.host)
+        deadline = deadline_of(endpoint.timeout)
+        inside = TlsSocket(sock, client_context() if isinstance(endpoint.tls, bool) else endpoint.tls, endpoint.host)
         while not inside.ready:
             try:
-                self._session.receive_data(inside.recv(READ_BYTES))
+                self._protocol.receive_data(inside.recv(READ_BYTES))
             except BlockingIOError:
                 if not inside.ready:
-                    wait(sock, selectors.EVENT_READ, deadline, halt)
+                    wait(sock, selectors.EVENT_READ, deadline, cancel)
         return inside
 
-    def _open(self, deadline: float | None, halt: Halt | None) -> None:
-        """Ask for the name and the events that the session wants, and wait for them."""
-        self.write(self._session.opening, halt)
-        while self._session.is_opening:
-            self.read(deadline, halt)
+    def _open(self, deadline: float | None, cancel: CancelToken | None) -> None:
+        """Ask for the name and the events that the protocol wants, and wait for them."""
+        self.write(self._protocol.opening, cancel)
+        while self._protocol.is_opening:
+            self.read(deadline, cancel)
 
     def _end_sending(self, deadline: float | None) -> None:
         """Our end; in TLS it may have to wait until the kernel takes it."""
@@ -215,16 +215,16 @@ class Link:
             self._socket.shutdown(how)
 
 
-def dial(place: Place, halt: Halt | None) -> socket.socket:
+def connect(endpoint: Endpoint, cancel: CancelToken | None) -> socket.socket:
     """A connected, non-blocking socket; each address of the host is tried. OSError: why the last one failed."""
     failed = OSError("the host has no address")
-    for family, kind, protocol, _, address in socket.getaddrinfo(place.host, place.port, type=socket.SOCK_STREAM):
+    for family, kind, protocol, _, address in socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM):
         sock = socket.socket(family, kind, protocol)
         try:
             sock.setblocking(False)
             code = sock.connect_ex(address)
             if code == EINPROGRESS:
-                wait(sock, selectors.EVENT_WRITE, deadline_of(place.timeout), halt)
+                wait(sock, selectors.EVENT_WRITE, deadline_of(endpoint.timeout), cancel)
                 code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             if code:
                 raise OSError(code, os.strerror(code))

@@ -18,22 +18,22 @@ MAX_QUESTIONS = 1000
 
 @dataclass(slots=True)
 class _Sent:
-    """Lines that were sent over one connection, in order, and aren't known to be heard.
+    """Lines that were sent over one connection, in order, and aren't known to be acknowledged.
 
     names: who said them, and places: what they were, and which of the connection's lines said it, once that is lost.
-    before: how many lines of the connection came before these. heard: how many the room has surely heard.
+    before: how many lines of the connection came before these. acknowledged: how many the room has surely acknowledged.
     """
 
     names: set[str] = field(default_factory=set)
     places: dict[tuple[type[Message], str], deque[int]] = field(default_factory=dict)
     lines: deque[str] = field(default_factory=deque)
     before: int = 0
-    heard: int = 0
+    acknowledged: int = 0
 
     @property
     def forgotten(self) -> int:
-        """How many lines before these aren't known to be heard either."""
-        return self.before - self.heard
+        """How many lines before these aren't known to be acknowledged either."""
+        return self.before - self.acknowledged
 
     def place_of(self, message: Message) -> int | None:
         """Which of the connection's lines said this, if one of these did."""
@@ -45,15 +45,15 @@ class _Sent:
 
 @dataclass(slots=True)
 class _Question:
-    """One `/sync`, or several of the caller's: when they are all answered the first `hears` lines have been heard."""
+    """One `/sync`, or several of the caller's: when they are all answered the first `upto` lines have been acknowledged."""
 
-    hears: int
+    upto: int
     is_ours: bool
     answers: int = 1
 
 
-class Doubts:
-    """The lines of this connection that aren't confirmed, and those of lost ones that may not have been heard.
+class InFlight:
+    """The lines of this connection that aren't confirmed, and those of lost ones that may not have been acknowledged.
 
     Together at most MAX_REMEMBERED, or the newest line if that is longer: the oldest are forgotten, and only counted.
     """
@@ -80,7 +80,7 @@ class Doubts:
     @property
     def unasked(self) -> bool:
         """Whether there are lines that no question is about."""
-        asked = self._questions[-1].hears if self._questions else self._sent.heard
+        asked = self._questions[-1].upto if self._questions else self._sent.acknowledged
         return asked < self._sent.before + len(self._sent.lines)
 
     def add(self, line: str) -> None:
@@ -101,11 +101,11 @@ class Doubts:
 
     def ask(self, *, is_ours: bool) -> None:
         """A `/sync` goes out after the last line."""
-        hears = self._sent.before + len(self._sent.lines)
+        upto = self._sent.before + len(self._sent.lines)
         if is_ours or len(self._questions) < MAX_QUESTIONS or self._questions[-1].is_ours:
-            self._questions.append(_Question(hears, is_ours))
+            self._questions.append(_Question(upto, is_ours))
         else:
-            self._questions[-1].hears = hears
+            self._questions[-1].upto = upto
             self._questions[-1].answers += 1
 
     def confirm(self) -> bool:
@@ -116,7 +116,7 @@ class Doubts:
         question.answers -= 1
         if not question.answers:
             self._questions.popleft()
-            self._hear(self._sent, question.hears)
+            self._acknowledge(self._sent, question.upto)
         return not question.is_ours
 
     def lose(self, names: set[str]) -> None:
@@ -134,33 +134,33 @@ class Doubts:
     # Lost ones
 
     def __bool__(self) -> bool:
-        """Whether a message may prove that a line of a lost connection was heard."""
+        """Whether a message may match_echo that a line of a lost connection was acknowledged."""
         return bool(self._lost)
 
-    def prove(self, message: Message) -> bool:
-        """Whether this is one of our doubtful lines; then all that was sent before it was heard, too."""
+    def match_echo(self, message: Message) -> bool:
+        """Whether this is one of our doubtful lines; then all that was sent before it was acknowledged, too."""
         for lost in self._lost:
             if message.sender in lost.names and (place := lost.place_of(message)) is not None:
-                self._hear(lost, place + 1)
+                self._acknowledge(lost, place + 1)
                 return True
         return False
 
-    def give_up(self) -> list[Event]:
-        """Nothing will prove these lines any more: what the caller is told of them."""
+    def report_unknown(self) -> list[Event]:
+        """Nothing will match_echo these lines any more: what the caller is told of them."""
         forgotten = self._forgotten + sum(lost.forgotten for lost in self._lost)
         lines = [line for lost in self._lost for line in lost.lines]
         self._lost.clear()
         self._forgotten = 0
         self._size -= sum(map(_size_of, lines))
-        many = f"nobody knows whether the room heard {forgotten} lines that were sent before, too many to keep"
+        many = f"nobody knows whether the room acknowledged {forgotten} lines that were sent before, too many to keep"
         told = list[Event]([Unsure(many, "")] if forgotten else [])
-        return told + [Unsure(f"nobody knows whether the room heard: {line}", line) for line in lines]
+        return told + [Unsure(f"nobody knows whether the room acknowledged: {line}", line) for line in lines]
 
-    def _hear(self, sent: _Sent, heard: int) -> None:
-        """The room has surely heard so many lines of a connection."""
-        while sent.lines and sent.before < heard:
+    def _acknowledge(self, sent: _Sent, acknowledged: int) -> None:
+        """The room has surely acknowledged so many lines of a connection."""
+        while sent.lines and sent.before < acknowledged:
             self._drop(sent)
-        sent.heard = min(heard, sent.before)  # one may have been taken back
+        sent.acknowledged = min(acknowledged, sent.before)  # one may have been taken back
 
     def _forget(self) -> None:
         """The oldest line, but not that there was one."""

@@ -24,7 +24,7 @@ from chatkit.protocol.sanitize import clean
 MAX_RECEIVED_BYTES = 1024 * 1024
 
 
-class Session:
+class ClientProtocol:
     """What has been received, and how it ends.
 
     max_line_bytes: of a line to send. password, name, events, after: what to ask the server for, as in `Client`.

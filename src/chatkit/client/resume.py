@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections import deque
 
-from chatkit.client.inflight import Doubts
-from chatkit.client.protocol import Session
+from chatkit.client.inflight import InFlight
+from chatkit.client.protocol import ClientProtocol
 from chatkit.errors import ConnectionClosed, NotConnected, ProtocolError
 from chatkit.events import Error, Event, Gap, Left, Lost, Message, Notice, Renamed, Returned, Synced, Welcome
 from chatkit.protocol.lines import is_exit
@@ -20,7 +20,7 @@ MAX_WAITING_EVENTS = 1000
 CATCH_UP_LINES = 100
 
 
-class Trail:
+class ResumeState:
     """Which message was the last, what one's own name is, what was sent and may have been lost.
 
     max_line_bytes, password, name, after: as for `Client`. queue: how many lines are kept while away.
@@ -28,7 +28,7 @@ class Trail:
     is_leaving: whether this side has said that the conversation is over, so that its end is no loss.
 
     A line is confirmed by the answer to a `/sync` that was sent after it; one of these is under way at a time. What is
-    remembered until then has a bound, see `Doubts`.
+    remembered until then has a bound, see `InFlight`.
     """
 
     def __init__(
@@ -50,13 +50,13 @@ class Trail:
         self._room: str | None = None
         self._removed = False
         self._reason = ""  # why the room didn't let it in, as was told
-        self._doubts = Doubts()
+        self._in_flight = InFlight()
         self._asks_for_name = False
-        self.session()  # what can't be asked for is the caller's mistake at once
+        self.protocol()  # what can't be asked for is the caller's mistake at once
 
-    def session(self) -> Session:
+    def protocol(self) -> ClientProtocol:
         """For the next connection: it asks for what came after the last message here."""
-        return Session(
+        return ClientProtocol(
             self._max_line_bytes,
             password=self._password,
             name=self._chosen,
@@ -72,23 +72,23 @@ class Trail:
         if is_exit(text):
             return self.leave() + f"{text}\n".encode()
         if text:  # else the room does nothing, whether it hears it or not
-            self._doubts.add(text)
+            self._in_flight.add(text)
         return f"{text}\n".encode() + self.owed()
 
     def leave(self) -> bytes:
         """The conversation is over when this side says so; what is to be sent before that, so that all is confirmed."""
         self.is_leaving = True
-        return self._sync() if self._doubts.unasked else b""
+        return self._sync() if self._in_flight.unasked else b""
 
     def unsend(self, text: str) -> None:
         """The last line, this one, didn't get away; perhaps it is known already that the connection is lost."""
         if text and not is_exit(text):
-            self._doubts.take_back()
+            self._in_flight.take_back()
 
     @property
     def is_due(self) -> bool:
         """Whether who sends had better look for answers, in case nobody receives."""
-        lines = self._doubts.unconfirmed
+        lines = self._in_flight.unconfirmed
         return bool(lines) and not lines % CATCH_UP_LINES
 
     @property
@@ -112,7 +112,7 @@ class Trail:
 
     # What is heard
 
-    def hear(self, event: Event) -> list[Event]:
+    def receive(self, event: Event) -> list[Event]:
         """What the caller is told of it."""
         match event:
             case Welcome():
@@ -121,7 +121,7 @@ class Trail:
                 return self._synced(event)
             case Message():
                 is_new = self._told_up_to(event.id or 0)
-                is_ours = self._doubts.prove(event)
+                is_ours = self._in_flight.match_echo(event)
                 return [event] if is_new and not is_ours else []
             case Gap():
                 known = self._last or 0
@@ -138,14 +138,14 @@ class Trail:
 
     def lose(self, reason: Exception) -> list[Event]:
         """The connection is lost: what the caller is told, and if it is for good, what remains uncertain."""
-        self._doubts.lose({*self._names, self._name, self._chosen or self._name})
+        self._in_flight.lose({*self._names, self._name, self._chosen or self._name})
         self._names = set()
-        if self._doubts:  # ask for all that may be one of them; what the caller knows is passed over
+        if self._in_flight:  # ask for all that may be one of them; what the caller knows is passed over
             self._told = min(self._told or 0, self._heard)
         self._reason = ""
         self._asks_for_name = False
         if self.is_over(reason):
-            return self.give_up()
+            return self.report_unknown()
         return [Lost(f"the connection is lost: {reason}; trying to come back")]
 
     def fail(self, error: Exception) -> list[Event]:
@@ -159,13 +159,13 @@ class Trail:
         """Whether that is an end for good."""
         return self.is_leaving or self._removed or isinstance(reason, ProtocolError)
 
-    def give_up(self) -> list[Event]:
+    def report_unknown(self) -> list[Event]:
         """There is no return: what the caller is told of the lines whose fate is unknown."""
-        return self._doubts.give_up()
+        return self._in_flight.report_unknown()
 
     @property
     def _needs_sync(self) -> bool:
-        return self._doubts.unasked and not self._doubts.is_asking
+        return self._in_flight.unasked and not self._in_flight.is_asking
 
     @property
     def _is_homeless(self) -> bool:
@@ -180,13 +180,13 @@ class Trail:
         return is_new
 
     def _sync(self) -> bytes:
-        self._doubts.ask(is_ours=True)
+        self._in_flight.ask(is_ours=True)
         return f"{SYNC}\n".encode()
 
     def _welcomed(self, event: Welcome) -> list[Event]:
         before, self._room, self._name = self._room, event.room, event.name
         self._names = {event.name}
-        if not self._doubts or before != event.room:
+        if not self._in_flight or before != event.room:
             self._heard = event.newest
         if not before:
             self._told = self._last = event.newest if self._last is None else min(self._last, event.newest)
@@ -195,15 +195,15 @@ class Trail:
         self._asks_for_name = self._is_homeless  # it may have become free before we could hear that
         if before == event.room:
             return [Returned(f"back as {event.name}", event.name, False)]
-        self._told = self._last = 0  # and nothing in the new room can prove a line that was said in the old one
-        return [Returned(f"back as {event.name}, but the room began anew", event.name, True), *self.give_up()]
+        self._told = self._last = 0  # and nothing in the new room can match_echo a line that was said in the old one
+        return [Returned(f"back as {event.name}, but the room began anew", event.name, True), *self.report_unknown()]
 
     def _synced(self, event: Synced) -> list[Event]:
         self._told_up_to(event.newest)
         self._heard = event.newest
         self._names = {self._name}
-        is_callers = self._doubts.confirm()
-        return [*self.give_up(), *([event] if is_callers else [])]
+        is_callers = self._in_flight.confirm()
+        return [*self.report_unknown(), *([event] if is_callers else [])]
 
 
 def left() -> ConnectionClosed:

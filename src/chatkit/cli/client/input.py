@@ -16,7 +16,7 @@ from chatkit.protocol.lines import BadLine, Line, LineDecoder
 READ_BYTES = 64 * 1024
 
 
-class Typing(threading.Thread):
+class InputThread(threading.Thread):
     """Sends what is typed, line by line, from a thread of its own, so that others' lines show at any time.
 
     left: whether the end is ours: the line `exit`, or the end of input.
@@ -56,7 +56,7 @@ class Typing(threading.Thread):
         except (ChatError, OSError):
             pass  # whoever receives hears it too
 
-    def hear(self, event: Event) -> bool:
+    def receive(self, event: Event) -> bool:
         """What was received may end a wait; whether it is for this thread alone."""
         is_ours = self._confirming and isinstance(event, Synced)
         self._confirmed |= is_ours

@@ -12,8 +12,8 @@ from typing import Any
 import click
 
 from chatkit import ChatError, Client, ConnectionClosed, NameTaken, Notice, PasswordRefused, ProtocolError, Unsure
-from chatkit.cli.client.input import Typing
-from chatkit.cli.client.output import Lines, Members, Nothing, OutputLost, Screen
+from chatkit.cli.client.input import InputThread
+from chatkit.cli.client.output import JsonOutput, OutputLost, QuietOutput, ReconnectOutput, TextOutput
 from chatkit.cli.client.trust import KnownHosts, tls_fault, trust, trust_options
 from chatkit.cli.common import (
     CHAT_CLIENT,
@@ -55,7 +55,9 @@ def _checked_name(context: click.Context, parameter: click.Parameter, name: str 
 @trust_options
 @password_option
 @option("--name", metavar="NAME", callback=_checked_name, help="What to be called; else it is a number, your port.")
-@option("--json", "as_json", is_flag=True, help="For scripts: print what happens as JSON Lines, with ids and times.")
+@option(
+    "--json", "as_json", is_flag=True, help="For scripts: print what happens as JSON JsonOutput, with ids and times."
+)
 @option("--once", is_flag=True, help="For scripts: send standard input, wait until the room has it, print no chat.")
 @option(
     "--reconnect",
@@ -89,22 +91,22 @@ def main(as_json: bool, once: bool, reconnect: bool, **options: Any) -> None:
         fail(CHAT_CLIENT, "cannot show the chat: standard output is closed")
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     sign = f"/{secrets.token_hex(3)}"[: options["max_line_bytes"]]  # no command: told so, the room has heard all before
-    screen = (
-        Nothing(sign)
+    output = (
+        QuietOutput(sign)
         if once
-        else Lines()
+        else JsonOutput()
         if as_json
-        else Members(sys.stdin is not None and sys.stdin.isatty())
+        else ReconnectOutput(sys.stdin is not None and sys.stdin.isatty())
         if reconnect
-        else Screen()
+        else TextOutput()
     )
     try:
         queue = QUEUED_LINES if reconnect else 0
         client = _join(events=as_json or once, reconnect=reconnect, queue=queue, **options)
         patient = reconnect and not os.isatty(0)
-        typing = Typing(client, options["max_line_bytes"], last=sign if once else "", patient=patient)
-        status = _chat(client, typing, screen)
-        refused = screen.refused or (typing.refused and (once or patient))
+        typed = InputThread(client, options["max_line_bytes"], last=sign if once else "", patient=patient)
+        status = _chat(client, typed, output)
+        refused = output.refused or (typed.refused and (once or patient))
         status = NOT_TAKEN if status == LEFT and refused else status
     except KeyboardInterrupt:
         abandon(sys.stdout)
@@ -149,27 +151,27 @@ def _connect(host: str, port: int, **options: Any) -> Client:
         fail(CHAT_CLIENT, f"disconnected: {error}", status=LOST)
 
 
-def _chat(client: Client, typing: Typing, screen: Screen) -> int:
+def _chat(client: Client, typed: InputThread, output: TextOutput) -> int:
     """Show what others say until the conversation ends; the exit status."""
     last = ""
     try:
-        screen.begin()
-        typing.start()
+        output.begin()
+        typed.start()
         for event in client:
             last = event.text if isinstance(event, Notice) else ""
-            screen.refused |= isinstance(event, Unsure)
-            if not typing.hear(event):
-                screen.show(event)
-        if typing.left and not last.startswith((*NOT_ADMITTED, CUT_OFF)) and screen.taken and not typing.kept():
-            screen.end()
+            output.refused |= isinstance(event, Unsure)
+            if not typed.receive(event):
+                output.show(event)
+        if typed.left and not last.startswith((*NOT_ADMITTED, CUT_OFF)) and output.taken and not typed.kept():
+            output.end()
             return LEFT
-        lost = "left while away" if typing.kept() else "the server ended the conversation"
+        lost = "left while away" if typed.kept() else "the server ended the conversation"
     except ChatError as error:
         lost = str(error)
     except ssl.SSLError as error:  # the certificate that a restarted server shows
         lost = tls_fault(error)
     except KeyboardInterrupt:
-        if kept := typing.kept():
+        if kept := typed.kept():
             complain(CHAT_CLIENT, f"{kept} lines of input were not sent")
         raise
     except OutputLost as error:
@@ -179,6 +181,6 @@ def _chat(client: Client, typing: Typing, screen: Screen) -> int:
         return CANNOT_SHOW if error.reason else LEFT
     finally:
         client.close(grace=0.2)
-    unsent = "" if last.startswith(NOT_ADMITTED) else typing.unsent()
+    unsent = "" if last.startswith(NOT_ADMITTED) else typed.unsent()
     complain(CHAT_CLIENT, f"disconnected: {lost}{unsent}")
     return LOST

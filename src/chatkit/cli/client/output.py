@@ -1,4 +1,4 @@
-"""What `chat-client` shows: the chat, JSON Lines, or only what went wrong."""
+"""What `chat-client` shows: the chat, JSON JsonOutput, or only what went wrong."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class OutputLost(Exception):
         self.reason = None if isinstance(error, BrokenPipeError) else reason(error)
 
 
-class Screen:
+class TextOutput:
     """The chat, for people.
 
     refused: whether the room didn't do something, or perhaps not. taken: whether it is known to have heard everything.
@@ -46,7 +46,7 @@ class Screen:
             raise OutputLost(error) from None
 
 
-class Members(Screen):
+class ReconnectOutput(TextOutput):
     """The chat as members with plain text see it, of what a client that reconnects receives.
 
     advises: whether to say, the first time, what becomes of lines that are typed while the connection is lost.
@@ -72,8 +72,8 @@ class Members(Screen):
             super().show(event)
 
 
-class Lines(Screen):
-    """JSON Lines, for programs; in ASCII, so that no terminal and no locale comes to harm."""
+class JsonOutput(TextOutput):
+    """JSON JsonOutput, for programs; in ASCII, so that no terminal and no locale comes to harm."""
 
     def begin(self) -> None:
         pass
@@ -85,7 +85,7 @@ class Lines(Screen):
         pass
 
 
-class Nothing(Lines):
+class QuietOutput(JsonOutput):
     """Only what the room didn't do. sign: what was sent last; when that is answered, the room has heard all before."""
 
     taken = False
