@@ -42,8 +42,8 @@ class HistoryContract(ABC):
     def test_a_new_one_is_empty(self, history: History) -> None:
         """Ids begin at 1, and nothing is missing."""
         assert (history.newest_id, history.unused, history.read(0, ALL, ALL)) == (0, [], [])
-        assert len(history.room) == 16
-        assert int(history.room, 16) >= 0
+        assert len(history.epoch) == 16
+        assert int(history.epoch, 16) >= 0
 
     @given(batches=st.lists(spoken, max_size=4))
     @settings(
@@ -120,7 +120,7 @@ class DurableContract(HistoryContract):
         again = self.make(tmp_path)
         again.open()
         assert [message.id for message in again.read(0, ALL, ALL)] == [1, 2, 4]
-        assert (again.newest_id, again.room, again.unused) == (4, history.room, [(3, 3)])
+        assert (again.newest_id, again.epoch, again.unused) == (4, history.epoch, [(3, 3)])
         again.append(said(5))
         assert [message.id for message in again.read(3, ALL, ALL)] == [4, 5]
         again.close()

@@ -123,7 +123,7 @@ def test_json_lines(run: Run, serve: Serve) -> None:
     lines += rest.splitlines()
     events = [json.loads(line) for line in lines]
     assert all(line.isascii() and line.isprintable() for line in lines)
-    assert events[0] == {"type": "welcome", "name": "ada", "newest": 0, "room": events[0]["room"]}
+    assert events[0] == {"type": "welcome", "name": "ada", "newest": 0, "epoch": events[0]["epoch"]}
     kinds = ["welcome", "joined", "renamed", "message", "action", "private", "left", "notice", "error"]
     assert [event["type"] for event in events] == kinds
     said = events[3]

@@ -120,8 +120,8 @@ def test_ids_are_never_given_again_after_a_crash(open_history: Open) -> None:
     crash(history)
     again = open_history()
     assert again.newest_id == RESERVED_IDS
-    assert (again.room, again.missing(1, again.newest_id), again.cursor_before_last(again.newest_id, 2)) == (
-        history.room,
+    assert (again.epoch, again.missing(1, again.newest_id), again.cursor_before_last(again.newest_id, 2)) == (
+        history.epoch,
         3,
         1,
     )
@@ -198,7 +198,7 @@ def test_a_file_that_is_removed(path: Path, open_history: Open, caplog: pytest.L
     assert caplog.text.count("was removed or replaced") == 1
     history.close()
     again = open_history()
-    assert (again.newest_id, again.room) == (3, history.room)
+    assert (again.newest_id, again.epoch) == (3, history.epoch)
     assert rows(path.with_name("old.db"), "SELECT id FROM messages") == [(1,), (2,)]
 
 
@@ -230,7 +230,7 @@ def test_a_backup_of_a_running_room(path: Path, open_history: Open) -> None:
     back.open()
     assert [message.id for message in back.read(0, ALL, ALL)] == [1, 2]
     assert rows(copy, "PRAGMA journal_mode") == [("wal",)]
-    assert back.room == history.room
+    assert back.epoch == history.epoch
     back.close()
 
 
@@ -305,7 +305,7 @@ def test_a_damaged_file_is_put_aside(
     assert [record.levelno for record in caplog.records] == [logging.ERROR]
     assert str(aside) in caplog.text
     assert (again.newest_id, again.read(0, ALL, ALL)) == (0, [])
-    assert again.room != history.room
+    assert again.epoch != history.epoch
     again.append(said(1))
 
 
@@ -318,7 +318,7 @@ def test_damage_while_it_runs(path: Path, open_history: Open) -> None:
     with open(path, "r+b") as file:
         file.seek(4096)
         file.write(b"\xff" * (path.stat().st_size - 4096))
-    name = history.room
+    name = history.epoch
     for connection in (history._writer, history._reader):
         if connection:
             connection.execute("PRAGMA cache_size = 0")
@@ -329,7 +329,7 @@ def test_damage_while_it_runs(path: Path, open_history: Open) -> None:
     assert [message.id for message in history.read(0, ALL, ALL)] == [2001]
     history.close()
     again = open_history()
-    assert (again.newest_id, again.room) == (2001, name)
+    assert (again.newest_id, again.epoch) == (2001, name)
 
 
 def test_keep(path: Path, open_history: Open) -> None:

@@ -142,7 +142,7 @@ def test_a_file_damaged_while_it_is_used(serve: Serve, talk: Talk, tmp_path: Pat
     fill(path)
     started = serve(history=path, limits=Limits(history_size=1))
     talker = talk(started.port)
-    room = talker.witness.wait_for("welcome")["room"]
+    room = talker.witness.wait_for("welcome")["epoch"]
     talker.say("before")
     damage(path)
     with Witness(started.port, 0) as asker:
@@ -161,7 +161,7 @@ def test_a_file_damaged_while_it_is_used(serve: Serve, talk: Talk, tmp_path: Pat
     assert ids == list(range(ids[0], after + 1))  # nothing was lost once it was put aside
     again = serve(history=path)
     with Witness(again.port) as newcomer:
-        assert newcomer.wait_for("welcome")["room"] == room
+        assert newcomer.wait_for("welcome")["epoch"] == room
         assert newcomer.newest == after
 
 

@@ -15,17 +15,17 @@ import pytest
 from chatkit import (
     Client,
     ConnectionClosed,
+    Disconnected,
     Error,
     Gap,
     Left,
     Limits,
-    Lost,
     Message,
+    Reconnected,
     Renamed,
-    Returned,
     Server,
     Synced,
-    Unsure,
+    Unconfirmed,
     Welcome,
 )
 from chatkit.client import connection, reconnect
@@ -105,7 +105,7 @@ def test_what_was_said_while_away_arrives_once_and_in_order(serve: Serve, how: s
 
 
 def test_the_absence_is_framed_and_the_name_taken_back(serve: Serve, gate: Gate) -> None:
-    """Lost, Returned, and only then what was missed."""
+    """Disconnected, Reconnected, and only then what was missed."""
     started = serve()
     with Client(port=started.port) as ann, member(started) as (bob, proxy):
         proxy.link_of(bob).reset()
@@ -113,8 +113,8 @@ def test_the_absence_is_framed_and_the_name_taken_back(serve: Serve, gate: Gate)
         ann.send("missed")
         started.recorder.wait_for("message")
         gate.put(0)
-        assert isinstance(bob.receive(DEADLINE), Lost)
-        assert bob.receive(DEADLINE) == Returned("back as bob", "bob", anew=False)
+        assert isinstance(bob.receive(DEADLINE), Disconnected)
+        assert bob.receive(DEADLINE) == Reconnected("back as bob", "bob", new_epoch=False)
         assert bob.receive(DEADLINE).text == "missed"
 
 
@@ -143,11 +143,11 @@ def test_the_return_between_looking_and_waiting(serve: Serve, gate: Gate, monkey
     monkeypatch.setattr(reconnect.ReconnectingConnection, "_take_up", taken_up)
     with member(serve()) as (bob, proxy):
         proxy.link_of(bob).reset()
-        assert isinstance(bob.receive(DEADLINE), Lost)
+        assert isinstance(bob.receive(DEADLINE), Disconnected)
         with monkeypatch.context() as patched:
             patched.setattr(reconnect.ReconnectingConnection, "read", late)
             patched.setattr(connection.ClientConnection, "read", waits)
-            assert isinstance(bob.receive(DEADLINE), Returned)
+            assert isinstance(bob.receive(DEADLINE), Reconnected)
 
 
 @pytest.mark.usefixtures("at_once")
@@ -157,7 +157,7 @@ def test_the_server_is_restarted() -> None:
         port = server.port
         bob = Client(port=port, name="bob", reconnect=True)
     with bob, Server(port=port, limits=QUICK), Client(port=port) as ann:
-        assert next_of(bob, Returned) == Returned("back as bob, but the room began anew", "bob", anew=True)
+        assert next_of(bob, Reconnected) == Reconnected("back as bob, but the room began anew", "bob", new_epoch=True)
         ann.send("hi")
         assert next_of(bob, Message).text == "hi"
         bob.send("hi too")
@@ -185,7 +185,7 @@ def test_the_own_name_is_free_only_later(serve: Serve, gate: Gate) -> None:
         started.recorder.wait_for("leave")
         with Client(port=started.port, name="BOB"):
             gate.put(0)
-            assert next_of(bob, Returned).name == str(proxy.link_of(bob).name)
+            assert next_of(bob, Reconnected).name == str(proxy.link_of(bob).name)
             assert next_of(bob, Error) == Error("the name bob is taken", "name_taken")
         assert next_of(bob, Left) == Left("BOB")
         assert next_of(bob, Renamed).name == "bob"
@@ -197,7 +197,7 @@ def test_away_lines_are_refused_or_kept(serve: Serve, kept: int) -> None:
     """Without a queue each is refused, with one those beyond its bound; `receive` waits no longer than asked."""
     with member(serve(), queue=kept) as (bob, proxy):
         proxy.link_of(bob).reset()
-        next_of(bob, Lost)
+        next_of(bob, Disconnected)
         for number in range(kept):
             bob.send(f"{number}")
         with pytest.raises(NotConnected, match="not sent: the connection is lost"):
@@ -222,11 +222,11 @@ def test_queued_lines_are_sent_in_order_after_the_return(serve: Serve, gate: Gat
     started = serve()
     with Client(port=started.port) as ann, member(started, queue=100) as (bob, proxy):
         proxy.link_of(bob).reset()
-        next_of(bob, Lost)
+        next_of(bob, Disconnected)
         for number in range(100):
             bob.send(f"{number}")
         gate.put(0)
-        next_of(bob, Returned)
+        next_of(bob, Reconnected)
         bob.send("100")
         assert texts(ann, "100") == [f"{number}" for number in range(101)]
         assert bob.queued == []
@@ -244,7 +244,7 @@ def test_a_program_that_only_sends_comes_back(serve: Serve) -> None:
         ann.send("end")
         unsure = list[str]()
         while not isinstance(event := bob.receive(DEADLINE), Message):
-            unsure += [event.line] if isinstance(event, Unsure) else []
+            unsure += [event.line] if isinstance(event, Unconfirmed) else []
         assert unsure in ([], ["0"])  # the kernel may take one for a connection that is gone
         assert unsure + heard == [f"{number}" for number in range(100)]
 
@@ -261,9 +261,9 @@ def test_a_line_whose_fate_is_unknown(serve: Serve, gate: Gate, heard: bool) -> 
             assert next_of(ann, Message) == Message("bob", "well?")
         link.reset()
         gate.put(0)
-        next_of(bob, Returned)
+        next_of(bob, Reconnected)
         if not heard:
-            assert bob.receive(DEADLINE) == Unsure("nobody knows whether the room heard: well?", "well?")
+            assert bob.receive(DEADLINE) == Unconfirmed("nobody knows whether the room heard: well?", "well?")
         bob.send("on we go")
         assert next_of(ann, Message).text == "on we go"
         ann.send("end")
@@ -339,7 +339,7 @@ def test_a_loss_is_found_by_who_never_receives(serve: Serve) -> None:
         proxy.link_of(bob).to_client.half_close()
         with pytest.raises(NotConnected):
             publish(bob, 200)
-        assert isinstance(bob.receive(0), Lost)
+        assert isinstance(bob.receive(0), Disconnected)
 
 
 @pytest.mark.parametrize("times", [3, pytest.param(3, marks=pytest.mark.stress)])
@@ -379,7 +379,7 @@ def test_who_sends_needs_no_descriptor(serve: Serve, monkeypatch: pytest.MonkeyP
         assert [ann.line().split()[-1] for _ in range(300)] == [b"%d" % number for number in range(300)]
 
 
-@pytest.mark.parametrize("where", ["send", "hear", "owed"])
+@pytest.mark.parametrize("where", ["send", "receive", "owed"])
 def test_ctrl_c_between_what_is_known_and_what_was_sent(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
@@ -398,7 +398,7 @@ def test_ctrl_c_between_what_is_known_and_what_was_sent(
             patched.setattr(ResumeState, where, interrupted)
             with pytest.raises(KeyboardInterrupt):
                 bob.send("a") if where == "send" else next_of(bob, Synced)
-        assert next_of(bob, Returned)
+        assert next_of(bob, Reconnected)
         bob.send("/sync")
         assert next_of(bob, Synced)
 

@@ -16,14 +16,14 @@ from chatkit import (
     AsyncClient,
     Client,
     ConnectionClosed,
+    Disconnected,
     Error,
     Limits,
-    Lost,
     Message,
     PasswordRefused,
-    Returned,
+    Reconnected,
     Server,
-    Unsure,
+    Unconfirmed,
     Welcome,
 )
 from chatkit.client import aio_connection, aio_reconnect
@@ -122,13 +122,13 @@ def test_away_lines_are_refused_or_kept(serve: Serve, delays: Delays, kept: int)
             async with member(started, queue=kept) as (bob, proxy):
                 delays.delay = 0.001
                 link_of(proxy, bob).reset()
-                await next_of(bob, Lost)
+                await next_of(bob, Disconnected)
                 for number in range(kept):
                     await bob.send(f"{number}")
                 with pytest.raises(NotConnected, match="not sent: the connection is lost"):
                     await bob.send("one too many")
                 assert bob.queued == [f"{number}" for number in range(kept)]
-                await next_of(bob, Returned)
+                await next_of(bob, Reconnected)
                 await bob.send("last")
                 for text in [*(f"{number}" for number in range(kept)), "last"]:
                     assert (await asyncio.to_thread(ann.receive, DEADLINE)).text == text
@@ -151,9 +151,9 @@ def test_a_line_whose_fate_is_unknown(serve: Serve, delays: Delays, heard: bool)
                 if heard:
                     assert await asyncio.to_thread(ann.receive, DEADLINE) == Message("bob", "well?")
                 link.reset()
-                await next_of(bob, Returned)
+                await next_of(bob, Reconnected)
                 if not heard:
-                    assert (await next_of(bob, Unsure)).line == "well?"
+                    assert (await next_of(bob, Unconfirmed)).line == "well?"
                 await bob.send("on we go")
                 assert (await asyncio.to_thread(ann.receive, DEADLINE)).text == "on we go"
                 ann.send("end")
@@ -172,7 +172,7 @@ def test_an_absence_is_ended_at_once(serve: Serve, delays: Delays, leave: str) -
         async with member(started) as (bob, proxy):
             delays.delay = 3000
             link_of(proxy, bob).reset()
-            await next_of(bob, Lost)
+            await next_of(bob, Disconnected)
             waiting = asyncio.create_task(bob.receive())
             await asyncio.sleep(0)
             begun = time.monotonic()
@@ -236,7 +236,7 @@ def test_close_ends_an_attempt(serve: Serve, delays: Delays) -> None:
             port = server.port
             bob = AsyncClient(port=port, reconnect=True, timeout=None)
             await bob.connect()
-            room = (await next_of(bob, Welcome)).room
+            room = (await next_of(bob, Welcome)).epoch
         with socket.create_server(("127.0.0.1", port)) as listener:
             listener.setblocking(False)
             loop = asyncio.get_running_loop()
@@ -372,7 +372,7 @@ def test_what_nobody_thought_of_ends_the_conversation(serve: Serve, monkeypatch:
         async with member(started) as (bob, proxy):
             link_of(proxy, bob).reset()
             with pytest.raises(ZeroDivisionError):
-                await next_of(bob, Returned)
+                await next_of(bob, Reconnected)
 
     monkeypatch.setattr(aio_reconnect, "Backoff", lambda: Backoff(uniform))
     started = serve()
@@ -391,7 +391,7 @@ def test_leaving_a_server_that_did_not_listen(serve: Serve, delays: Delays, leav
             await bob.send("hi")
             await (bob.send("exit") if leave == "exit" else bob.send_eof())
             link.to_client.half_close()
-            assert [event.line async for event in bob if isinstance(event, Unsure)] == ["hi"]
+            assert [event.line async for event in bob if isinstance(event, Unconfirmed)] == ["hi"]
 
     started = serve()
     check()
@@ -404,7 +404,7 @@ def test_a_cancelled_close_after_a_return(serve: Serve, delays: Delays) -> None:
     async def check() -> None:
         async with member(started) as (bob, proxy):
             link_of(proxy, bob).reset()
-            await next_of(bob, Returned)
+            await next_of(bob, Reconnected)
             transport = transport_of(bob)
             closing = asyncio.create_task(bob.close(grace=DEADLINE))
             await asyncio.sleep(0)

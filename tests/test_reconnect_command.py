@@ -84,12 +84,12 @@ def test_json(run: Run, proxy: tuple[Started, Proxy]) -> None:
     assert json.loads(client.line())["type"] == "welcome"
     lose_a_line(client, link)
     types = {}
-    while "unsure" not in types:
+    while "unconfirmed" not in types:
         event = json.loads(client.line())
         types[event["type"]] = event
-    assert types["lost"]["text"].startswith("the connection is lost")
-    assert types["returned"]["anew"] is False
-    assert types["unsure"]["line"] == "lost"
+    assert types["disconnected"]["text"].startswith("the connection is lost")
+    assert types["reconnected"]["new_epoch"] is False
+    assert types["unconfirmed"]["line"] == "lost"
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from chatkit import Client, Event, Limits, Lost, Message, Returned, Unsure
+from chatkit import Client, Disconnected, Event, Limits, Message, Reconnected, Unconfirmed
 from tests.conftest import DEADLINE, Started
 from tests.proxy import Direction, Link, Proxy
 from tests.test_reconnect import at_once
@@ -59,8 +59,10 @@ def test_a_receiver_misses_nothing(serve: Serve, times: int) -> None:
         receiver.join(DEADLINE)
     assert not receiver.is_alive()
     assert [event.id for event in events if isinstance(event, Message)] == list(range(1, times * 10 + 2))
-    framing = [type(event) for event in events if isinstance(event, Lost | Returned)]
-    assert framing == [Lost, Returned] * max(1, len(framing) // 2)  # fewer than cuts: some come before the return
+    framing = [type(event) for event in events if isinstance(event, Disconnected | Reconnected)]
+    assert framing == [Disconnected, Reconnected] * max(
+        1, len(framing) // 2
+    )  # fewer than cuts: some come before the return
 
 
 @pytest.mark.usefixtures("at_once")
@@ -98,6 +100,6 @@ def test_a_sender_knows_what_was_said(serve: Serve, times: int) -> None:
         threads[0].join(DEADLINE)
     assert heard.pop() == "last"
     assert len(set(heard)) == len(heard)
-    unsure = {event.line for event in events if isinstance(event, Unsure)}
+    unsure = {event.line for event in events if isinstance(event, Unconfirmed)}
     assert [line for line in heard if line not in unsure] == [line for line in sent if line not in unsure]
     assert [event.text for event in events if isinstance(event, Message) and event.text not in unsure] == ["end"]

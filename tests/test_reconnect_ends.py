@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from chatkit import Client, ConnectionClosed, Error, Lost, PasswordRefused, ProtocolError, Returned, Server
+from chatkit import Client, ConnectionClosed, Disconnected, Error, PasswordRefused, ProtocolError, Reconnected, Server
 from chatkit.tls import client_context, fingerprint_of, server_context
 from tests.conftest import DEADLINE
 from tests.test_reconnect import QUICK, Serve, at_once, member, never, next_of
@@ -31,7 +31,7 @@ def test_close_ends_an_absence_at_once(serve: Serve) -> None:
     """In the middle of a back-off; who waits in `receive` hears it, and no thread is left."""
     with member(serve()) as (bob, proxy):
         proxy.link_of(bob).reset()
-        next_of(bob, Lost)
+        next_of(bob, Disconnected)
         waiting = threading.Thread(target=lambda: list(bob))
         waiting.start()
         while not bob._receiving.locked():
@@ -52,7 +52,7 @@ def test_close_ends_an_attempt_at_once() -> None:
         port = server.port
         bob = Client(port=port, reconnect=True, timeout=None)
     with socket.create_server(("127.0.0.1", port)) as listener:
-        next_of(bob, Lost)
+        next_of(bob, Disconnected)
         listener.settimeout(DEADLINE)
         sock, _ = listener.accept()
         with sock:
@@ -68,7 +68,7 @@ def test_leaving_while_away(serve: Serve, leave: Callable[[Client], None]) -> No
     """`exit` and `send_eof` end the conversation at once; nothing can be said after."""
     with member(serve(), queue=1) as (bob, proxy):
         proxy.link_of(bob).reset()
-        next_of(bob, Lost)
+        next_of(bob, Disconnected)
         leave(bob)
         assert list(bob) == []
         with pytest.raises(ConnectionClosed):
@@ -116,7 +116,7 @@ def test_another_certificate_is_final(certificate: Path, tmp_path: Path) -> None
         bob = Client(port=port, tls=context, reconnect=True)
     with bob:
         with Server(port=port, tls=server_context(certificate), limits=QUICK):
-            next_of(bob, Returned)
+            next_of(bob, Reconnected)
         with Server(port=port, tls=server_context(other)), pytest.raises(ssl.SSLCertVerificationError):
             list(bob)
 
@@ -128,7 +128,7 @@ def test_nonsense_from_the_server_is_final() -> None:
         port = server.port
         bob = Client(port=port, reconnect=True)
     with bob, socket.create_server(("127.0.0.1", port)) as listener:
-        next_of(bob, Lost)
+        next_of(bob, Disconnected)
         listener.settimeout(DEADLINE)
         sock, _ = listener.accept()
         with sock:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from chatkit import Client, ConnectionClosed, Lost, Notice, Returned, Server, Unsure
+from chatkit import Client, ConnectionClosed, Disconnected, Notice, Reconnected, Server, Unconfirmed
 from chatkit.client import connection, reconnect
 from chatkit.client.backoff import Backoff
 from chatkit.client.reconnect import Reconnector
@@ -76,8 +76,8 @@ def test_out_of_descriptors(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> No
         with monkeypatch.context() as patched:
             patched.setattr(socket, "socketpair", socketpair)
             proxy.link_of(bob).reset()
-            next_of(bob, Lost)
-            next_of(bob, Returned)
+            next_of(bob, Disconnected)
+            next_of(bob, Reconnected)
         assert not failures
 
 
@@ -92,9 +92,9 @@ def test_no_thread_to_come_back(serve: Serve, monkeypatch: pytest.MonkeyPatch, e
     with member(serve()) as (bob, proxy):
         proxy.link_of(bob).reset()
         with pytest.raises(type(error)):
-            next_of(bob, Returned)
+            next_of(bob, Reconnected)
         with pytest.raises((RuntimeError, ConnectionClosed)):
-            next_of(bob, Returned)
+            next_of(bob, Reconnected)
 
 
 def test_what_nobody_thought_of_ends_the_conversation(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,7 +107,7 @@ def test_what_nobody_thought_of_ends_the_conversation(serve: Serve, monkeypatch:
     with member(serve()) as (bob, proxy):
         proxy.link_of(bob).reset()
         with pytest.raises(ZeroDivisionError):
-            next_of(bob, Returned)
+            next_of(bob, Reconnected)
 
 
 @pytest.mark.parametrize("leave", [lambda bob: bob.send("exit"), Client.send_eof])
@@ -119,7 +119,7 @@ def test_leaving_a_server_that_did_not_listen(serve: Serve, leave: Callable[[Cli
         bob.send("hi")
         leave(bob)
         connection.to_client.half_close()
-        assert [event.line for event in bob if isinstance(event, Unsure)] == ["hi"]
+        assert [event.line for event in bob if isinstance(event, Unconfirmed)] == ["hi"]
 
 
 @pytest.mark.parametrize("leave", [lambda bob: bob.send("exit"), Client.send_eof])
@@ -139,7 +139,7 @@ def test_an_end_after_the_loss_was_found(serve: Serve) -> None:
     with in_room(serve()) as (bob, proxy):
         under = connection_under(bob)
         proxy.link_of(bob).reset()
-        next_of(bob, Lost)
+        next_of(bob, Disconnected)
         under.send_eof()
         under.begin_close(None)
         assert not under.sending.locked()
@@ -194,11 +194,11 @@ def test_the_end_waits_for_what_was_kept(serve: Serve, gate: Gate) -> None:
     started = serve()
     with Client(port=started.port) as ann, member(started, queue=1000) as (bob, proxy):
         proxy.link_of(bob).reset()
-        next_of(bob, Lost)
+        next_of(bob, Disconnected)
         for number in range(1000):
             bob.send(f"{number}")
         gate.put(0)
-        next_of(bob, Returned)
+        next_of(bob, Reconnected)
         bob.send_eof()
         assert texts(ann, "999") == [f"{number}" for number in range(1000)]
         assert list(bob) == []
@@ -213,7 +213,7 @@ def test_the_room_says_why_it_does_not_let_us_in() -> None:
         bob = Client(port=port, reconnect=True)
     with bob, socket.create_server(("127.0.0.1", port)) as listener:
         listener.settimeout(DEADLINE)
-        next_of(bob, Lost)
+        next_of(bob, Disconnected)
         for reason in ("one", "one", "other"):
             sock, _ = listener.accept()
             with sock:

@@ -247,7 +247,7 @@ def test_a_private_line_before_the_welcome_is_kept() -> None:
     """Nobody tells it again; what was said to all before the welcome would be told twice."""
     session = ClientProtocol(8192, password=None, name=None, events=True, after=None)
     session.receive_data(
-        b'ada (private): psst\nada: hi\n{"type":"welcome","name":"1","newest":1,"room":"0123456789abcdef"}\n'
+        b'ada (private): psst\nada: hi\n{"type":"welcome","name":"1","newest":1,"epoch":"0123456789abcdef"}\n'
     )
     assert list(session.received) == [Private("ada", "psst"), Welcome("1", 1, "0123456789abcdef")]
 
@@ -259,7 +259,7 @@ def test_once_is_not_fooled_by_json_in_its_input(run: Run, serve: Serve, line: s
     peer = started.peer()
     status, out, err = client_with(run, started.port, f"before\n{line}\nafter\n", "--once")
     assert (status, out) == (1, "")
-    assert err in ("chat-client: you read JSON already\n", "chat-client: usage: /json [AFTER [ROOM]]\n")
+    assert err in ("chat-client: you read JSON already\n", "chat-client: usage: /json [AFTER [EPOCH]]\n")
     assert [peer.line().partition(b": ")[2] for _ in range(2)] == [b"before", b"after"]
 
 

@@ -115,7 +115,7 @@ def test_in_pages(serve: Serve, where: dict[str, Any], monkeypatch: pytest.Monke
     ann.send(b"".join(b"%d\n" % number for number in range(1, 2001)))
     bob.lines(2000)
     bob.send(b"/json 7\n")
-    assert event(bob.line()) == Welcome(bob.name, 2000, started.server._room.publisher.room)
+    assert event(bob.line()) == Welcome(bob.name, 2000, started.server._room.publisher.epoch)
     assert [message.text for message in messages_upto(bob, 2000)] == [str(number) for number in range(8, 2001)]
 
 

@@ -32,7 +32,7 @@ def heard(seat: Seat) -> list[Event]:
 
 def timeless(event: Event) -> Event:
     if isinstance(event, Welcome):
-        return replace(event, room="")
+        return replace(event, epoch="")
     return replace(event, time=None) if isinstance(event, Message | Private) else event
 
 

@@ -29,7 +29,7 @@ from chatkit import (
 from chatkit.client.protocol import MAX_RECEIVED_BYTES, ClientProtocol
 
 TIME = "1970-01-01T00:01:00.000Z"
-WELCOME = b'{"type":"welcome","name":"ada","newest":7,"room":"0123456789abcdef"}\n'
+WELCOME = b'{"type":"welcome","name":"ada","newest":7,"epoch":"0123456789abcdef"}\n'
 MESSAGE = b'{"type":"message","id":8,"time":"1970-01-01T00:01:00.000Z","from":"bob","text":"hi"}\n'
 
 

@@ -70,7 +70,7 @@ class Terminal:
     """chat-client under a shell on a terminal that answers what asks it, as real ones do."""
 
     def __init__(self, stack: ExitStack, port: int) -> None:
-        self.screen = pyte.TextOutput(200, 40)
+        self.screen = pyte.Screen(200, 40)
         self.screen.write_process_input = self._answer
         self.answers: list[str] = []
         self.shown = ""
@@ -130,7 +130,7 @@ def terminal() -> Iterator[Start]:
 @pytest.mark.parametrize("line", [HOSTILE["report"].encode(), NOT_UTF8], ids=["C0", "raw C1"])
 def test_the_emulator_would_answer(line: bytes) -> None:
     """Shown as it is, such a line makes the terminal type: the tests below can fail."""
-    screen, answers = pyte.TextOutput(80, 24), list[str]()
+    screen, answers = pyte.Screen(80, 24), list[str]()
     screen.write_process_input = answers.append
     pyte.Stream(screen).feed(line.decode("latin-1"))
     assert answers

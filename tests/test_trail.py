@@ -13,17 +13,17 @@ from hypothesis import strategies as st
 from chatkit import (
     Action,
     ConnectionClosed,
+    Disconnected,
     Error,
     Event,
     Gap,
     Left,
-    Lost,
     Message,
     ProtocolError,
+    Reconnected,
     Renamed,
-    Returned,
     Synced,
-    Unsure,
+    Unconfirmed,
     Welcome,
 )
 from chatkit.client import inflight
@@ -58,12 +58,14 @@ def message(number: int, text: str = "hi", sender: str = "bob") -> Message:
 
 
 def unsure(events: list[Event]) -> list[str]:
-    return [event.line for event in events if isinstance(event, Unsure)]
+    return [event.line for event in events if isinstance(event, Unconfirmed)]
 
 
-def forgotten(number: int) -> Unsure:
+def forgotten(number: int) -> Unconfirmed:
     """What is told of so many lines that were too many."""
-    return Unsure(f"nobody knows whether the room heard {number} lines that were sent before, too many to keep", "")
+    return Unconfirmed(
+        f"nobody knows whether the room heard {number} lines that were sent before, too many to keep", ""
+    )
 
 
 @pytest.fixture
@@ -99,9 +101,9 @@ def test_loss_and_return_frame_the_absence() -> None:
     """The caller hears of both; the second welcome isn't told, nor the answer to the question of the opening."""
     lead = trail(name="51044")
     lost, returned = back(lead, "51099")
-    assert isinstance(lost, Lost)
+    assert isinstance(lost, Disconnected)
     assert "Connection reset by peer" in lost.text
-    assert returned == Returned("back as 51099", "51099", anew=False)
+    assert returned == Reconnected("back as 51099", "51099", new_epoch=False)
     assert lead.receive(message(8)) == [message(8)]
     assert lead.receive(Synced(8)) == []
     assert lead.receive(Synced(8)) == [Synced(8)]  # not ours
@@ -112,8 +114,8 @@ def test_a_room_that_began_anew() -> None:
     lead = trail()
     lead.send("hi")
     _, returned, uncertain = back(lead, room=OTHER_ROOM)
-    assert isinstance(returned, Returned)
-    assert returned.anew
+    assert isinstance(returned, Reconnected)
+    assert returned.new_epoch
     assert unsure([uncertain]) == ["hi"]
     assert f"/json 0 {OTHER_ROOM}\n" in opening(lead)
     assert lead.receive(message(1, "hi", "ada")) == [message(1, "hi", "ada")]
@@ -306,7 +308,7 @@ def test_the_chosen_name_is_taken_back() -> None:
 def test_a_name_that_is_free_only_later(freed: Event) -> None:
     """It is asked for once after the welcome, so that the caller hears it is taken, and whenever it becomes free."""
     lead = trail()
-    assert back(lead, "51044")[1] == Returned("back as 51044", "51044", anew=False)
+    assert back(lead, "51044")[1] == Reconnected("back as 51044", "51044", new_epoch=False)
     assert lead.owed() == b"/nick ada\n"
     refused = Error("the name ada is taken", "name_taken")
     assert lead.receive(refused) == [refused]
@@ -345,7 +347,7 @@ def test_a_line_that_did_not_get_away() -> None:
 
 @pytest.mark.usefixtures("three")
 def test_of_too_many_lines_the_oldest_are_only_counted() -> None:
-    """One `Unsure`, ahead of the others, says how many; what is remembered after that begins anew."""
+    """One `Unconfirmed`, ahead of the others, says how many; what is remembered after that begins anew."""
     lead = trail()
     for line in "abcde":
         lead.send(line)

@@ -10,22 +10,22 @@ from chatkit import (
     AsyncClient,
     Client,
     ConnectionClosed,
+    Disconnected,
     Error,
     Event,
     Gap,
     Joined,
     Left,
     Limits,
-    Lost,
     Member,
     Message,
     NotConnected,
     Private,
+    Reconnected,
     Renamed,
-    Returned,
     Server,
     Stats,
-    Unsure,
+    Unconfirmed,
     Welcome,
 )
 from chatkit.history.sqlite.store import SqliteHistory
@@ -85,10 +85,10 @@ def come_back() -> None:
             assert_type(error, NotConnected)
         for event in client:
             match event:
-                case Returned(name=name, anew=anew):
+                case Reconnected(name=name, new_epoch=anew):
                     assert_type(name, str)
                     assert_type(anew, bool)
-                case Unsure(line=line) | Lost(text=line):
+                case Unconfirmed(line=line) | Disconnected(text=line):
                     assert_type(line, str)
 
 

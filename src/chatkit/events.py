@@ -90,13 +90,13 @@ class Welcome(_Told):
     """From here on the conversation is JSON Lines.
 
     name: the reader's own. newest: the id of the room's last message, 0 before the first.
-    room: which room it is: where that is another word, ids began anew.
+    epoch: which run of the ids this is: where it is another word, ids began anew.
     """
 
     _words = "you are {0.name}"
     name: str
     newest: int
-    room: str
+    epoch: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,23 +144,23 @@ class Gap(_Told):
 
 
 @dataclass(frozen=True, slots=True)
-class Lost(Notice):
+class Disconnected(Notice):
     """The connection is lost; the client is trying to come back."""
 
 
 @dataclass(frozen=True, slots=True)
-class Returned(Notice):
+class Reconnected(Notice):
     """The client is back. What it missed follows.
 
-    name: its own, from now on. anew: whether the room began anew, with other ids; what was missed can't be known then.
+    name: its own, from now on. new_epoch: whether the room began anew, with other ids; what was missed can't be known then.
     """
 
     name: str
-    anew: bool
+    new_epoch: bool
 
 
 @dataclass(frozen=True, slots=True)
-class Unsure(Notice):
+class Unconfirmed(Notice):
     """Nobody knows whether the room heard a line that was sent before the connection was lost; it wasn't sent again.
 
     line: as it was given to `send`; "" for those that were too many to remember, whose number `text` tells.

@@ -41,13 +41,13 @@ class Client:
     max_line_bytes: the server's limit of that name; `send` refuses longer lines.
     address: (host, port) of this side; the port is the member's name, unless something on the way translates it.
 
-    Coming back: `Lost` is received, then, when the client is in the room again under the name it had or chose last,
-    `Returned`, and what was said meanwhile: each message once, in order, or a `Gap`; `Private` lines, notices, `Joined` and `Left` of
+    Coming back: `Disconnected` is received, then, when the client is in the room again under the name it had or chose last,
+    `Reconnected`, and what was said meanwhile: each message once, in order, or a `Gap`; `Private` lines, notices, `Joined` and `Left` of
     that time are lost. While somebody else has the name, the client is there under its port, and takes the name when it is free.
     Between attempts it waits a random time below 0.2 s, then 0.4, 0.8 and so on up to 30 s. A line that was sent before
-    the loss and may not have been heard is received as `Unsure`; nothing is sent twice. Own lines are known by name and words: the same
+    the loss and may not have been heard is received as `Unconfirmed`; nothing is sent twice. Own lines are known by name and words: the same
     from a member who took our name, while ours are in doubt, are taken for them, and a handler that changes words hides them. What was sent is remembered until the room
-    has confirmed it, at most 8 MiB of it; of older lines one `Unsure` tells the number, with an empty `line`. Who never receives
+    has confirmed it, at most 8 MiB of it; of older lines one `Unconfirmed` tells the number, with an empty `line`. Who never receives
     gets the confirmations by `send`, until 1000 events wait; then nothing is read, and a busy room cuts it off as too slow.
     An end is no loss after `exit`, `send_eof` and `close`, or when the operator removed this member (`Error`, code `removed`).
     A loss is found by who receives, and by `send`; a silent one by the kernel, within a minute.

@@ -6,7 +6,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from chatkit.client.protocol import command_of, said
-from chatkit.events import Event, Message, Unsure
+from chatkit.events import Event, Message, Unconfirmed
 
 # As much as the server keeps for a member that reads too slowly (max_pending_bytes); in characters.
 MAX_REMEMBERED = 8 * 1024 * 1024
@@ -131,7 +131,7 @@ class InFlight:
         if sent.lines or sent.forgotten:
             self._lost.append(sent)
 
-    # Lost ones
+    # Disconnected connections
 
     def __bool__(self) -> bool:
         """Whether a message may match_echo that a line of a lost connection was acknowledged."""
@@ -152,9 +152,9 @@ class InFlight:
         self._lost.clear()
         self._forgotten = 0
         self._size -= sum(map(_size_of, lines))
-        many = f"nobody knows whether the room acknowledged {forgotten} lines that were sent before, too many to keep"
-        told = list[Event]([Unsure(many, "")] if forgotten else [])
-        return told + [Unsure(f"nobody knows whether the room acknowledged: {line}", line) for line in lines]
+        many = f"nobody knows whether the room heard {forgotten} lines that were sent before, too many to keep"
+        told = list[Event]([Unconfirmed(many, "")] if forgotten else [])
+        return told + [Unconfirmed(f"nobody knows whether the room heard: {line}", line) for line in lines]
 
     def _acknowledge(self, sent: _Sent, acknowledged: int) -> None:
         """The room has surely acknowledged so many lines of a connection."""

@@ -28,7 +28,7 @@ class ClientProtocol:
     """What has been received, and how it ends.
 
     max_line_bytes: of a line to send. password, name, events, after: what to ask the server for, as in `Client`.
-    room: the room that `after` is from, for who comes back: a name that is taken by now is no reason to stay away.
+    epoch: the run of ids that `after` is from, when coming back: a name that is taken by now is no reason to stay away.
     opening: the lines that ask for it, to be sent first.
     received: events that nobody has taken yet.
     ended: why there will be no more, or None.
@@ -44,7 +44,7 @@ class ClientProtocol:
         name: str | None,
         events: bool,
         after: int | None,
-        room: str | None = None,
+        epoch: str | None = None,
     ) -> None:
         if name is not None:
             check_name(name)
@@ -57,16 +57,16 @@ class ClientProtocol:
         self.opening = b"" if password is None else f"{PASSWORD_COMMAND}{password}\n".encode()
         self.opening += f"/nick {name}\n".encode() if name else b""
         self.opening += f"/json {'' if after is None else after}".encode() if events else b""
-        self.opening += f" {room}\n/sync\n".encode() if room else b"\n" if events else b""
+        self.opening += f" {epoch}\n/sync\n".encode() if epoch else b"\n" if events else b""
         self._max_line_bytes = max_line_bytes
         self._name = name
         # What answers the opening, in order. Before the welcome, messages have no id, and `after` would tell them twice.
         self._awaited: list[tuple[Event | type[Welcome], ...]] = []
         self._awaited += [] if password is None else [(Notice(ACCEPTED), Notice(NO_PASSWORD_NEEDED))]
         taken = Notice(str(NameTaken(name or "")))
-        self._awaited += [(Notice(now_named(name)), *([taken] if room else []))] if name else []
+        self._awaited += [(Notice(now_named(name)), *([taken] if epoch else []))] if name else []
         self._awaited += [(Welcome,)] if events else []
-        self._refused = taken if name and not room else None
+        self._refused = taken if name and not epoch else None
         self._has_password = password is not None
         self._unknown = [f"unknown command {line.split()[0]}" for line in self.opening.decode().splitlines()]
         self._closing = False

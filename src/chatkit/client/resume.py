@@ -7,7 +7,7 @@ from collections import deque
 from chatkit.client.inflight import InFlight
 from chatkit.client.protocol import ClientProtocol
 from chatkit.errors import ConnectionClosed, NotConnected, ProtocolError
-from chatkit.events import Error, Event, Gap, Left, Lost, Message, Notice, Renamed, Returned, Synced, Welcome
+from chatkit.events import Disconnected, Error, Event, Gap, Left, Message, Notice, Reconnected, Renamed, Synced, Welcome
 from chatkit.protocol.lines import is_exit
 from chatkit.protocol.names import name_key
 from chatkit.protocol.replies import REMOVED
@@ -47,7 +47,7 @@ class ResumeState:
         self._last = after  # the message up to which the caller knows all
         self._told = after  # the one up to which this connection has told all, or is asked to begin
         self._heard = 0  # the one up to which no line of ours is in doubt
-        self._room: str | None = None
+        self._epoch: str | None = None
         self._removed = False
         self._reason = ""  # why the room didn't let it in, as was told
         self._in_flight = InFlight()
@@ -62,7 +62,7 @@ class ResumeState:
             name=self._chosen,
             events=True,
             after=self._told,
-            room=self._room,
+            epoch=self._epoch,
         )
 
     # What is sent
@@ -146,7 +146,7 @@ class ResumeState:
         self._asks_for_name = False
         if self.is_over(reason):
             return self.report_unknown()
-        return [Lost(f"the connection is lost: {reason}; trying to come back")]
+        return [Disconnected(f"the connection is lost: {reason}; trying to come back")]
 
     def fail(self, error: Exception) -> list[Event]:
         """An attempt to come back failed: what the caller is told, once, if the room had a reason."""
@@ -184,19 +184,19 @@ class ResumeState:
         return f"{SYNC}\n".encode()
 
     def _welcomed(self, event: Welcome) -> list[Event]:
-        before, self._room, self._name = self._room, event.room, event.name
+        before, self._epoch, self._name = self._epoch, event.epoch, event.name
         self._names = {event.name}
-        if not self._in_flight or before != event.room:
+        if not self._in_flight or before != event.epoch:
             self._heard = event.newest
         if not before:
             self._told = self._last = event.newest if self._last is None else min(self._last, event.newest)
             return [event]
         self._sync()  # the opening asks for it
         self._asks_for_name = self._is_homeless  # it may have become free before we could hear that
-        if before == event.room:
-            return [Returned(f"back as {event.name}", event.name, False)]
-        self._told = self._last = 0  # and nothing in the new room can match_echo a line that was said in the old one
-        return [Returned(f"back as {event.name}, but the room began anew", event.name, True), *self.report_unknown()]
+        if before == event.epoch:
+            return [Reconnected(f"back as {event.name}", event.name, False)]
+        self._told = self._last = 0  # and nothing in the new room can prove a line that was said in the old one
+        return [Reconnected(f"back as {event.name}, but the room began anew", event.name, True), *self.report_unknown()]
 
     def _synced(self, event: Synced) -> list[Event]:
         self._told_up_to(event.newest)

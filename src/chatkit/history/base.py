@@ -14,13 +14,13 @@ __all__ = ["History", "HistoryError", "bytes_of"]
 class History(ABC):
     """Messages by id. After `open`, `read` may be called in one thread while another calls the rest.
 
-    room: the name of what is kept; ids of another room mean nothing here.
+    epoch: the run of ids; those of another epoch mean nothing here.
     newest_id: no message was ever given a higher one.
     unused: (first, last) of ids that no message has, ascending. pruned_upto: none is kept up to this id.
     HistoryError: from every method that has to do with the disk, or where else it is.
     """
 
-    room: str
+    epoch: str
     newest_id: int
     unused: list[tuple[int, int]]
     pruned_upto = 0

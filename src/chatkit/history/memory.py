@@ -17,7 +17,7 @@ class MemoryHistory(History):
     """size: how many messages are kept. Every method may be called from any thread."""
 
     def __init__(self, size: int) -> None:
-        self.room = secrets.token_hex(8)
+        self.epoch = secrets.token_hex(8)
         self.newest_id = 0
         self.unused = []
         self._messages: deque[Message] = deque(maxlen=size)

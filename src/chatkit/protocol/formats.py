@@ -43,7 +43,7 @@ def _seconds(value: str) -> float:
 
 
 _READ: dict[str, Callable[..., object]] = {"id": _count, "newest": _count, "missing": _count, "time": _seconds}
-_READ |= dict.fromkeys(("sender", "text", "name", "old", "code", "room"), _text)
+_READ |= dict.fromkeys(("sender", "text", "name", "old", "code", "epoch"), _text)
 
 
 def encode_text(*events: Event) -> bytes:

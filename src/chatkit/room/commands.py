@@ -102,11 +102,11 @@ def _say(turn: Turn, member: Member, argument: str) -> None:
 def _json(turn: Turn, member: Member, argument: str) -> None:
     if not (asked := _AFTER.fullmatch(argument.strip())):
         raise _Misused
-    after, room = asked.groups()
+    after, epoch = asked.groups()
     if member.json:
         turn.tell(member, Error("you read JSON already", "already_json"))
     else:
-        turn.subscribe(member, int(after) if after else None, room)
+        turn.subscribe(member, int(after) if after else None, epoch)
 
 
 def _sync(turn: Turn, member: Member, argument: str) -> None:
@@ -132,7 +132,7 @@ COMMANDS = {
     "say": Command("/say TEXT", "say any line, also `exit` or `/who`", _say),
     "password": Command("/password WORD", "what lets you in, where a room asks for it", _password),
     "json": Command(
-        "/json [AFTER [ROOM]]", "for programs: receive JSON Lines; with AFTER, first what came after that id", _json
+        "/json [AFTER [EPOCH]]", "for programs: receive JSON Lines; with AFTER, first what came after that id", _json
     ),
     "sync": Command("/sync", "for programs: the answer says that all before it was heard", _sync),
 }

@@ -55,9 +55,9 @@ class Publisher:
         ] = {}  # when a server starts anew, everyone asks the same
 
     @property
-    def room(self) -> str:
-        """The name of what is kept: ids of another room mean nothing here."""
-        return self._history.room
+    def epoch(self) -> str:
+        """The run of ids: those of another epoch mean nothing here."""
+        return self._history.epoch
 
     def start(self, failed: OnFailure) -> None:
         """Before the first `put`. failed(error): called if it ends by an error of its own."""

@@ -119,17 +119,17 @@ class Turn:
             self._more.announce(renamed, in_text=self._announces, exclude=member)
             self._hooks.on_rename(member, old_name)
 
-    def subscribe(self, member: Member, after: int | None, room: str | None) -> None:
+    def subscribe(self, member: Member, after: int | None, epoch: str | None) -> None:
         """From here on the member reads JSON; first the messages with ids above `after`, or as many as newcomers are told.
 
-        room: where `after` is from; if that is another room all that is kept is told.
+        epoch: where `after` is from; if that is another one, all that is kept is told.
         """
         self.commit()
         newest = self.publisher.newest_id
-        welcome = encode_json(Welcome(member.name, newest, self.publisher.room))
+        welcome = encode_json(Welcome(member.name, newest, self.publisher.epoch))
         if after is None:
             after = self.publisher.cursor_before_last(self._replay)
-        elif room not in (None, self.publisher.room):
+        elif epoch not in (None, self.publisher.epoch):
             after = 0
         member.json = True
         self._readers_of_json += 1

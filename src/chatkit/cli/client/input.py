@@ -7,7 +7,7 @@ import selectors
 import threading
 from collections import deque
 
-from chatkit import ChatError, Client, Event, Returned, Synced, Unsure
+from chatkit import ChatError, Client, Event, Reconnected, Synced, Unconfirmed
 from chatkit.cli.common import CHAT_CLIENT, complain, reason
 from chatkit.client.resume import SYNC
 from chatkit.errors import NotConnected
@@ -60,7 +60,7 @@ class InputThread(threading.Thread):
         """What was received may end a wait; whether it is for this thread alone."""
         is_ours = self._confirming and isinstance(event, Synced)
         self._confirmed |= is_ours
-        if is_ours or isinstance(event, Returned | Unsure):
+        if is_ours or isinstance(event, Reconnected | Unconfirmed):
             self._woken.set()
         return is_ours
 

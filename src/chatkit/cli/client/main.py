@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from chatkit import ChatError, Client, ConnectionClosed, NameTaken, Notice, PasswordRefused, ProtocolError, Unsure
+from chatkit import ChatError, Client, ConnectionClosed, NameTaken, Notice, PasswordRefused, ProtocolError, Unconfirmed
 from chatkit.cli.client.input import InputThread
 from chatkit.cli.client.output import JsonOutput, OutputLost, QuietOutput, ReconnectOutput, TextOutput
 from chatkit.cli.client.trust import KnownHosts, tls_fault, trust, trust_options
@@ -159,7 +159,7 @@ def _chat(client: Client, typed: InputThread, output: TextOutput) -> int:
         typed.start()
         for event in client:
             last = event.text if isinstance(event, Notice) else ""
-            output.refused |= isinstance(event, Unsure)
+            output.refused |= isinstance(event, Unconfirmed)
             if not typed.receive(event):
                 output.show(event)
         if typed.left and not last.startswith((*NOT_ADMITTED, CUT_OFF)) and output.taken and not typed.kept():

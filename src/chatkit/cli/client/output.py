@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 
-from chatkit import Error, Event, Joined, Left, Lost, Renamed, Returned, Welcome
+from chatkit import Disconnected, Error, Event, Joined, Left, Reconnected, Renamed, Welcome
 from chatkit.cli.common import CHAT_CLIENT, complain, reason
 from chatkit.protocol.formats import encode_json
 from chatkit.protocol.replies import now_named
@@ -62,11 +62,11 @@ class ReconnectOutput(TextOutput):
             self._name = event.name
             self._print(f"*** {now_named(visible(event.name))}")
             return
-        if isinstance(event, Lost) and self._advises:
+        if isinstance(event, Disconnected) and self._advises:
             self._advises = False
             self._print(f"{visible(str(event))}; what you type now is sent then")
             return
-        if isinstance(event, Welcome | Returned):
+        if isinstance(event, Welcome | Reconnected):
             self._name = event.name
         if not isinstance(event, Welcome | Joined | Left | Renamed):
             super().show(event)

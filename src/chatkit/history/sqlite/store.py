@@ -63,7 +63,7 @@ class SqliteHistory(History):
             raise ValueError(f"sync must be normal or full, not {sync!r}")
         if not all(value is None or value > 0 for value in (keep, days)):
             raise ValueError("keep and days must be above zero")
-        self.room = ""
+        self.epoch = ""
         self.newest_id = 0
         self.unused = []
         self._path = Path(os.path.realpath(path))  # its siblings and its lock are where the file is
@@ -168,10 +168,10 @@ class SqliteHistory(History):
         self.pruned_upto = writer.execute("SELECT coalesce(min(id) - 1, 0) FROM messages").fetchone()[0]
         select(writer, max(0, newest - MAX_READ_ROWS), newest, 1 << 30)  # at least the end of it can be read
         unused = writer.execute("SELECT first, last FROM unused ORDER BY first").fetchall()
-        if self.room and name != self.room:
+        if self.epoch and name != self.epoch:
             self._unwritten = list(self.unused)
-        elif not self.room:
-            self.room, self.unused, self.newest_id = name, unused, max(newest, self._reserved)
+        elif not self.epoch:
+            self.epoch, self.unused, self.newest_id = name, unused, max(newest, self._reserved)
             known = max(newest, unused[-1][1] if unused else 0)
             # An orderly end leaves as many as the file couldn't take; after a crash nobody knows which were given.
             if self._reserved - known >= RESERVED_IDS // 2:
@@ -180,10 +180,10 @@ class SqliteHistory(History):
                 self.pruned_upto = self.newest_id
         reserved = max(self._reserved, self.newest_id + RESERVED_IDS)
         try:
-            writer.execute("UPDATE room SET name = ?, reserved = ?", (self.room, reserved))
+            writer.execute("UPDATE room SET name = ?, reserved = ?", (self.epoch, reserved))
             self._reserved = reserved
         except sqlite3.OperationalError:
-            if name != self.room:
+            if name != self.epoch:
                 raise
             # The first commit tries again: a locked file is no reason not to begin.
 
