@@ -26,11 +26,11 @@ from chatkit.room.room import Room
 from chatkit.server.connection import Connection
 from chatkit.server.worker import Worker
 from chatkit.testing import ChatRoom, Guest
+from tests.cli.test_commands import Run, client_with, run, start_server
+from tests.client.test_aio import in_loop, raw_server, waiting_send
 from tests.conftest import DEADLINE, Peer, Started
-from tests.test_async_client import in_loop, raw_server, waiting_send
-from tests.test_commands import Run, client_with, run, start_server
-from tests.test_room import Desk
-from tests.test_slow_and_dead import resident_kib
+from tests.room.test_room import Desk
+from tests.system.test_slow_and_dead import resident_kib
 
 __all__ = ["run"]  # a fixture
 

@@ -1,0 +1,356 @@
+"""chat-history as people and scripts run it: what it prints, where it prints it, and how each fault ends."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import pty
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chatkit import Action, Message
+from chatkit.protocol.formats import encode_json, parse_json
+from chatkit.protocol.sanitize import visible
+from tests.cli import test_commands
+from tests.cli.test_commands import BIN, Run, read_line
+from tests.cli.test_terminals import HOSTILE, forbidden
+from tests.conftest import DEADLINE
+from tests.history.test_search import write
+
+pytestmark = pytest.mark.slow
+
+run = test_commands.run
+
+MORNING = datetime(2026, 11, 22, 8, 40, 1, tzinfo=UTC).timestamp()
+SAID = [
+    Message("ada", "Hi!", 1, MORNING),
+    Action("ada", "waves", 2, MORNING + 1.5),
+    Message("51044", "Grüß Gott 👋", 3, MORNING + 3600),
+    Message("Zoë", "Hello!", 4, MORNING + 86400),
+]
+LINES = [
+    "2026-11-22 08:40:01 ada: Hi!",
+    "2026-11-22 08:40:02 * ada waves",
+    "2026-11-22 09:40:01 51044: Grüß Gott 👋",
+    "2026-11-23 08:40:01 Zoë: Hello!",
+]
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "UTC")
+    monkeypatch.setenv("PYTHONUTF8", "1")
+    monkeypatch.delenv("PAGER", raising=False)
+
+
+@pytest.fixture
+def chat(tmp_path: Path) -> Path:
+    """A history that nobody serves."""
+    path = tmp_path / "chat.db"
+    write(path, SAID).close()
+    return path
+
+
+def history(*arguments: object, **options: Any) -> tuple[int, list[str], str]:
+    """(exit status, lines printed, stderr)"""
+    command = [str(BIN / "chat-history"), *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, encoding="utf-8", **options)
+    return done.returncode, done.stdout.splitlines(), done.stderr
+
+
+def test_people_read_lines_with_times(chat: Path) -> None:
+    """Oldest first, one line each, actions as in the room."""
+    assert history(chat) == (0, LINES, "")
+
+
+def test_times_are_local(chat: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of the time zone where it is read; what --since says is too, unless it says otherwise."""
+    monkeypatch.setenv("TZ", "IST-5:30")
+    assert history(chat, "--last", 1)[1] == ["2026-11-23 14:10:01 Zoë: Hello!"]
+    assert len(history(chat, "--since", "2026-11-22 14:10:02")[1]) == 3
+    assert len(history(chat, "--since", "2026-11-22T08:40:02Z")[1]) == 3
+
+
+def test_scripts_read_json_lines(chat: Path) -> None:
+    """The events of the wire, in ASCII; where they are ASCII anyhow, byte for byte."""
+    status, lines, err = history(chat, "--json")
+    assert (status, err) == (0, "")
+    assert [parse_json(line) for line in lines] == SAID
+    assert all(line.isascii() for line in lines)
+    assert lines[0].encode() + b"\n" == encode_json(SAID[0])
+    assert json.loads(lines[2]) == json.loads(encode_json(SAID[2]))
+
+
+@pytest.mark.parametrize(
+    ("options", "found"),
+    [
+        ("--last 1", [3]),
+        ("--last 99", [0, 1, 2, 3]),
+        ("--from ADA", [0, 1]),
+        ("--from zoë", [3]),
+        ("--grep h", [0, 3]),
+        ("--grep GRÜß", [2]),
+        ("--grep 👋", [2]),
+        ("--from ada --grep WAVE", [1]),
+        ("--from ada --last 1 --since 2026-11-22", [1]),
+        ("--since 2026-11-23", [3]),
+        ("--since 2026-11-22T09:00", [2, 3]),
+        ("--since 2026-11-22T11:00:00+02:00", [2, 3]),
+        ("--since 20261123T084001Z", [3]),
+        ("--since 999999999m", [0, 1, 2, 3]),
+    ],
+)
+def test_options_say_what_to_find(chat: Path, options: str, found: list[int]) -> None:
+    """Each alone, and together: what all of them allow, --last at the end."""
+    assert history(chat, *options.split()) == (0, [LINES[number] for number in found], "")
+
+
+@pytest.mark.parametrize(("ago", "found"), [("40m", 1), ("2h", 2), ("2d", 3)])
+def test_since_a_while_ago(tmp_path: Path, ago: str, found: int) -> None:
+    """Minutes, hours, days, back from now."""
+    said = [
+        Message("ada", str(minutes), 5000 - minutes, time.time() - 60 * minutes) for minutes in (4000, 2800, 100, 30)
+    ]
+    write(tmp_path / "chat.db", said).close()
+    assert len(history(tmp_path / "chat.db", "--since", ago)[1]) == found
+
+
+def test_options_from_the_environment(chat: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each has its variable."""
+    for name, value in {"LAST": "1", "SINCE": "2026-11-22", "FROM": "ada", "GREP": "WAVES", "JSON": "1"}.items():
+        monkeypatch.setenv(f"CHATKIT_{name}", value)
+    assert [parse_json(line) for line in history(chat)[1]] == [SAID[1]]
+    monkeypatch.setenv("CHATKIT_LAST", "0")
+    assert history(chat)[0] == 2
+
+
+def test_a_module_too(chat: Path) -> None:
+    """`python -m chatkit history` is the same command."""
+    done = subprocess.run(
+        [sys.executable, "-m", "chatkit", "history", str(chat)], capture_output=True, timeout=DEADLINE
+    )
+    assert done.stdout.decode().splitlines() == LINES
+
+
+def test_help_teaches(chat: Path) -> None:
+    """-h shows examples, and each of them is right."""
+    status, lines, _ = history("-h")
+    examples = [
+        re.split("  +", line.strip())[0].partition(" | ")[0] for line in lines if line.startswith("  chat-history")
+    ]
+    assert (status, len(examples)) == (0, 5)
+    for example in examples:
+        assert history(*example.split()[1:], cwd=chat.parent)[0] in (0, 1)
+
+
+@pytest.mark.parametrize("said", [[], SAID], ids=["empty", "no match"])
+def test_nothing_found(tmp_path: Path, said: list[Message]) -> None:
+    """Exit status 1 and a line, so that a script can ask whether something was said."""
+    write(tmp_path / "chat.db", said).close()
+    assert history("chat.db", "--grep", "nothing", cwd=tmp_path) == (1, [], "chat-history: nothing found in chat.db\n")
+
+
+@pytest.mark.parametrize("name", ["missing.db", "text.db", "damaged.db", "empty\x1b[6n.db", "missing\x1b[6n.db"])
+def test_what_cannot_be_read(tmp_path: Path, name: str) -> None:
+    """Exit status 1, one line, nothing that a stranger's file, or its name, could do to a terminal."""
+    write(tmp_path / "empty\x1b[6n.db", []).close()
+    (tmp_path / "text.db").write_text("Hi!\n")
+    with closing(write(tmp_path / "damaged.db", SAID)) as connection:
+        connection.execute("INSERT INTO messages VALUES (9, 1.0, 'ada', ?, 'Hi!')", (HOSTILE["report"] + "\n",))
+    status, _, err = history(name, cwd=tmp_path)
+    assert status == 1
+    assert re.fullmatch(rf"chat-history: [^\n]*{re.escape(visible(name))}[^\n]*\n", err)
+    assert forbidden(err) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ([], "Missing argument 'FILE'"),
+        (["."], "is a directory"),
+        (["chat.db", "--last", "0"], "--last"),
+        (["chat.db", "--since", "soon"], "'soon' is no time"),
+        (["chat.db", "--since", "0001-01-01"], "is no time"),
+        (["chat.db", "--since", "3y"], "90m, 2h or 3d"),
+        (["chat.db", "--grep", os.fsdecode(b"\xff")], "not valid UTF-8"),
+    ],
+)
+def test_wrong_usage(chat: Path, arguments: list[str], told: str) -> None:
+    """Exit status 2, and what is wrong; no traceback."""
+    status, lines, err = history(*arguments, cwd=chat.parent)
+    assert (status, lines) == (2, [])
+    assert told in err
+    assert "Traceback" not in err
+
+
+def test_hostile_text_is_harmless(tmp_path: Path) -> None:
+    """Whatever a file holds, one message is one line without controls, for people and for scripts."""
+    texts = [*HOSTILE.values(), "two\nlines", "two\r\nlines"]
+    write(tmp_path / "chat.db", [Message("ada", text, number, MORNING) for number, text in enumerate(texts, 1)]).close()
+    for options in ([], ["--json"]):
+        status, lines, err = history(tmp_path / "chat.db", *options)
+        assert (status, len(lines), err) == (0, len(texts), "")
+        assert forbidden("\n".join(lines)) == []
+
+
+def test_a_locale_that_lacks_letters(chat: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are written as escapes."""
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+    assert history(chat, "--last", 1) == (0, ["2026-11-23 08:40:01 Zo\\xeb: Hello!"], "")
+
+
+def test_a_running_server_goes_on(tmp_path: Path) -> None:
+    """Its history is read while it has the file open, with what is only in its log."""
+    with closing(write(tmp_path / "chat.db", SAID)) as server:
+        assert history(tmp_path / "chat.db") == (0, LINES, "")
+        assert server.execute("DELETE FROM messages WHERE id > 1").rowcount == 3
+        assert history(tmp_path / "chat.db") == (0, LINES[:1], "")
+
+
+@pytest.fixture
+def long_chat(tmp_path: Path) -> Path:
+    """More than a pipe takes."""
+    path = tmp_path / "long.db"
+    write(path, [Message("ada", "x" * 100, number, MORNING) for number in range(1, 5001)]).close()
+    return path
+
+
+@pytest.mark.parametrize("options", [[], ["--json"]], ids=["text", "json"])
+def test_a_reader_that_has_seen_enough(run: Run, long_chat: Path, options: list[str]) -> None:
+    """As `| head` does: it ends without a word."""
+    command = run("chat-history", str(long_chat), *options)
+    command.line()
+    assert command.process.stdout
+    command.process.stdout.close()
+    assert command.process.wait(DEADLINE) == 0
+    assert command.process.stderr
+    assert command.process.stderr.read() == b""
+
+
+def test_a_full_disk(chat: Path) -> None:
+    """One line, exit status 1."""
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([BIN / "chat-history", chat], stdout=full, stderr=subprocess.PIPE, timeout=DEADLINE)
+    told = b"chat-history: cannot show the history: No space left on device\n"
+    assert (done.returncode, done.stderr) == (1, told)
+
+
+@pytest.mark.parametrize(("closed", "status"), [("<&-", 0), (">&-", 1), ("2>&-", 0), ("<&- >&- 2>&-", 1)])
+def test_streams_that_are_closed(chat: Path, closed: str, status: int) -> None:
+    """It needs none but standard output; without that: one line, exit status 1."""
+    command = ["sh", "-c", f'exec "$@" {closed}', "sh", str(BIN / "chat-history"), str(chat)]
+    done = subprocess.run(command, capture_output=True, timeout=DEADLINE)
+    told = b"chat-history: cannot show the history: standard output is closed\n"
+    assert (done.returncode, done.stderr) == (status, told if closed == ">&-" else b"")
+
+
+def test_ctrl_c(run: Run, long_chat: Path) -> None:
+    """Exit status 130, without a word, also while nobody reads what it prints."""
+    reading, writing = os.pipe()
+    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # what a shell starts in the background ignores it
+    command = run("chat-history", str(long_chat), stdout=writing, preexec_fn=heed)
+    os.close(writing)
+    read_line(reading, b"", b"\n")  # the pipe is full again at once
+    command.process.send_signal(signal.SIGINT)
+    _, err = command.process.communicate(timeout=DEADLINE)
+    os.close(reading)
+    assert (command.process.returncode, err) == (130, b"")
+
+
+class OnTerminal:
+    """chat-history on a pseudo-terminal."""
+
+    def __init__(self, *arguments: object) -> None:
+        self.master, slave = pty.openpty()
+        command = [str(BIN / "chat-history"), *map(str, arguments)]
+        self.process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, start_new_session=True)
+        os.close(slave)
+
+    def ends(self) -> tuple[int, str]:
+        """(exit status, all that was shown)"""
+        shown, waiting = "", b""
+        try:
+            while True:
+                line, waiting = read_line(self.master, waiting, b"\r\n")
+                shown += line.decode() + "\n"
+        except OSError:  # what a terminal's other end reads when the last one has closed it
+            return self.process.wait(DEADLINE), shown
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait(DEADLINE)
+        os.close(self.master)
+
+
+Start = Callable[..., OnTerminal]
+
+
+@pytest.fixture
+def on_terminal() -> Iterator[Start]:
+    """on_terminal(...) starts it with these arguments."""
+    with ExitStack() as stack:
+
+        def start(*arguments: object) -> OnTerminal:
+            started = OnTerminal(*arguments)
+            stack.callback(started.close)
+            return started
+
+        yield start
+
+
+def pager(folder: Path, code: str) -> str:
+    """A $PAGER that runs `code`."""
+    path = folder / "pager"
+    path.write_text(f"#!{sys.executable}\nimport sys\n{code}\n")
+    path.chmod(0o755)
+    return str(path)
+
+
+def test_a_terminal_gets_a_pager(chat: Path, on_terminal: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """$PAGER gets every line, and not one more; JSON goes by it."""
+    code = "text = sys.stdin.buffer.read(); print(len(text.splitlines()), text.endswith(b'!\\n'))"
+    monkeypatch.setenv("PAGER", pager(chat.parent, code))
+    assert on_terminal(chat).ends() == (0, "4 True\n")
+    assert on_terminal(chat, "--json", "--last", 1).ends() == (0, encode_json(SAID[3]).decode().replace("ë", "\\u00eb"))
+
+
+def test_a_pager_that_is_left_early(long_chat: Path, on_terminal: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Exit status 0, not a word."""
+    monkeypatch.setenv("PAGER", pager(long_chat.parent, "print(sys.stdin.readline()[:19])"))
+    assert on_terminal(long_chat).ends() == (0, "2026-11-22 08:40:01\n")
+
+
+def test_nothing_hostile_reaches_the_pager(tmp_path: Path, on_terminal: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor the terminal behind it, though `less` lets colours through."""
+    said = [Message("ada", text, number, MORNING) for number, text in enumerate(HOSTILE.values(), 1)]
+    write(tmp_path / "chat.db", said).close()
+    monkeypatch.setenv("PAGER", "cat")
+    status, shown = on_terminal(tmp_path / "chat.db").ends()
+    assert (status, shown.count("\n")) == (0, len(HOSTILE))
+    assert forbidden(shown) == []
+
+
+def test_no_pager_for_nothing(chat: Path, on_terminal: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nothing is found, no pager hides the line that says so."""
+    monkeypatch.setenv("PAGER", pager(chat.parent, "print('a pager')"))
+    told = f"chat-history: nothing found in {chat}\n"
+    assert on_terminal(chat, "--grep", "nothing").ends() == (1, told)
+
+
+def test_a_pager_that_cannot_run(chat: Path, on_terminal: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line says why, exit status 1."""
+    monkeypatch.setenv("PAGER", "less '")
+    assert on_terminal(chat).ends() == (1, "chat-history: cannot run the pager: no closing quotation in $PAGER\n")

@@ -1,0 +1,102 @@
+"""chat-server's options for a history, as an operator uses them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from tests.cli.test_commands import Run, Running, run
+from tests.conftest import Peer
+
+__all__ = ["run"]  # a fixture
+
+
+def start(run: Run, *options: str, **environment: str) -> tuple[Running, int]:
+    """A server on a free port, and that port."""
+    server = run("chat-server", "--port", "0", *options, env={**os.environ, **environment})
+    return server, int(server.line().rpartition(":")[2])
+
+
+def stop(server: Running) -> None:
+    server.process.send_signal(signal.SIGTERM)
+    status, _, err = server.ends()
+    assert (status, err) == (0, "")
+
+
+@pytest.mark.parametrize("how", ["option", "environment"])
+def test_a_room_goes_on_where_it_was(run: Run, tmp_path: Path, how: str) -> None:
+    """Over a restart: newcomers are told the last messages, programs all they ask for; ids go on; chat-history prints it."""
+    path = tmp_path / "chat.db"
+    options = ("--history", str(path), "--replay", "1") if how == "option" else ()
+    environment = {"CHATKIT_HISTORY": str(path), "CHATKIT_REPLAY": "1"} if how == "environment" else {}
+    server, port = start(run, *options, **environment)
+    ann = Peer(port)
+    ann.send(b"one\n/me two\n/sync\n")
+    assert ann.line() == b"*** synced, newest is 2"
+    ann.close()
+    stop(server)
+    server, port = start(run, *options, **environment)
+    bob = Peer(port)
+    assert bob.lines(3) == [b"*** before you came:", b"* %s two" % ann.name.encode(), b"*** from here on it is live"]
+    bob.send(b"/nick bob\nthree\n/json 0\n")
+    bob.line()
+    told = [json.loads(bob.line()) for _ in range(4)]
+    assert [(event.get("id"), event.get("text")) for event in told[1:]] == [(1, "one"), (2, "two"), (3, "three")]
+    assert [event.get("from") for event in told[1:]] == [ann.name, ann.name, "bob"]
+    bob.close()
+    stop(server)
+    status, out, err = run("chat-history", str(path), "--last", "1").ends()
+    assert (status, out[20:], err) == (0, "bob: three\n", "")
+
+
+@pytest.mark.parametrize(
+    ("options", "status", "problem"),
+    [
+        (["--history-keep", "5"], 2, "need --history FILE"),
+        (["--history-required"], 2, "need --history FILE"),
+        (["--history-sync", "full"], 2, "need --history FILE"),
+        (["--history", "{}/chat.db", "--history-keep", "0"], 2, "not in the range"),
+        (["--history", "{}/chat.db", "--history-sync", "off"], 2, "not one of"),
+        (["--history", "{}/chat.db", "--history-days", "nan"], 2, "must be above zero"),
+        (["--replay", "-1"], 2, "not in the range"),
+        (["--history", "{}/no/chat.db"], 1, "/no/chat.db: No such file or directory"),
+        (["--history", "{}/text"], 1, "isn't a history of chatkit; choose another file"),
+        (["--history", "{}/taken.db"], 1, "another server keeps its history in"),
+    ],
+)
+def test_what_cannot_be(run: Run, tmp_path: Path, options: list[str], status: int, problem: str) -> None:
+    """One line that says why, and what to do; nothing is left behind."""
+    (tmp_path / "text").write_text("dear diary\n")
+    if "{}/taken.db" in options:
+        start(run, "--history", str(tmp_path / "taken.db"))
+    before = sorted(tmp_path.iterdir())
+    ended, out, err = run("chat-server", "--port", "0", *[option.format(tmp_path) for option in options]).ends()
+    assert (ended, out) == (status, "")
+    assert problem in err.splitlines()[-1]
+    assert "Traceback" not in err
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_options_reach_the_history(run: Run, tmp_path: Path) -> None:
+    """--history-keep prunes, --history-sync full waits for the disk and works."""
+    path = tmp_path / "chat.db"
+    server, port = start(run, "--history", str(path), "--history-keep", "3", "--history-sync", "full")
+    ann = Peer(port)
+    ann.send(b"".join(b"%d\n" % number for number in range(2000)) + b"/sync\n")
+    ann.line()
+    ann.close()
+    stop(server)
+    server, port = start(run, "--history", str(path), "--history-keep", "3", "--history-required")
+    bob = Peer(port)
+    while True:  # pruning takes a moment
+        bob.send(b"x\n/sync\n")
+        bob.line()
+        status, out, _ = run("chat-history", str(path)).ends()
+        if len(out.splitlines()) <= 4:
+            break
+    assert status == 0
+    bob.close()

@@ -1,0 +1,224 @@
+"""Clients that come back when more goes wrong than a connection: no descriptor, no thread, half a line, a bad moment."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from chatkit import Client, ConnectionClosed, Disconnected, Notice, Reconnected, Server, Unconfirmed
+from chatkit.client import connection, reconnect
+from chatkit.client.backoff import Backoff
+from chatkit.client.reconnect import Reconnector
+from tests.client.test_reconnect import QUICK, Gate, Serve, at_once, gate, member, never, next_of, texts
+from tests.conftest import DEADLINE, Started, trusting
+from tests.helpers.proxy import Proxy
+
+__all__ = ["at_once", "gate", "never"]
+
+# More than one record of TLS, less than is encrypted at a time.
+HUGE = "x" * 60_000
+
+
+@contextmanager
+def in_room(started: Started, **options: object) -> Iterator[tuple[Client, Proxy]]:
+    """As `member`, in TLS if the server speaks it."""
+    with member(started, tls=trusting() if started._tls else False, **options) as both:
+        yield both
+
+
+def for_ever(step: Callable[[], object]) -> None:
+    """Until it raises."""
+    while True:
+        step()
+
+
+def data_of(sock: socket.socket) -> None:
+    """Read something, which isn't the end."""
+    assert sock.recv(1 << 24)
+
+
+def connection_under(client: Client) -> connection.ClientConnection:
+    assert isinstance(client._connection, reconnect.ReconnectingConnection)
+    assert client._connection._connection
+    return client._connection._connection
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="this system has no TCP_USER_TIMEOUT")
+@pytest.mark.parametrize("reconnect", [False, True])
+def test_the_kernel_finds_a_silent_loss(serve: Serve, reconnect: bool) -> None:
+    """A server that the network can't reach any more is asked after 30 s, and given up within a minute."""
+    with Client(port=serve().port, reconnect=reconnect) as client:
+        under = connection_under(client) if reconnect else client._connection
+        assert isinstance(under, connection.ClientConnection)
+        sock = under._socket
+        assert isinstance(sock, socket.socket)
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        names = ["TCP_NODELAY", "TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT", "TCP_USER_TIMEOUT"]
+        assert [sock.getsockopt(socket.IPPROTO_TCP, getattr(socket, n)) for n in names] == [1, 30, 10, 3, 30_000]
+
+
+@pytest.mark.usefixtures("at_once")
+def test_out_of_descriptors(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An attempt for which there is none has failed; a later one succeeds."""
+    failures = [OSError(errno.EMFILE, "Too many open files") for _ in range(3)]
+    pair = socket.socketpair
+
+    def socketpair() -> tuple[socket.socket, socket.socket]:
+        if failures:
+            raise failures.pop()
+        return pair()
+
+    with member(serve()) as (bob, proxy):
+        with monkeypatch.context() as patched:
+            patched.setattr(socket, "socketpair", socketpair)
+            proxy.link_of(bob).reset()
+            next_of(bob, Disconnected)
+            next_of(bob, Reconnected)
+        assert not failures
+
+
+@pytest.mark.parametrize("error", [RuntimeError("can't start new thread"), KeyboardInterrupt()])
+def test_no_thread_to_come_back(serve: Serve, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    """That is raised, Ctrl-C at that moment too, and ends the conversation: nobody waits for ever."""
+
+    def start(comeback: Reconnector) -> None:
+        raise error
+
+    monkeypatch.setattr(Reconnector, "start", start)
+    with member(serve()) as (bob, proxy):
+        proxy.link_of(bob).reset()
+        with pytest.raises(type(error)):
+            next_of(bob, Reconnected)
+        with pytest.raises((RuntimeError, ConnectionClosed)):
+            next_of(bob, Reconnected)
+
+
+def test_what_nobody_thought_of_ends_the_conversation(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error in the thread is raised by `receive`."""
+
+    def uniform(least: float, most: float) -> float:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(reconnect, "Backoff", lambda: Backoff(uniform))
+    with member(serve()) as (bob, proxy):
+        proxy.link_of(bob).reset()
+        with pytest.raises(ZeroDivisionError):
+            next_of(bob, Reconnected)
+
+
+@pytest.mark.parametrize("leave", [lambda bob: bob.send("exit"), Client.send_eof])
+def test_leaving_a_server_that_did_not_listen(serve: Serve, leave: Callable[[Client], None]) -> None:
+    """It ends in order, but hasn't heard the line: that is told."""
+    with member(serve()) as (bob, proxy):
+        connection = proxy.link_of(bob)
+        connection.to_server.stall()
+        bob.send("hi")
+        leave(bob)
+        connection.to_client.half_close()
+        assert [event.line for event in bob if isinstance(event, Unconfirmed)] == ["hi"]
+
+
+@pytest.mark.parametrize("leave", [lambda bob: bob.send("exit"), Client.send_eof])
+def test_leaving_a_server_that_listens(serve: Serve, leave: Callable[[Client], None]) -> None:
+    """Everything is confirmed before the end, also what was sent after the last question."""
+    with member(serve()) as (bob, _):
+        for number in range(100):
+            bob.send(f"{number}")
+        leave(bob)
+        assert list(bob) == []
+
+
+@pytest.mark.usefixtures("never")
+@pytest.mark.parametrize("tls", [True])
+def test_an_end_after_the_loss_was_found(serve: Serve) -> None:
+    """In TLS: whoever closes or ends a connection that a receiver has just given up gets no error, and holds no lock."""
+    with in_room(serve()) as (bob, proxy):
+        under = connection_under(bob)
+        proxy.link_of(bob).reset()
+        next_of(bob, Disconnected)
+        under.send_eof()
+        under.begin_close(None)
+        assert not under.sending.locked()
+
+
+@pytest.mark.parametrize("tls", [True])
+def test_a_line_of_which_a_part_is_under_way(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When writing fails and it is encrypted already it may be heard: it isn't kept to be said once more."""
+    with in_room(serve(), queue=5, max_line_bytes=len(HUGE)) as (bob, proxy):
+        proxy.link_of(bob).to_server.stall()
+
+        def fail(*waited_for: object) -> None:
+            raise OSError(errno.EPIPE, "Broken pipe")
+
+        under, data = connection_under(bob), HUGE.encode()
+        with monkeypatch.context() as patched:
+            patched.setattr(connection, "wait", fail)
+            with pytest.raises(ConnectionClosed):
+                for_ever(lambda: under.write(data))
+        assert under.in_line
+
+
+def test_ctrl_c_in_the_middle_of_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half a line is never said, and the next one isn't glued to it: this connection is over, by a reset."""
+
+    def interrupt(*waited_for: object) -> None:
+        raise KeyboardInterrupt
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        with Client(port=port) as client:
+            server, _ = listener.accept()
+            with server, monkeypatch.context() as patched:
+                server.settimeout(DEADLINE)
+                patched.setattr(connection, "wait", interrupt)
+                with pytest.raises(KeyboardInterrupt):
+                    for_ever(lambda: client.send("x" * 8000))
+                for use in (lambda: client.send("y"), client.receive):
+                    with pytest.raises(ConnectionClosed, match="a line was broken off"):
+                        use()
+                server.setblocking(False)
+                with pytest.raises(BlockingIOError):
+                    for_ever(lambda: data_of(server))
+                server.settimeout(DEADLINE)
+                client.close()
+                with pytest.raises(ConnectionResetError):
+                    for_ever(lambda: data_of(server))
+
+
+def test_the_end_waits_for_what_was_kept(serve: Serve, gate: Gate) -> None:
+    """`send_eof` just after the return comes after the lines of the queue."""
+    started = serve()
+    with Client(port=started.port) as ann, member(started, queue=1000) as (bob, proxy):
+        proxy.link_of(bob).reset()
+        next_of(bob, Disconnected)
+        for number in range(1000):
+            bob.send(f"{number}")
+        gate.put(0)
+        next_of(bob, Reconnected)
+        bob.send_eof()
+        assert texts(ann, "999") == [f"{number}" for number in range(1000)]
+        assert list(bob) == []
+        assert bob.queued == []
+
+
+@pytest.mark.usefixtures("at_once")
+def test_the_room_says_why_it_does_not_let_us_in() -> None:
+    """Once, however many attempts it takes."""
+    with Server(port=0, limits=QUICK) as server:
+        port = server.port
+        bob = Client(port=port, reconnect=True)
+    with bob, socket.create_server(("127.0.0.1", port)) as listener:
+        listener.settimeout(DEADLINE)
+        next_of(bob, Disconnected)
+        for reason in ("one", "one", "other"):
+            sock, _ = listener.accept()
+            with sock:
+                sock.recv(100)
+                sock.sendall(f"*** {reason}\n".encode())
+        assert [bob.receive(DEADLINE) for _ in range(2)] == [
+            Notice(f"not let in: {reason}; trying again") for reason in ("one", "other")
+        ]

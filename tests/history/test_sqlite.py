@@ -1,0 +1,427 @@
+"""Histories: what each keeps to, and what is special about the one in a file."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sqlite3
+import stat
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chatkit import Message
+from chatkit.history.base import HistoryError
+from chatkit.history.memory import MemoryHistory
+from chatkit.history.sqlite import maintenance as upkeep
+from chatkit.history.sqlite.schema import VERSION
+from chatkit.history.sqlite.store import RESERVED_IDS, SqliteHistory
+from tests.helpers.history_contract import ALL, TIME, DurableContract, HistoryContract, said
+
+Open = Callable[..., SqliteHistory]
+
+
+class TestMemory(HistoryContract):
+    def make(self, folder: Path) -> MemoryHistory:
+        return MemoryHistory(10_000)
+
+
+class TestSqlite(DurableContract):
+    def make(self, folder: Path) -> SqliteHistory:
+        return SqliteHistory(folder / "chat.db")
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "chat.db"
+
+
+@pytest.fixture
+def open_history(path: Path) -> Iterator[Open]:
+    """open_history(keep=...) opens the file, and closes it at the end."""
+    with ExitStack() as stack:
+
+        def open_it(**options: Any) -> SqliteHistory:
+            history = SqliteHistory(path, **options)
+            history.open()
+            stack.callback(history.close)
+            return history
+
+        yield open_it
+
+
+def rows(path: Path, query: str) -> list[Any]:
+    with closing(sqlite3.connect(path)) as connection:
+        return connection.execute(query).fetchall()
+
+
+def tidy_up(history: SqliteHistory) -> None:
+    for _ in range(10_000):
+        if history.maintain(idle=True) > 0:
+            return
+    pytest.fail("there is always more to do")
+
+
+def crash(history: SqliteHistory) -> None:
+    """As `kill -9` would leave it: nothing is said to the file any more."""
+    history._disconnect()
+    assert history._lock is not None
+    os.close(history._lock)
+    history._lock = None
+
+
+def test_memory_forgets_the_oldest() -> None:
+    """It keeps so many, and knows where they begin."""
+    history = MemoryHistory(3)
+    assert history.oldest_id == 1
+    history.append(said(1, 2, 3, 4, 5))
+    assert (history.oldest_id, [message.id for message in history.read(0, ALL, ALL)]) == (3, [3, 4, 5])
+
+
+def test_the_file_is_private_and_as_documented(path: Path, open_history: Open) -> None:
+    """Mode 0600, also beside it; WAL; application id and version; whole; no lock file is left."""
+    history = open_history()
+    history.append(said(1, 2))
+    files = sorted(path.parent.iterdir())
+    assert [file.name for file in files] == ["chat.db", "chat.db-lock", "chat.db-shm", "chat.db-wal"]
+    assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
+    assert rows(path, "PRAGMA user_version") == [(VERSION,)] == [(1,)]
+    assert rows(path, "PRAGMA application_id") == [(0x63686174,)]
+    assert rows(path, "PRAGMA journal_mode") == [("wal",)]
+    assert rows(path, "PRAGMA integrity_check") == [("ok",)]
+    history.close()
+    assert [file.name for file in path.parent.iterdir()] == ["chat.db"]
+
+
+def test_options_that_make_no_sense(path: Path) -> None:
+    """Are the caller's mistake."""
+    for options in ({"keep": 0}, {"days": -1}, {"sync": "off"}):
+        with pytest.raises(ValueError, match=r"must be"):
+            SqliteHistory(path, **options)
+
+
+@pytest.mark.parametrize(("sync", "level"), [("normal", 1), ("full", 2)])
+def test_sync(open_history: Open, sync: str, level: int) -> None:
+    """SQLite is told how much a commit waits for the disk."""
+    history = open_history(sync=sync)
+    assert history._writer
+    assert history._writer.execute("PRAGMA synchronous").fetchone() == (level,)
+
+
+def test_ids_are_never_given_again_after_a_crash(open_history: Open) -> None:
+    """Messages may have been shown that the file doesn't have (a full disk): ids go on above all that were reserved."""
+    history = open_history()
+    history.append(said(1, 2, 3))
+    crash(history)
+    again = open_history()
+    assert again.newest_id == RESERVED_IDS
+    assert (again.epoch, again.missing(1, again.newest_id), again.cursor_before_last(again.newest_id, 2)) == (
+        history.epoch,
+        3,
+        1,
+    )
+    again.append(said(again.newest_id + 1))
+    crash(again)
+    third = open_history()
+    assert third.newest_id > again.newest_id
+    assert (third.missing(1, third.newest_id), len(third.unused)) == (4, 2)
+    third.close()
+    assert open_history().newest_id == third.newest_id, "an orderly end reserves nothing"
+
+
+def test_ids_are_reserved_before_the_first_is_given(open_history: Open) -> None:
+    """It may be shown and never kept, if the first commit fails and the server is killed then."""
+    history = open_history()
+    history.append(said(1))
+    history.close()
+    crash(open_history())
+    assert open_history().newest_id > RESERVED_IDS
+
+
+def test_it_can_be_opened_while_it_cannot_be_written(path: Path, open_history: Open) -> None:
+    """A room begins all the same, and what is said is kept when that is over."""
+    open_history().close()
+    with closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        history = open_history()
+    history.append(said(1))
+    crash(history)
+    assert open_history().newest_id > RESERVED_IDS
+
+
+def test_a_commit_is_all_or_nothing(path: Path, open_history: Open) -> None:
+    """Of several thousand messages, one of which can't be: none is kept, and the next ones are."""
+    history = open_history()
+    broken = said(*range(1, 3001))
+    broken[2500] = Message("ada", None, 2501, TIME)  # type: ignore[arg-type]
+    with pytest.raises(HistoryError):
+        history.append(broken)
+    assert rows(path, "SELECT count(*) FROM messages") == [(0,)]
+    history.append(said(*range(1, 3001)))
+    assert rows(path, "SELECT count(*), max(id) FROM messages") == [(3000, 3000)]
+
+
+def test_a_foreign_file_is_left_alone(path: Path, open_history: Open) -> None:
+    """A text, another program's database, a newer schema: one line that says what to do, nothing changed, nothing beside."""
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("CREATE TABLE notes (text)")
+    newer = path.with_name("newer.db")
+    history = SqliteHistory(newer)
+    history.open()
+    history.close()
+    with closing(sqlite3.connect(newer)) as connection:
+        connection.execute("PRAGMA user_version = 2")
+    text = path.with_name("text")
+    text.write_text("dear diary\n" * 100)
+    for file, problem in ((path, "isn't a history"), (newer, "newer chatkit"), (text, "isn't a history")):
+        before = file.read_bytes()
+        with pytest.raises(HistoryError, match=problem):
+            SqliteHistory(file).open()
+        assert file.read_bytes() == before
+        assert not file.with_name(f"{file.name}-lock").exists()
+
+
+def test_a_file_that_is_removed(path: Path, open_history: Open, caplog: pytest.LogCaptureFixture) -> None:
+    """Or renamed: what is said from then on goes into a new one of that name, which goes on with the room and its ids."""
+    history = open_history()
+    history.append(said(1, 2))
+    for suffix in ("", "-wal", "-shm"):
+        path.with_name(f"chat.db{suffix}").rename(path.with_name(f"old.db{suffix}"))
+    history.append(said(3))
+    assert history.maintain(idle=True) >= 0
+    assert [message.id for message in history.read(0, ALL, ALL)] == [3]
+    assert caplog.text.count("was removed or replaced") == 1
+    history.close()
+    again = open_history()
+    assert (again.newest_id, again.epoch) == (3, history.epoch)
+    assert rows(path.with_name("old.db"), "SELECT id FROM messages") == [(1,), (2,)]
+
+
+def test_a_file_that_is_replaced(path: Path, open_history: Open) -> None:
+    """By another history, while it runs: nothing in that is lost, and nothing of ours comes into it but what is said next."""
+    other = SqliteHistory(path.with_name("other.db"))
+    other.open()
+    other.append(said(*range(1, 11), text="other"))
+    other.close()
+    history = open_history()
+    history.append(said(1, 2, text="mine"))
+    path.with_name("other.db").rename(path)
+    history.append(said(20))
+    history.close()
+    found = rows(path, "SELECT id, text FROM messages")
+    assert found == [*[(number, "other") for number in range(1, 11)], (20, "x")]
+    assert rows(path, "PRAGMA integrity_check") == [("ok",)]
+
+
+def test_a_backup_of_a_running_room(path: Path, open_history: Open) -> None:
+    """As docs/history.md says: whole, while it is written; put back it is a history like any other, in WAL mode."""
+    history = open_history()
+    history.append(said(1, 2))
+    copy = path.with_name("copy.db")
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+        connection.execute(f"VACUUM INTO '{copy}'")
+    history.append(said(3))
+    back = SqliteHistory(copy)
+    back.open()
+    assert [message.id for message in back.read(0, ALL, ALL)] == [1, 2]
+    assert rows(copy, "PRAGMA journal_mode") == [("wal",)]
+    assert back.epoch == history.epoch
+    back.close()
+
+
+def test_a_closed_history_stays_closed(path: Path, open_history: Open) -> None:
+    """Who reads or writes late is told so; nothing is opened again."""
+    history = open_history()
+    history.append(said(1))
+    history.close()
+    for late in (lambda: history.read(0, ALL, ALL), lambda: history.append(said(2))):
+        with pytest.raises(HistoryError, match="is closed"):
+            late()
+    assert [file.name for file in path.parent.iterdir()] == ["chat.db"]
+
+
+def test_one_server_per_file_also_by_another_name(path: Path, open_history: Open) -> None:
+    """A link is the file that it leads to."""
+    open_history()
+    link = path.with_name("link.db")
+    link.symlink_to(path)
+    with pytest.raises(HistoryError, match="another server"):
+        SqliteHistory(link).open()
+
+
+def test_rows_that_are_no_messages(path: Path, open_history: Open) -> None:
+    """Somebody else's doing: they are passed over, or what can't be read at all is one error."""
+    history = open_history()
+    history.append(said(1, 2, 3))
+    rows_of_others = ["UPDATE messages SET kind = 'song' WHERE id = 2"]
+    for statement in rows_of_others:
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            connection.execute(statement)
+    assert [message.id for message in history.read(0, ALL, ALL)] == [1, 3]
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("UPDATE messages SET sender = CAST(x'ff' AS TEXT) WHERE id = 2")
+    with pytest.raises(HistoryError):
+        history.read(0, ALL, ALL)
+
+
+@pytest.mark.parametrize("missing", ["folder/chat.db", "."])
+def test_a_file_that_cannot_be(tmp_path: Path, missing: str) -> None:
+    """No such folder, or a folder: one line."""
+    with pytest.raises(HistoryError, match=r"(No such file|ordinary)"):
+        SqliteHistory(tmp_path / missing).open()
+
+
+def test_one_server_per_file(path: Path, open_history: Open) -> None:
+    """A second one is refused, in this process or another, until the first has ended."""
+    history = open_history()
+    with pytest.raises(HistoryError, match="another server"):
+        open_history()
+    history.append(said(1))
+    history.close()
+    assert [message.id for message in open_history().read(0, ALL, ALL)] == [1]
+
+
+@pytest.mark.parametrize("harm", ["cut", "zeros", "garbage"])
+def test_a_damaged_file_is_put_aside(
+    path: Path, open_history: Open, harm: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its bytes are kept under another name, one line says so, and a new history begins with a name of its own."""
+    history = open_history()
+    history.append(said(*range(1, 2001)))
+    history.close()
+    whole = path.read_bytes()
+    harmed = {"cut": whole[: len(whole) // 2], "zeros": bytes(len(whole)), "garbage": whole[:4096] + b"\xff" * 60_000}[
+        harm
+    ]
+    path.write_bytes(harmed)
+    again = open_history()
+    (aside,) = path.parent.glob("chat.db.damaged-*")
+    assert aside.read_bytes() == harmed
+    assert [record.levelno for record in caplog.records] == [logging.ERROR]
+    assert str(aside) in caplog.text
+    assert (again.newest_id, again.read(0, ALL, ALL)) == (0, [])
+    assert again.epoch != history.epoch
+    again.append(said(1))
+
+
+def test_damage_while_it_runs(path: Path, open_history: Open) -> None:
+    """The room goes on in a new file: same name, and ids that come next."""
+    history = open_history()
+    history.append(said(*range(1, 2001)))
+    tidy_up(history)
+    history._upkeep._checkpoint()  # type: ignore[union-attr]
+    with open(path, "r+b") as file:
+        file.seek(4096)
+        file.write(b"\xff" * (path.stat().st_size - 4096))
+    name = history.epoch
+    for connection in (history._writer, history._reader):
+        if connection:
+            connection.execute("PRAGMA cache_size = 0")
+            connection.execute("PRAGMA shrink_memory")
+    history.append(said(2001))
+    (aside,) = path.parent.glob("chat.db.damaged-*")
+    assert b"\xff" * 4096 in aside.read_bytes()
+    assert [message.id for message in history.read(0, ALL, ALL)] == [2001]
+    history.close()
+    again = open_history()
+    assert (again.newest_id, again.epoch) == (2001, name)
+
+
+def test_keep(path: Path, open_history: Open) -> None:
+    """The newest so many stay, in steps; what is pruned is gone from the file's bytes and from the index."""
+    history = open_history(keep=1000)
+    secret = "pass phrase 42"
+    for start in range(1, 5001, 1000):
+        history.append(said(*range(start, start + 1000), text=secret if start == 1 else "x"))
+        tidy_up(history)
+    assert rows(path, "SELECT min(id), max(id), count(*) FROM messages") == [(4001, 5000, 1000)]
+    history.close()
+    assert secret.encode() not in path.read_bytes()
+    assert rows(path, "SELECT count(*) FROM search WHERE search MATCH 'pas'") == [(0,)]
+    rows(path, "INSERT INTO search (search, rank) VALUES ('integrity-check', 1)")
+
+
+def test_days(path: Path, open_history: Open) -> None:
+    """What is older goes, what isn't stays."""
+    now = time.time()
+    old, young = [Message("ada", "x", number, now - number * 86400) for number in (3, 2)], Message("ada", "x", 4, now)
+    history = open_history(days=2.5)
+    history.append(
+        [old[0].__class__("ada", "old", 1, now - 3 * 86400), Message("ada", "new", 2, now - 2 * 86400), young]
+    )
+    tidy_up(history)
+    assert [message.id for message in history.read(0, ALL, ALL)] == [2, 4]
+
+
+def test_all_of_it_is_pruned(open_history: Open) -> None:
+    """Newcomers aren't told of that, also after the next start."""
+    history = open_history(days=1)
+    history.append(said(1, 2, 3))
+    tidy_up(history)
+    assert (history.read(0, ALL, ALL), history.pruned_upto) == ([], 3)
+    history.close()
+    assert open_history().pruned_upto == 3
+
+
+def test_pruning_keeps_up_with_what_is_said(path: Path, open_history: Open) -> None:
+    """One step removes more than was said since the step before, also while nobody pauses."""
+    history = open_history(keep=100)
+    for start in range(1, 50_001, 5000):
+        history.append(said(*range(start, start + 5000)))
+        history.maintain(idle=False)
+    assert rows(path, "SELECT count(*) FROM messages")[0][0] <= 5100
+
+
+def test_the_index_follows(path: Path, open_history: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In pauses only; without FTS5 there is none, and nothing else changes."""
+    history = open_history()
+    history.append(said(1, 2, 3, text="deployed"))
+    history.maintain(idle=False)
+    assert rows(path, "SELECT indexed FROM room") == [(0,)]
+    tidy_up(history)
+    assert rows(path, "SELECT indexed FROM room") == [(3,)]
+    assert rows(path, "SELECT count(*) FROM search WHERE search MATCH 'plo'") == [(3,)]
+    history.close()
+    monkeypatch.setattr(upkeep, "add_search", lambda connection: False)
+    without = open_history()
+    without.append(said(4))
+    tidy_up(without)
+    assert rows(path, "SELECT indexed FROM room") == [(3,)]
+
+
+def test_checkpoints(path: Path, open_history: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After so many bytes, or so many seconds: the log stays small, and a power failure takes little."""
+    history = open_history()
+    wal = path.with_name("chat.db-wal")
+    for start in range(1, 40_001, 1000):
+        history.append(said(*range(start, start + 1000), text="x" * 400))
+        history.maintain(idle=False)
+    assert wal.stat().st_size < 3 * upkeep.CHECKPOINT_BYTES
+    tidy_up(history)
+    history.append(said(50_000))
+    tidy_up(history)
+    assert 0 < history.maintain(idle=True) <= upkeep.CHECKPOINT_SECONDS
+    now = time.monotonic() + upkeep.CHECKPOINT_SECONDS
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    history.maintain(idle=True)
+    copy = path.with_name("copy.db")
+    copy.write_bytes(path.read_bytes())  # the file itself has it now, without its log
+    assert rows(copy, "SELECT max(id) FROM messages") == [(50_000,)]
+
+
+def test_reading_takes_one_step(open_history: Open) -> None:
+    """However many rows: SQLite gives up the interpreter's lock at each step, and busy threads are slow to give it back."""
+    history = open_history()
+    history.append(said(*range(1, 501)))
+    steps = list[str]()
+    history.read(0, 1, 1)
+    assert history._reader
+    history._reader.set_trace_callback(steps.append)
+    assert len(history.read(0, ALL, ALL)) == 500
+    assert len(steps) == 1
+    assert json.dumps(steps).count("json_group_array") == 1

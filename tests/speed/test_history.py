@@ -1,0 +1,108 @@
+"""What a history may cost. Bounds of the whole command, with its processes outside."""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from chatkit import Message
+from chatkit.history.sqlite.store import SqliteHistory
+from tests.cli.test_commands import Run, run, start_server
+from tests.conftest import Peer, needs
+
+pytestmark = pytest.mark.timed
+
+__all__ = ["run"]  # a fixture
+
+MESSAGES, AT_ONCE = 1_000_000, 20_000
+SECONDS = 1.0
+
+Connect = Callable[[str], Peer]
+
+
+@pytest.fixture
+def connect() -> Iterator[Connect]:
+    with ExitStack() as stack:
+
+        def connect(port: str) -> Peer:
+            peer = Peer(int(port))
+            stack.callback(peer.close)
+            return peer
+
+        yield connect
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A history of a million messages: what is to be quick with ten must not grow with them."""
+    path = tmp_path_factory.mktemp("history") / "large.db"
+    history = SqliteHistory(path)
+    history.open()
+    for first in range(1, MESSAGES, AT_ONCE):
+        history.append(
+            [Message("ada", f"{number} {'x' * 50}", number, 1.0) for number in range(first, first + AT_ONCE)]
+        )
+    history.close()
+    return path
+
+
+def test_a_start_with_a_large_history(run: Run, connect: Connect, large: Path) -> None:
+    """In less than a second it listens; a newcomer has the last 50 messages within 20 ms."""
+    begun = time.monotonic()
+    _, port = start_server(run, "--history", str(large), "--replay", "50")
+    assert time.monotonic() - begun < 1.0
+    took = list[float]()
+    for _ in range(7):
+        begun = time.monotonic()
+        lines = connect(port).lines(52)
+        took.append(time.monotonic() - begun)
+        assert lines[50].startswith(b"ada: %d " % MESSAGES)
+    assert statistics.median(took) < 0.020
+
+
+def test_old_messages_of_a_large_history(run: Run, connect: Connect, large: Path) -> None:
+    """Whoever comes back after ten thousand messages has the first of them within 100 ms, from the file."""
+    _, port = start_server(run, "--history", str(large))
+    peer = connect(port)
+    begun = time.monotonic()
+    peer.send(b"/json %d\n" % (MESSAGES - 10_000))
+    assert b"welcome" in peer.line()
+    assert b'"id":%d,' % (MESSAGES - 10_000 + 1) in peer.line()
+    assert time.monotonic() - begun < 0.1
+
+
+def test_a_lone_message(run: Run, connect: Connect, tmp_path: Path) -> None:
+    """Through an idle room: at most 5 ms more than without a history."""
+
+    def median(*options: str) -> float:
+        _, port = start_server(run, *options)
+        ann, bob = connect(port), connect(port)
+        took = list[float]()
+        for number in range(200):
+            begun = time.monotonic()
+            ann.send(b"%d\n" % number)
+            bob.line()
+            took.append(time.monotonic() - begun)
+        return statistics.median(took)
+
+    assert median("--history", str(tmp_path / "chat.db")) - median() < 0.005
+
+
+@needs(sys.platform == "linux", "Linux")
+def test_a_flood(run: Run, tmp_path: Path) -> None:
+    """At least half as many lines as without a history, medians of three."""
+
+    def lines(*options: str) -> int:
+        _, port = start_server(run, *options, "--max-pending-bytes", "1000000000")
+        command = [sys.executable, "-m", "tests.helpers.traffic", port, str(SECONDS), "1000000000"]
+        return int(subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout)
+
+    ratios = [lines("--history", str(tmp_path / f"{number}.db")) / lines() for number in range(3)]
+    assert statistics.median(ratios) > 0.5, ratios

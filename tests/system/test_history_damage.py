@@ -1,0 +1,250 @@
+"""A file that is damaged is put aside, never overwritten; one that isn't a history of ours is left alone."""
+
+from __future__ import annotations
+
+import os
+import random
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from chatkit import Limits, Message
+from chatkit.history.sqlite.store import SqliteHistory
+from tests.cli import test_commands
+from tests.cli.test_commands import Run, start_server
+from tests.cli.test_tls_commands import stop
+from tests.conftest import Started
+from tests.helpers import witness
+from tests.helpers.witness import Log, Talk, Witness, beside, rows, wait_until
+
+pytestmark = pytest.mark.once
+
+log, run, talk = witness.log, test_commands.run, witness.talk
+
+Serve = Callable[..., Started]
+Damage = Callable[[Path], None]
+PAGE_BYTES = 4096
+MESSAGES = 3000
+
+
+def fill(path: Path, messages: int = MESSAGES) -> None:
+    history = SqliteHistory(path)
+    history.open()
+    history.append([Message("ada", f"kept {number} {'x' * 60}", number, 1.0) for number in range(1, messages + 1)])
+    history.close()
+
+
+def garble(path: Path, place: int, number: int = PAGE_BYTES) -> None:
+    """Overwrite so many bytes."""
+    with path.open("r+b") as file:
+        file.seek(place)
+        file.write(random.Random(place).randbytes(number))
+
+
+def garble_what_holds(path: Path, text: str) -> None:
+    """Overwrite each page that holds it."""
+    data = path.read_bytes()
+    for place in range(0, len(data), PAGE_BYTES):
+        if text.encode() in data[place : place + PAGE_BYTES]:
+            garble(path, place)
+
+
+def cut_in_half(path: Path) -> None:
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def cut_the_last_byte(path: Path) -> None:
+    os.truncate(path, path.stat().st_size - 1)
+
+
+def cut_after_the_header(path: Path) -> None:
+    os.truncate(path, 100)
+
+
+def fill_with_zeros(path: Path) -> None:
+    path.write_bytes(b"\0" * path.stat().st_size)
+
+
+def garble_the_root(path: Path) -> None:
+    garble(path, PAGE_BYTES)
+
+
+def garble_the_newest(path: Path) -> None:
+    garble_what_holds(path, f"kept {MESSAGES} ")
+
+
+def garble_a_recent_one(path: Path) -> None:
+    garble_what_holds(path, f"kept {MESSAGES - 500} ")
+
+
+def garble_all_but_the_header(path: Path) -> None:
+    garble(path, 100, path.stat().st_size - 100)
+
+
+AT_THE_START = [
+    cut_in_half,
+    cut_the_last_byte,
+    cut_after_the_header,
+    fill_with_zeros,
+    garble_the_root,
+    garble_the_newest,
+    garble_a_recent_one,
+    garble_all_but_the_header,
+]
+
+
+@pytest.mark.parametrize("damage", AT_THE_START)
+def test_a_file_damaged_at_the_start(run: Run, talk: Talk, tmp_path: Path, damage: Damage) -> None:
+    """It is renamed, its content unchanged, and the room begins anew; one line says so."""
+    path = tmp_path / "chat.db"
+    fill(path)
+    damage(path)
+    damaged = path.read_bytes()
+    server, port = start_server(run, "--history", str(path))
+    talker = talk(port)
+    assert talker.say("anew") == [1]
+    talker.close()
+    err = stop(server)
+    (aside,) = set(beside(path)) - {"chat.db"}
+    assert aside.startswith("chat.db.damaged-")
+    assert (tmp_path / aside).read_bytes() == damaged
+    assert err.startswith(f"chat-server: {path} is damaged")
+    assert err.count("\n") == 1
+    assert str(tmp_path / aside) in err
+    assert rows(path) == [(1, "anew")]
+
+
+def test_a_log_without_its_file_is_put_aside(run: Run, talk: Talk, tmp_path: Path) -> None:
+    """The write-ahead log may have all that is left of a file cut to nothing: it isn't deleted."""
+    path = tmp_path / "chat.db"
+    server, port = start_server(run, "--history", str(path))
+    talker = talk(port)
+    talker.say("precious")
+    talker.close()
+    server.process.kill()
+    server.process.communicate()
+    os.truncate(path, 0)
+    server, _ = start_server(run, "--history", str(path))
+    stop(server)
+    assert any(b"precious" in data for data in beside(path).values())
+
+
+def truncate_to_nothing(path: Path) -> None:
+    os.truncate(path, 0)
+
+
+@pytest.mark.parametrize("damage", [truncate_to_nothing, cut_in_half, garble_the_root, garble_a_recent_one])
+def test_a_file_damaged_while_it_is_used(serve: Serve, talk: Talk, tmp_path: Path, log: Log, damage: Damage) -> None:
+    """As soon as that shows it is renamed, with its log; ids go on in a new file of the same room; nobody misses anything."""
+    path = tmp_path / "chat.db"
+    fill(path)
+    started = serve(history=path, limits=Limits(history_size=1))
+    talker = talk(started.port)
+    room = talker.witness.wait_for("welcome")["epoch"]
+    talker.say("before")
+    damage(path)
+    with Witness(started.port, 0) as asker:
+        asker.wait_for("gap")
+    while "kept as" not in (line := log.line()):
+        assert line.startswith("the history can't be read: ")
+    aside = line.split("kept as ")[1].split(",")[0]
+    assert line.startswith(f"{path} is damaged")
+    (after,) = talker.say("after")
+    assert after > MESSAGES
+    talker.close()
+    started.server.shutdown()
+    assert log.rest() == []
+    assert any(name.startswith(Path(aside).name) and b"before" in data for name, data in beside(path).items())
+    ids = [number for number, _ in rows(path)]
+    assert ids == list(range(ids[0], after + 1))  # nothing was lost once it was put aside
+    again = serve(history=path)
+    with Witness(again.port) as newcomer:
+        assert newcomer.wait_for("welcome")["epoch"] == room
+        assert newcomer.newest == after
+
+
+def test_an_old_page_that_is_garbled(serve: Serve, talk: Talk, tmp_path: Path, log: Log) -> None:
+    """What nobody looks at may be damaged: what is said is kept; where pruning finds it, the file is put aside."""
+    path = tmp_path / "chat.db"
+    fill(path, 10 * MESSAGES)
+    garble_what_holds(path, "kept 50 ")
+    started = serve(history=SqliteHistory(path, keep=5 * MESSAGES))
+    talker = talk(started.port)
+    wait_until(lambda: log.has_line(0.2), talker)
+    assert "is damaged" in log.line()
+    (after,) = talker.say("after")
+    talker.close()
+    started.server.shutdown()
+    assert log.rest() == []
+    assert started.server.stats.unstored == 0
+    assert rows(path)[-1] == (after, "after")
+
+
+def test_files_put_aside_in_one_second_have_names_of_their_own(serve: Serve, tmp_path: Path) -> None:
+    """None is overwritten."""
+    path = tmp_path / "chat.db"
+    for number in range(1, 4):
+        path.write_bytes(b"\0" * number)
+        serve(history=path).server.shutdown()
+    sizes = {len(data) for name, data in beside(path).items() if "damaged" in name}
+    assert sizes == {1, 2, 3}
+
+
+def a_text(path: Path) -> None:
+    path.write_text("Dear diary\n" * 100)
+
+
+def another_database(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as connection:
+        connection.executescript(
+            "PRAGMA journal_mode = WAL; CREATE TABLE messages (id); INSERT INTO messages VALUES (1)"
+        )
+
+
+def a_newer_schema(path: Path) -> None:
+    fill(path)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA user_version = 2")
+
+
+def a_header_cut_short(path: Path) -> None:
+    fill(path)
+    os.truncate(path, 50)
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (a_text, "isn't a history of chatkit"),
+        (another_database, "isn't a history of chatkit"),
+        (a_newer_schema, "was written by a newer chatkit"),
+        (a_header_cut_short, "isn't a history of chatkit"),
+    ],
+)
+def test_what_is_not_ours_is_left_alone(run: Run, tmp_path: Path, make: Damage, reason: str) -> None:
+    """The server doesn't start; one line says why; nothing has changed and nothing is left beside."""
+    make(tmp_path / "chat.db")
+    files = beside(tmp_path / "chat.db")
+    status, out, err = run("chat-server", "--port", "0", "--history", str(tmp_path / "chat.db")).ends()
+    assert (status, out, err.count("\n")) == (1, "", 1)
+    assert reason in err
+    assert beside(tmp_path / "chat.db") == files
+
+
+def test_a_file_that_another_server_has(run: Run, talk: Talk, tmp_path: Path) -> None:
+    """The second one doesn't start; the first notices nothing; when it ends the file is free."""
+    path = tmp_path / "chat.db"
+    server, port = start_server(run, "--history", str(path))
+    talker = talk(port)
+    talker.say("before")
+    status, out, err = run("chat-server", "--port", "0", "--history", str(path)).ends()
+    assert (status, out, err) == (1, "", f"chat-server: another server keeps its history in {path}\n")
+    talker.say("after")
+    talker.close()
+    assert stop(server) == ""
+    assert rows(path) == [(1, "before"), (2, "after")]
+    server, _ = start_server(run, "--history", str(path))
+    assert stop(server) == ""

@@ -1,0 +1,229 @@
+"""A history that is locked, slow or failing: the chat goes on, the operator is told twice, and what is lacking is counted."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sqlite3
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+import pytest
+
+from chatkit import Limits, Message
+from chatkit.history.base import HistoryError
+from chatkit.history.sqlite.store import SqliteHistory
+from tests.cli import test_commands
+from tests.cli.test_commands import Run
+from tests.conftest import DEADLINE, Started
+from tests.helpers import witness
+from tests.helpers.witness import BACK, LOST, REFUSING, Log, Talk, Witness, rows
+
+pytestmark = pytest.mark.once
+
+log, run, talk = witness.log, test_commands.run, witness.talk
+
+Serve = Callable[..., Started]
+NOT_SENT = "not sent: the room's history can't be kept now"
+
+
+class Troubled(SqliteHistory):
+    """Fails while `fails`, waits while not `goes_on`."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self.fails = False
+        self.goes_on = threading.Event()
+        self.goes_on.set()
+        self.begun = threading.Event()
+
+    def append(self, messages: Sequence[Message]) -> None:
+        self.begun.set()
+        if self.fails:
+            raise HistoryError("the disk is full")
+        assert self.goes_on.wait(DEADLINE)
+        super().append(messages)
+
+
+@contextmanager
+def failing(history: Troubled) -> Iterator[None]:
+    history.fails = True
+    yield
+    history.fails = False
+
+
+@contextmanager
+def locked(history: Troubled) -> Iterator[None]:
+    with closing(sqlite3.connect(history._path, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        yield
+
+
+@contextmanager
+def hanging(history: Troubled) -> Iterator[None]:
+    history.goes_on.clear()
+    try:
+        yield
+    finally:
+        history.goes_on.set()
+
+
+@pytest.fixture
+def history(tmp_path: Path) -> Troubled:
+    return Troubled(tmp_path / "chat.db")
+
+
+patient, hasty = Limits(history_seconds=DEADLINE), Limits(history_seconds=0.2)
+
+
+@pytest.mark.parametrize(
+    ("trouble", "limits", "late", "reason"),
+    [
+        (failing, patient, 0, "the disk is full"),
+        (locked, patient, 0, "another program has locked the file"),
+        (hanging, hasty, 1, "it takes longer than 0.2 seconds"),
+    ],
+)
+def test_the_chat_goes_on_without(
+    serve: Serve,
+    talk: Talk,
+    history: Troubled,
+    log: Log,
+    trouble: Callable[..., object],
+    limits: Limits,
+    late: int,
+    reason: str,
+) -> None:
+    """One line when it begins, one when it is over with the number lacking; late is not lost; ids go on; all is told at once."""
+    started = serve(history=history, limits=limits)
+    talker = talk(started.port)
+    talker.say("before")
+    with trouble(history):  # type: ignore[attr-defined]
+        talker.say("first")
+        talker.say("second", "third")
+        assert log.line().startswith(LOST + reason)
+        assert started.server.stats.unstored == 3
+    assert log.line() == BACK.format(3 - late)
+    assert talker.say("after") == [5]
+    assert (started.server.stats.unstored, started.server.stats.messages) == (3 - late, 5)
+    talker.close()
+    started.server.shutdown()
+    assert log.rest() == []
+    assert rows(history._path) == [(1, "before"), (2, "first"), (5, "after")][:: 1 if late else 2]
+
+
+@pytest.mark.parametrize(("trouble", "limits"), [(failing, patient), (locked, patient), (hanging, hasty)])
+def test_messages_are_refused(
+    serve: Serve, talk: Talk, history: Troubled, log: Log, trouble: Callable[..., object], limits: Limits
+) -> None:
+    """Where it is required nobody sees them, then or later; each sender is told, for each line; nothing counts as missing."""
+    started = serve(history=history, limits=limits, history_required=True)
+    talker = talk(started.port)
+    (before,) = talker.say("before")
+    with trouble(history):  # type: ignore[attr-defined]
+        talker.peer.send(b"lost\nlost\n")
+        assert [talker.peer.line() for _ in range(2)] == [f"*** {NOT_SENT}".encode()] * 2
+        talker.witness.peer.send(b"lost, too\n")
+        refused = talker.witness.wait_for("error")
+        assert (refused["code"], refused["text"]) == ("not_kept", NOT_SENT)
+        assert log.line().startswith(REFUSING)
+    assert log.line().startswith("the history is kept again")
+    assert rows(history._path) == [(before, "before")]  # not even what the disk took late
+    (after,) = talker.say("after")
+    with Witness(started.port, 0) as newcomer:
+        newcomer.wait_for("message", "after")
+    talker.close()
+    started.server.shutdown()
+    assert before < after
+    assert newcomer.seen == talker.witness.seen == rows(history._path) == [(before, "before"), (after, "after")]
+    assert not [event for event in newcomer.events if event["type"] == "gap"]
+    assert log.rest() == []
+
+
+def test_refused_ids_are_no_gap_after_a_restart(serve: Serve, talk: Talk, history: Troubled, log: Log) -> None:
+    """The file knows that nobody was ever told these; they aren't given again."""
+    started = serve(history=history, history_required=True)
+    talker = talk(started.port)
+    with failing(history):
+        talker.peer.send(b"lost\n" * 3)
+        talker.peer.line()
+    assert [log.line().partition(",")[0], log.line().partition(";")[0]] == [
+        "the history can't be kept",
+        "the history is kept again",
+    ]
+    (after,) = talker.say("after")
+    talker.close()
+    started.server.shutdown()
+    with Witness(serve(history=history).port, 0) as newcomer:
+        newcomer.wait_for("message", "after")
+    assert newcomer.seen == [(after, "after")]
+    assert not [event for event in newcomer.events if event["type"] == "gap"]
+
+
+def test_shutdown_waits_for_no_disk(serve: Serve, talk: Talk, history: Troubled) -> None:
+    """While a history hangs a server ends in time, and what was said last is delivered first."""
+    started = serve(history=history, limits=Limits(history_seconds=0.2, drain_seconds=0.2))
+    talker = talk(started.port)
+    with hanging(history):
+        talker.peer.send(b"the last words\n")
+        assert history.begun.wait(DEADLINE)
+        begun = time.monotonic()
+        started.server.shutdown(1.0)
+        assert time.monotonic() - begun < DEADLINE / 2
+        talker.witness.wait_for("message", "the last words")
+    for thread in threading.enumerate():
+        if thread.name.startswith("chatkit-"):
+            thread.join(DEADLINE)
+
+
+# chat-server, but each message that is to be kept waits in a system call, as for a disk that hangs.
+HANGING = """
+import os
+from chatkit.cli.server.main import main
+from chatkit.history.base import sqlite
+sqlite.insert = lambda *_: os.read(0, 1)
+main(["--port", "0", "--history", {!r}])
+"""
+
+
+@pytest.mark.timed
+def test_sigterm_while_the_disk_hangs(run: Run, talk: Talk, tmp_path: Path) -> None:
+    """chat-server ends within five seconds, in order, and what was said last is delivered."""
+    server = run(sys.executable, "-c", HANGING.format(str(tmp_path / "chat.db")))
+    talker = talk(server.line().rpartition(":")[2])
+    talker.peer.send(b"the last words\n")
+    assert [server.line().partition(" ")[0], server.line().partition(" ")[0]] == ["New", "New"]
+    assert server.line().endswith("the last words")
+    begun = time.monotonic()
+    server.process.send_signal(signal.SIGTERM)
+    talker.witness.wait_for("message", "the last words")
+    talker.close()
+    assert server.process.wait(DEADLINE) == 0
+    assert time.monotonic() - begun < 5
+    _, _, err = server.ends()
+    assert err.startswith(f"chat-server: {LOST}it takes longer")
+    assert err.count("\n") == 1
+
+
+def test_what_cannot_be_read_is_a_gap(
+    serve: Serve, talk: Talk, history: Troubled, log: Log, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A member that asks for old messages is told how many there were; the operator is told once; what is said goes on."""
+    started = serve(history=history, limits=Limits(history_size=1))
+    talker = talk(started.port)
+    talker.say("one", "two", "three")
+    with monkeypatch.context() as patched:
+        patched.setattr(history, "read", lambda *_: json.loads("["))
+        for _ in range(2):
+            with Witness(started.port, 0) as newcomer:
+                assert newcomer.wait_for("gap")["missing"] == 2
+                newcomer.wait_for("message", "three")
+    assert len(log.rest()) == 1
+    talker.say("four")
+    with Witness(started.port, 0) as newcomer:
+        newcomer.wait_for("message", "four")
+    assert [text for _, text in newcomer.seen] == ["one", "two", "three", "four"]

@@ -1,0 +1,175 @@
+"""`kill -9`, again and again: what anyone has seen is in the history, once, in order, and the next start is quick."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import sqlite3
+import time
+from contextlib import closing, suppress
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+from tests.cli import test_commands
+from tests.cli.test_commands import BIN, Run, Running, start_server
+from tests.cli.test_tls_commands import stop
+from tests.conftest import DEADLINE, Peer, needs
+from tests.helpers.witness import Talker, Witness, rows
+
+pytestmark = pytest.mark.once
+
+run = test_commands.run
+
+LINES_PER_SECOND = 500
+LONGEST_LIFE_SECONDS = 0.6
+# A server in order starts in a quarter of a second; what a killed one left may take the rest.
+START_SECONDS = 2.0
+# So many writes a server makes from its first moment until some dozens of lines are kept.
+WRITES = 70
+
+
+class Killing:
+    """Rounds of start, talk, kill on one history.
+
+    seen: (id, text) of all that any witness saw, in order. starts: how many seconds each start took.
+    """
+
+    def __init__(self, run: Run, path: Path, *options: str) -> None:
+        self._run = run
+        self._command = ["--history", str(path), *options]
+        self._chance = random.Random(f"{path.name} {options}")
+        self._said = 0
+        self.seen: list[tuple[int, str]] = []
+        self.starts: list[float] = []
+
+    def start(self) -> tuple[Running, str]:
+        begun = time.monotonic()
+        server, port = start_server(self._run, *self._command)
+        self.starts.append(time.monotonic() - begun)
+        return server, port
+
+    def round(self) -> None:
+        """No id that anyone saw before is given again, at whatever moment the server is killed."""
+        server, port = self.start()
+        witness, talker = Witness(port), Peer(int(port))
+        assert witness.newest >= (self.seen[-1][0] if self.seen else 0)
+        self._talk(witness, talker, time.monotonic() + self._chance.uniform(0, LONGEST_LIFE_SECONDS))
+        server.process.kill()
+        witness.look_to_the_end()
+        self.seen += witness.seen
+        for peer in (witness.peer, talker):
+            peer.close()
+        server.process.communicate()
+
+    def _talk(self, witness: Witness, talker: Peer, end: float) -> None:
+        """So many lines per second, until then."""
+        due = time.monotonic()
+        while (now := time.monotonic()) < end:
+            if now >= due:
+                talker.send(b"line %d\n" % self._said)
+                self._said += 1
+                due += 1 / LINES_PER_SECOND
+            witness.look(min(due, end) - time.monotonic())
+
+
+@pytest.mark.parametrize("sync", ["normal", "full"])
+def test_what_a_witness_saw_survives_each_kill(run: Run, tmp_path: Path, kill_rounds: int, sync: str) -> None:
+    """Every line it saw is in the file, under the id it saw, exactly once; ids rise over all rounds; the file is whole."""
+    path = tmp_path / "chat.db"
+    killing = Killing(run, path, "--history-sync", sync)
+    for _ in range(kill_rounds):
+        killing.round()
+    server, _ = killing.start()
+    assert stop(server) == ""
+    kept = rows(path)
+    assert killing.seen
+    assert all(low < high for (low, _), (high, _) in pairwise(killing.seen))
+    assert set(killing.seen) <= set(kept)
+    assert len({text for _, text in kept}) == len(kept)
+    assert os.listdir(tmp_path) == ["chat.db"]
+
+
+@pytest.mark.timed
+def test_a_start_after_a_kill_is_quick(
+    run: Run, tmp_path: Path, kill_rounds: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever a killed server left behind takes the next one less than two seconds."""
+    killing = Killing(run, tmp_path / "chat.db")
+    for _ in range(kill_rounds):
+        killing.round()
+    server, _ = killing.start()
+    assert stop(server) == ""
+    with capsys.disabled():
+        print(f" {kill_rounds} kills, {len(killing.seen)} lines, slowest start {max(killing.starts):.2f} s", end="")
+    assert max(killing.starts) < START_SECONDS
+
+
+def test_the_newest_messages_survive_pruning_and_a_kill(run: Run, tmp_path: Path, kill_rounds: int) -> None:
+    """With --history-keep, of what a witness saw the newest so many are there, and in the end no more."""
+    path = tmp_path / "chat.db"
+    killing = Killing(run, path, "--history-keep", "20")
+    for _ in range(kill_rounds):
+        killing.round()
+        assert set(killing.seen[-20:]) <= set(rows(path))
+    server, port = killing.start()
+    with Witness(port) as witness, closing(sqlite3.connect(path)) as reader:
+        until = time.monotonic() + DEADLINE
+        while reader.execute("SELECT count(*) FROM messages").fetchone()[0] > 20:
+            assert time.monotonic() < until
+            witness.look(0.05)
+    assert stop(server) == ""
+    kept = rows(path)
+    assert len(kept) == 20
+    assert kept[-1][0] >= killing.seen[-1][0]
+
+
+@needs(shutil.which("strace"), "strace")
+def test_killed_at_any_write(run: Run, tmp_path: Path, kill_rounds: int) -> None:
+    """From the first byte of a new file on: killed just before any of its writes, a history is whole and goes on."""
+    writes = list(range(1, WRITES + 1))
+    random.Random(WRITES).shuffle(writes)
+    for number in writes[:kill_rounds]:
+        (tmp_path / str(number)).mkdir()
+        path = tmp_path / str(number) / "chat.db"
+        seen = talk_until_killed_at(run, path, number)
+        server, port = start_server(run, "--history", str(path))
+        talker = Talker(port)
+        (again,) = talker.say("goes on")
+        talker.close()
+        assert stop(server) == ""
+        assert again > max([0, *(number for number, _ in seen)])
+        assert {*seen, (again, "goes on")} <= set(rows(path))
+        assert os.listdir(path.parent) == ["chat.db"]
+
+
+def talk_until_killed_at(run: Run, path: Path, write: int) -> list[tuple[int, str]]:
+    """What a witness saw of a server that is killed at a thread's write of this number."""
+    tampering = [
+        "-D",
+        "-f",
+        "-o",
+        os.devnull,
+        "-e",
+        "trace=pwrite64",
+        "-e",
+        f"inject=pwrite64:signal=KILL:when={write}",
+    ]
+    strace = shutil.which("strace") or "strace"
+    server = run(strace, *tampering, str(BIN / "chat-server"), "--port", "0", "--history", str(path))
+    assert server.process.stdout
+    listening = server.process.stdout.readline()
+    if not listening:
+        return []
+    port = listening.rpartition(b":")[2].decode()
+    witness, talker = Witness(port), Peer(int(port))
+    with suppress(ConnectionError):
+        for number in range(WRITES):
+            talker.send(b"said %d\n" % number)
+            witness.wait_for("message", f"said {number}")
+    server.process.kill()
+    talker.close()
+    witness.peer.close()
+    return witness.seen

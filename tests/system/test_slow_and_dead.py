@@ -1,0 +1,309 @@
+"""Slow peers, dead ones and floods: the others get everything in time, and memory stays bounded."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import ssl
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+
+from chatkit import Limits
+from tests.cli.test_commands import BIN, Run, Running, run, start_server
+from tests.conftest import DEADLINE, Peer, Started, assert_healthy, needs, over_tls, token_seconds
+
+pytestmark = pytest.mark.slow
+
+__all__ = ["run"]  # a fixture
+
+Serve = Callable[..., Started]
+
+
+def p99(seconds: list[float]) -> float:
+    return statistics.quantiles(seconds, n=100)[98]
+
+
+def tokens_while(process: subprocess.Popen[bytes], talker: Peer, reader: Peer) -> list[float]:
+    """The times of tokens from one to the other, one after the other, until `process` ends."""
+    seconds = []
+    while process.poll() is None:
+        seconds.append(token_seconds(talker, reader))
+    return seconds
+
+
+def traffic(run: Run, port: str, seconds: float, most_bytes: int, tls: bool) -> Running:
+    return run(
+        sys.executable, "-m", "tests.helpers.traffic", port, str(seconds), str(most_bytes), *(["tls"] if tls else [])
+    )
+
+
+@over_tls
+@pytest.mark.timed
+def test_a_member_that_never_reads_delays_nobody(run: Run, tls: bool, tls_options: list[str]) -> None:
+    """While 20 MB flow past it, the others get all of it in order, their p99 at most 10 ms above idle."""
+    server, port = start_server(run, "--max-pending-bytes", "1000000", "--drain-seconds", "0.2", *tls_options)
+    talker, reader = Peer(int(port), tls=tls), Peer(int(port), tls=tls)
+    deaf = Peer(int(port), receive_buffer=4096, tls=tls)
+    idle = p99([token_seconds(talker, reader) for _ in range(500)])
+    flow = traffic(run, port, 60, 20_000_000, tls)
+    busy = p99(tokens_while(flow.process, talker, reader))
+    assert flow.ends() == (0, "312512\n", "")
+    assert busy < idle + 0.010
+    with pytest.raises((ConnectionResetError, ssl.SSLEOFError)):
+        deaf.rest()
+    server.process.send_signal(signal.SIGTERM)
+    for peer in (talker, reader, deaf):
+        peer.close()
+    _, _, err = server.ends()
+    assert [line for line in err.splitlines() if "undelivered" in line] == [
+        line for line in err.splitlines() if line.endswith("lines undelivered: more than 1000000 bytes were waiting")
+    ]
+    assert err.count("undelivered") == 1
+
+
+@over_tls
+@pytest.mark.timed
+def test_a_flood_delays_nobody_much(run: Run, tls: bool, tls_options: list[str]) -> None:
+    """One member that says as much as it can: another pair's p99 stays under 100 ms, no line is lost or reordered."""
+    _, port = start_server(run, *tls_options)
+    talker, reader = Peer(int(port), tls=tls), Peer(int(port), tls=tls)
+    flow = traffic(run, port, float(os.environ.get("CHATKIT_FLOOD_SECONDS", "2")), 1 << 40, tls)
+    busy = p99(tokens_while(flow.process, talker, reader))
+    status, out, err = flow.ends()
+    assert (status, err) == (0, "")
+    assert int(out) > 10_000
+    assert busy < 0.100
+    talker.close()
+    reader.close()
+
+
+def resident_kib(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") // 1024
+
+
+@over_tls
+@pytest.mark.skipif(not Path("/proc").exists(), reason="this system has no /proc")
+def test_fifty_slow_members_cost_as_much_as_one(run: Run, tls: bool, tls_options: list[str]) -> None:
+    """What many wait for is shared: memory grows by about one member's pending bytes, not by fifty times that."""
+    grown = []
+    for deaf_members in (1, 50):
+        server, port = start_server(run, "--max-pending-bytes", "50000000", *tls_options)
+        peers = [Peer(int(port), receive_buffer=4096, tls=tls) for _ in range(deaf_members)]
+        before = resident_kib(server.process.pid)
+        flow = traffic(run, port, 60, 20_000_000, tls)
+        assert flow.ends()[0] == 0
+        grown.append(resident_kib(server.process.pid) - before)
+        server.process.kill()
+        for peer in peers:
+            peer.close()
+    assert grown[1] < grown[0] + 16_384
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="this system has no /proc")
+def test_an_idle_member_in_tls_takes_little(run: Run, certificate: Path) -> None:
+    """At most 60 KiB, which are OpenSSL's own."""
+    server, port = start_server(run, "--tls-cert", str(certificate))
+    peers, resident = list[Peer](), list[int]()
+    for number in (50, 300):
+        for _ in range(number):
+            peers.append(Peer(int(port), tls=True))
+            assert server.line().startswith("New connection")
+        resident.append(resident_kib(server.process.pid))
+    for peer in peers:
+        peer.close()
+    assert (resident[1] - resident[0]) / 300 < 60
+
+
+def test_five_hundred_peers_that_drip(serve: Serve) -> None:
+    """Peers that drip bytes without a line end are each cut off in time, and the room stays healthy throughout."""
+    started = serve(limits=Limits(line_seconds=1.0, drain_seconds=0.1))
+    talker, reader = started.peers(2)
+    drips = started.peers(500)
+    begun, ended = time.monotonic(), 0
+    while ended < len(drips):
+        assert time.monotonic() - begun < 1 + DEADLINE
+        for number in range(ended, len(drips)):
+            try:
+                drips[number].send(b"x")
+            except OSError:
+                ended += 1
+        assert_healthy(talker, reader)
+    assert all(started.recorder.wait_for("leave") == "endless line" for _ in drips)
+    assert time.monotonic() - begun < 5
+
+
+@pytest.mark.timed
+@over_tls
+def test_a_reader_at_a_slow_but_steady_pace_stays(serve: Serve) -> None:
+    """Any byte in `stall_seconds` is progress, also where the kernel calls a socket writable only now and then."""
+    started = serve(limits=Limits(stall_seconds=0.5, max_pending_bytes=20_000_000))
+    talker, reader = started.peers(2)
+    slow = started.peer(receive_buffer=4096)
+
+    def say() -> None:
+        for _ in range(100):
+            talker.send((b"x" * 999 + b"\n") * 60)
+            reader.lines(60)
+
+    saying = threading.Thread(target=say)
+    saying.start()
+    begun, read = time.monotonic(), 0
+    while saying.is_alive() or time.monotonic() - begun < 1.5:
+        if read < (time.monotonic() - begun) * 400_000:  # the kernel frees 64 KiB at a time
+            read += len(slow.sock.recv(2000))
+    saying.join()
+    assert started.server.stats.slow_consumers == 0
+
+
+def test_leaving_while_behind_loses_nothing(serve: Serve) -> None:
+    """Who has left but reads on gets what was pending, however long it takes while it reads."""
+    started = serve(limits=Limits(drain_seconds=0.3, max_pending_bytes=20_000_000))
+    talker, reader = started.peers(2)
+    leaver = started.peer(receive_buffer=4096)
+    for number in range(12_000):
+        talker.send(b"%05d" % number + b"x" * 994 + b"\n")
+        reader.line()
+    leaver.send(b"exit\n")
+    assert started.recorder.wait_for("leave") == "exit"
+    begun, lines = time.monotonic(), 0
+    while lines < 12_000:
+        assert leaver.line().startswith(f"{talker.name}: {lines:05}".encode())
+        lines += 1
+        while time.monotonic() - begun < lines / 6000:  # two seconds in all
+            pass
+    assert leaver.rest() == b""
+
+
+def test_a_rate_is_kept_by_not_reading(serve: Serve) -> None:
+    """`messages_per_second` loses nothing: a paste arrives whole and in order, at the rate, its end after it."""
+    started = serve(limits=Limits(messages_per_second=1000))
+    paster, reader, other = started.peers(3)
+    begun = time.monotonic()
+    paster.send(b"".join(b"%d\n" % number for number in range(2500)) + b"exit\n")
+    lines = [reader.line() for _ in range(1000)]
+    assert_healthy(other, started.peer())  # nobody else waits
+    lines += [line for line in reader.lines(1501) if line.startswith(paster.name.encode())]
+    took = time.monotonic() - begun
+    assert [line.partition(b": ")[2] for line in lines] == [b"%d" % number for number in range(2500)]
+    assert 1.3 < took < 3
+    assert paster.rest().count(b"\n") == 1
+    slow = started.peer()
+    slow.send(b"".join(b"%d\n" % number for number in range(5000)) + b"half")
+    slow.send_eof()
+    reader.lines(100)
+    started.server.shutdown()  # what the rate holds back has arrived: it is delivered
+    assert reader.rest().endswith(f"{slow.name}: 4999\n{slow.name}: half\n".encode())
+
+
+def test_a_rate_cuts_nobody_off(serve: Serve) -> None:
+    """While a member's lines are held back, a line that has begun isn't late: the server reads no more of it."""
+    started = serve(limits=Limits(messages_per_second=20, line_seconds=0.3))
+    paster, reader = started.peers(2)
+    paster.send(b"".join(b"%d\n" % number for number in range(40)) + b"half")
+    lines = reader.lines(40)
+    paster.send(b" and half\n")
+    assert reader.line() == f"{paster.name}: half and half".encode()
+    assert [line.partition(b": ")[2] for line in lines] == [b"%d" % number for number in range(40)]
+    paster.send(b"half")
+    assert started.recorder.wait_for("leave") == "endless line"
+
+
+def test_what_a_rate_holds_back_is_little(serve: Serve) -> None:
+    """The kernel keeps what may not pass yet: a member that pasted a lot and left is gone soon after its turn."""
+    started = serve(limits=Limits(messages_per_second=2000))
+    paster, reader = started.peers(2)
+    paster.send(b"x\n" * 20_000)
+    reader.lines(100)
+    connections = started.server._pool._workers[0]._connections
+    connection = connections.find(next(member for member in connections.members if member.name == paster.name))
+    assert connection
+    assert connection._throttle
+    assert len(connection._throttle._held) <= 512
+
+
+def test_clients_per_address(serve: Serve) -> None:
+    """One address can't take every place; a place it gives back is its own again."""
+    started = serve(limits=Limits(clients_per_address=2))
+    first, _ = started.peers(2)
+    assert started.peer().rest() == b"*** too many members from your address\n"
+    assert started.server.stats.refused == {"address": 1}
+    first.send(b"exit\n")
+    first.rest()
+    newcomer = started.peer()
+    started.server.broadcast("welcome")
+    assert newcomer.line() == b"*** welcome"
+
+
+@contextmanager
+def two_hosts() -> Iterator[tuple[str, str, Callable[[str], None]]]:
+    """Two network namespaces, 10.123.4.1 and .2 with a cable between them, and how to set the cable `down`."""
+    here, there = f"chatkit{os.getpid()}a", f"chatkit{os.getpid()}b"
+
+    def ip(command: str) -> None:
+        subprocess.run(["ip", *command.split()], check=True, capture_output=True)
+
+    with ExitStack() as stack:
+        for name in (here, there):
+            ip(f"netns add {name}")
+            stack.callback(ip, f"netns del {name}")
+        ip(f"link add cable netns {here} type veth peer name cable netns {there}")
+        for number, name in enumerate((here, there), 1):
+            ip(f"-n {name} addr add 10.123.4.{number}/24 dev cable")
+            ip(f"-n {name} link set cable up")
+            ip(f"-n {name} link set lo up")
+        yield here, there, lambda state: ip(f"-n {there} link set cable {state}")
+
+
+def can_make_networks() -> bool:
+    if not shutil.which("ip") or os.geteuid() != 0:
+        return False
+    try:
+        with two_hosts():
+            return True
+    except subprocess.CalledProcessError:
+        return False
+
+
+TALK = "import socket, sys; s = socket.create_connection(('10.123.4.1', {})); {}; s.recv(1)"
+
+
+@needs(can_make_networks(), "root, ip and network namespaces")
+@pytest.mark.parametrize("talking", [False, True])
+def test_a_peer_whose_cable_is_pulled(run: Run, talking: bool) -> None:
+    """It is noticed: by the kernel's questions when all is silent, by what it doesn't acknowledge when there is traffic."""
+    bounds = ["--silent-seconds", "2" if not talking else "60", "--unacknowledged-seconds", "2"]
+    with two_hosts() as (here, there, set_cable):
+        inside = ["ip", "netns", "exec", here]
+        server = run(
+            shutil.which("ip") or "ip",
+            *inside[1:],
+            str(BIN / "chat-server"),
+            "--host",
+            "10.123.4.1",
+            "--port",
+            "0",
+            *bounds,
+        )
+        port = server.line().rpartition(":")[2]
+        far = [sys.executable, "-c", TALK.format(port, "s.sendall(b'hello\\n')")]
+        run(shutil.which("ip") or "ip", "netns", "exec", there, *far)
+        joined = server.line()
+        assert server.line().endswith(": hello")
+        set_cable("down")
+        begun = time.monotonic()
+        if talking:
+            near = [sys.executable, "-c", TALK.format(port, "s.sendall(b'anybody there?\\n')")]
+            run(shutil.which("ip") or "ip", *inside[1:], *near)
+            server.line()
+            assert server.line().endswith("anybody there?")
+        assert server.line() == joined.replace("New connection", "Connection") + " closed."
+        assert time.monotonic() - begun < 8
