@@ -13,7 +13,8 @@ import pytest
 
 from chatkit import Client, Server
 from chatkit.testing import ChatRoom
-from tests.conftest import DEADLINE, Started
+from tests.helpers.peers import DEADLINE
+from tests.helpers.servers import Started
 
 pytestmark = pytest.mark.slow
 

@@ -16,7 +16,8 @@ import pytest
 
 import chatkit
 from chatkit import AsyncClient, Client, Limits, Server
-from tests.conftest import DEADLINE, Started
+from tests.helpers.peers import DEADLINE
+from tests.helpers.servers import Started
 
 ROOT = Path(__file__).parent.parent
 SOURCE = Path(chatkit.__file__).parent

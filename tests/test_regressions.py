@@ -7,7 +7,6 @@ import random
 import socket
 import threading
 import unicodedata
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,15 +25,12 @@ from chatkit.room.room import Room
 from chatkit.server.connection import Connection
 from chatkit.server.worker import Worker
 from chatkit.testing import ChatRoom, Guest
-from tests.cli.test_commands import Run, client_with, run, start_server
-from tests.client.test_aio import in_loop, raw_server, waiting_send
-from tests.conftest import DEADLINE, Peer, Started
-from tests.room.test_room import Desk
-from tests.system.test_slow_and_dead import resident_kib
-
-__all__ = ["run"]  # a fixture
-
-Serve = Callable[..., Started]
+from tests.helpers.aio import in_loop, raw_server, waiting_send
+from tests.helpers.commands import Run, client_with, start_server
+from tests.helpers.desks import Desk
+from tests.helpers.peers import DEADLINE, Peer
+from tests.helpers.processes import resident_kib
+from tests.helpers.servers import Serve
 
 
 @pytest.mark.skipif(not Path("/proc").exists(), reason="this system has no /proc")

@@ -15,7 +15,8 @@ import pytest
 
 from chatkit import Action, Client, ConnectionClosed, Joined, Limits, Message, Notice, Private, Server, Welcome
 from chatkit.testing import ChatRoom, Guest
-from tests.conftest import DEADLINE, needs
+from tests.helpers.marks import needs
+from tests.helpers.peers import DEADLINE
 
 pytestmark = pytest.mark.slow
 

@@ -7,20 +7,17 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from chatkit import Limits
-from tests.cli.test_commands import BIN, CONNECTED, DISCONNECTED, Run, client_with, join, run, start_server
-from tests.conftest import DEADLINE, Peer, Started
+from tests.helpers.commands import BIN, CONNECTED, DISCONNECTED, Run, client_with, join, start_server
+from tests.helpers.peers import DEADLINE, Peer
+from tests.helpers.servers import Serve
 
 pytestmark = pytest.mark.slow
 
-__all__ = ["run"]  # a fixture
-
-Serve = Callable[..., Started]
 
 ONCE = ("--once",)
 

@@ -10,101 +10,33 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from chatkit import Limits
-from tests.conftest import DEADLINE, Peer, Started, needs
+from tests.helpers.commands import (
+    BIN,
+    CONNECTED,
+    DISCONNECTED,
+    Run,
+    Running,
+    client_with,
+    join,
+    read_line,
+    shell,
+    start_server,
+)
+from tests.helpers.marks import needs
+from tests.helpers.peers import DEADLINE, Peer
+from tests.helpers.servers import Serve
 
 pytestmark = pytest.mark.slow
-
-BIN = Path(sys.executable).parent
-CONNECTED = "Connected to chat server. Type 'exit' to leave."
-DISCONNECTED = "Disconnected from server."
-
-Serve = Callable[..., Started]
-
-
-def read_line(descriptor: int, received: bytes, end: bytes) -> tuple[bytes, bytes]:
-    """(the next line without its `end`, what was read beyond it)"""
-    while end not in received:
-        ready, _, _ = select.select([descriptor], [], [], DEADLINE)
-        assert ready, f"no line in time, but {received!r}"
-        data = os.read(descriptor, 65536)
-        assert data, f"ended after {received!r}"
-        received += data
-    line, _, rest = received.partition(end)
-    return line, rest
-
-
-class Running:
-    """A command that runs, its output read line by line as it comes."""
-
-    def __init__(self, *command: str, **options: Any) -> None:
-        streams: dict[str, Any] = {
-            "stdin": subprocess.PIPE,
-            "stdout": subprocess.PIPE,
-            "stderr": subprocess.PIPE,
-        } | options
-        self.process: subprocess.Popen[bytes] = subprocess.Popen(
-            [str(BIN / command[0]), *command[1:]], bufsize=0, **streams
-        )
-        self._received = b""
-
-    def line(self) -> str:
-        assert self.process.stdout
-        line, self._received = read_line(self.process.stdout.fileno(), self._received, b"\n")
-        return line.decode()
-
-    def type(self, line: str) -> None:
-        assert self.process.stdin
-        self.process.stdin.write(line.encode() + b"\n")
-
-    def ends(self) -> tuple[int, str, str]:
-        """Exit status, rest of stdout, stderr."""
-        out, err = self.process.communicate(timeout=DEADLINE)
-        return self.process.returncode, (self._received + out).decode(), err.decode()
-
-
-@pytest.fixture
-def run() -> Iterator[Callable[..., Running]]:
-    with ExitStack() as stack:
-
-        def start(*command: str, **options: Any) -> Running:
-            running = Running(*command, **options)
-            stack.enter_context(running.process)
-            stack.callback(running.process.kill)
-            return running
-
-        yield start
-
-
-Run = Callable[..., Running]
-
-
-def start_server(run: Run, *options: str) -> tuple[Running, str]:
-    """A chat-server on a free port, and that port."""
-    server = run("chat-server", "--port", "0", *options)
-    listening = re.fullmatch(r"Server listening on (?:127\.0\.0\.1|\[::1\]):([0-9]+)", server.line())
-    assert listening
-    return server, listening[1]
-
-
-def join(run: Run, server: Running, port: str, *options: str) -> tuple[Running, str]:
-    """A connected chat-client and its name, as the server prints it."""
-    client = run("chat-client", "--port", port, *options)
-    assert client.line() == CONNECTED
-    joined = re.fullmatch(r"New connection from \('(?:127\.0\.0\.1|::1)', ([0-9]+)\)", server.line())
-    assert joined
-    return client, joined[1]
 
 
 def chat_of_three(server: Running, clients: list[tuple[Any, str]]) -> None:
@@ -218,14 +150,6 @@ def test_nc_is_a_member(run: Run, serve: Serve, typed: str) -> None:
     )
     assert (done.returncode, done.stdout) == (0, "")
     assert peer.line().endswith(b": hi")
-
-
-def client_with(run: Run, port: int, text: bytes | str, *options: str) -> tuple[int, str, str]:
-    """chat-client with this input; what it did."""
-    program = [str(BIN / "chat-client"), "--port", str(port), *options]
-    data = text.encode() if isinstance(text, str) else text
-    done = subprocess.run(program, input=data, capture_output=True, timeout=DEADLINE)
-    return done.returncode, done.stdout.decode(), done.stderr.decode()
 
 
 def test_a_file_in_a_pipe(run: Run, serve: Serve) -> None:
@@ -351,11 +275,6 @@ def test_faults_at_the_start(run: Run, serve: Serve) -> None:
         assert (status, out) == (2, "")
         assert "Error: " in err
         assert "Traceback" not in err
-
-
-def shell(command: str) -> tuple[int, str, str]:
-    done = subprocess.run(["bash", "-c", f'PATH="{BIN}:$PATH"; {command}'], capture_output=True, text=True, timeout=30)
-    return done.returncode, done.stdout, done.stderr
 
 
 @needs(shutil.which("bash"), "bash")

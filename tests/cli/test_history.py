@@ -23,15 +23,12 @@ import pytest
 from chatkit import Action, Message
 from chatkit.protocol.formats import encode_json, parse_json
 from chatkit.protocol.sanitize import visible
-from tests.cli import test_commands
-from tests.cli.test_commands import BIN, Run, read_line
-from tests.cli.test_terminals import HOSTILE, forbidden
-from tests.conftest import DEADLINE
-from tests.history.test_search import write
+from tests.helpers.commands import BIN, Run, read_line
+from tests.helpers.history_files import write
+from tests.helpers.hostile import HOSTILE, forbidden
+from tests.helpers.peers import DEADLINE
 
 pytestmark = pytest.mark.slow
-
-run = test_commands.run
 
 MORNING = datetime(2026, 11, 22, 8, 40, 1, tzinfo=UTC).timestamp()
 SAID = [

@@ -9,10 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.test_commands import Run, Running, run
-from tests.conftest import Peer
-
-__all__ = ["run"]  # a fixture
+from tests.helpers.commands import Run, Running
+from tests.helpers.peers import Peer
 
 
 def start(run: Run, *options: str, **environment: str) -> tuple[Running, int]:

@@ -7,21 +7,17 @@ import math
 import resource
 import socket
 import threading
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 import pytest
 
 from chatkit import Client, ConnectionClosed, Limits, Member, Message, Server
-from tests.cli.test_commands import CONNECTED, DISCONNECTED, Run, run, shell
-from tests.conftest import DEADLINE, Peer, Started, assert_healthy
+from tests.helpers.commands import CONNECTED, DISCONNECTED, Run, shell
+from tests.helpers.peers import DEADLINE, Peer, assert_healthy
+from tests.helpers.servers import Serve
 
 pytestmark = pytest.mark.slow
-
-__all__ = ["run"]  # a fixture
-
-Serve = Callable[..., Started]
 
 
 def test_text_that_is_none(serve: Serve) -> None:

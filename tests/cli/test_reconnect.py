@@ -9,14 +9,13 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from chatkit import Limits, Server
-from tests.cli.test_commands import CONNECTED, DISCONNECTED, Running, run
-from tests.conftest import DEADLINE, Recorder, Started
+from tests.helpers.commands import CONNECTED, DISCONNECTED, Running
+from tests.helpers.peers import DEADLINE
 from tests.helpers.proxy import Link, Proxy
+from tests.helpers.servers import Recorder, Serve, Started
 
-Serve = Callable[..., Started]
 Run = Callable[..., Running]
 QUICK = Limits(drain_seconds=0.1)
-__all__ = ["run"]
 
 
 @pytest.fixture

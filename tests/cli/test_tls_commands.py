@@ -5,65 +5,36 @@ from __future__ import annotations
 import os
 import pty
 import re
-import select
 import shutil
 import signal
 import socket
-import ssl
 import stat
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
-import trustme
 
-from chatkit.tls import fingerprint_of
-from tests.cli import test_commands
-from tests.cli.test_commands import BIN, CONNECTED, DISCONNECTED, Run, Running, join, read_line, start_server
-from tests.conftest import DEADLINE, needs
+from tests.helpers.commands import (
+    BIN,
+    CONNECTED,
+    DISCONNECTED,
+    Run,
+    Running,
+    clean,
+    ended,
+    err_line,
+    join,
+    read_line,
+    start_server,
+    stop,
+)
+from tests.helpers.marks import needs
+from tests.helpers.papers import HOST, Papers
+from tests.helpers.peers import DEADLINE
 
 pytestmark = pytest.mark.slow
-
-HOST = "127.0.0.1"
-run = test_commands.run
-
-
-@dataclass(frozen=True)
-class Papers:
-    """Certificates (PEM, with their keys) of one authority, for this host but for `other_name`."""
-
-    ca: Path
-    good: Path
-    renewed: Path
-    other_name: Path
-    expired: Path
-
-    @staticmethod
-    def fingerprint(certificate: Path) -> str:
-        begin = "-----BEGIN CERTIFICATE-----"
-        return fingerprint_of(ssl.PEM_cert_to_DER_cert(begin + certificate.read_text().split(begin)[1]))
-
-
-@pytest.fixture(scope="session")
-def papers(tmp_path_factory: pytest.TempPathFactory) -> Papers:
-    folder, authority = tmp_path_factory.mktemp("papers"), trustme.CA()
-    authority.cert_pem.write_to_path(folder / "ca.pem")
-
-    def issue(name: str, host: str = HOST, **options: Any) -> Path:
-        authority.issue_cert(host, **options).private_key_and_cert_chain_pem.write_to_path(folder / name)
-        return folder / name
-
-    past: dict[str, Any] = {
-        "not_before": datetime(2001, 1, 1, tzinfo=UTC),
-        "not_after": datetime(2002, 1, 1, tzinfo=UTC),
-    }
-    other_name, expired = issue("other", "example.org"), issue("expired", **past)
-    return Papers(folder / "ca.pem", issue("good"), issue("renewed"), other_name, expired)
 
 
 @pytest.fixture(autouse=True)
@@ -71,40 +42,6 @@ def own_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where the commands of this test keep what they make."""
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     return tmp_path / "data" / "chatkit"
-
-
-def clean(text: str) -> str:
-    """`text`, which must hold no traceback and no key."""
-    assert "Traceback" not in text
-    assert "PRIVATE KEY" not in text
-    return text
-
-
-def err_line(running: Running) -> str:
-    """The next line of stderr, which this reads alone."""
-    assert running.process.stderr
-    descriptor, line = running.process.stderr.fileno(), b""
-    while not line.endswith(b"\n"):
-        assert select.select([descriptor], [], [], DEADLINE)[0], f"no line in time, but {line!r}"
-        byte = os.read(descriptor, 1)
-        assert byte, f"ended after {line!r}"
-        line += byte
-    return clean(line.decode().removesuffix("\n"))
-
-
-def ended(running: Running) -> tuple[int, str]:
-    """Exit status and stderr of a command that showed nothing else."""
-    status, out, err = running.ends()
-    assert clean(out) == ""
-    return status, clean(err)
-
-
-def stop(server: Running) -> str:
-    """Its stderr, up to its end."""
-    server.process.send_signal(signal.SIGTERM)
-    status, out, err = server.ends()
-    assert (status, clean(out)) == (0, out)
-    return clean(err)
 
 
 def tls_server(run: Run, certificate: Path, *options: str) -> tuple[Running, str]:

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import functools
-import logging
-import queue
 import random
 import socket
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine
-from contextlib import asynccontextmanager, suppress
-from logging.handlers import QueueHandler
+from contextlib import suppress
 from typing import Any, Self
 from unittest.mock import ANY
 
@@ -22,34 +17,11 @@ from chatkit.client import aio_connection
 from chatkit.client.aio_connection import AsyncConnection
 from chatkit.events import Error, Gap, Joined, Left, Message, Renamed, Welcome
 from chatkit.testing import ChatRoom
-from tests.conftest import DEADLINE, Peer, open_descriptors
+from tests.helpers.aio import BLOCK, in_loop, raw_server, waiting_send
+from tests.helpers.leaks import open_descriptors
+from tests.helpers.peers import DEADLINE, Peer
 
 RESET = b"\1\0\0\0\0\0\0\0"
-BLOCK = "x" * 8000
-
-
-def in_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    """Runs a test in an event loop that looks for mistakes; no task is left, and asyncio has nothing to complain of."""
-
-    async def watched(**fixtures: Any) -> None:
-        asyncio.get_running_loop().slow_callback_duration = DEADLINE
-        async with asyncio.timeout(DEADLINE):
-            await test(**fixtures)
-        assert asyncio.all_tasks() == {asyncio.current_task()}
-
-    @functools.wraps(test)
-    def run(**fixtures: Any) -> None:
-        records = queue.SimpleQueue[logging.LogRecord]()
-        handler = QueueHandler(records)
-        handler.setLevel(logging.WARNING)
-        logging.getLogger("asyncio").addHandler(handler)
-        try:
-            asyncio.run(watched(**fixtures), debug=True)
-        finally:
-            logging.getLogger("asyncio").removeHandler(handler)
-        assert records.empty(), records.get().getMessage()
-
-    return run
 
 
 class Blocking:
@@ -78,28 +50,6 @@ both = pytest.mark.parametrize("kind", [AsyncClient, Blocking])
 
 async def received(client: AsyncClient | Blocking, number: int) -> list[Event]:
     return [await client.receive(DEADLINE) for _ in range(number)]
-
-
-@asynccontextmanager
-async def raw_server(**options: Any) -> AsyncIterator[tuple[AsyncClient, socket.socket]]:
-    """A client that is connected, and the server's end of its conversation."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        listener.settimeout(DEADLINE)
-        async with AsyncClient(port=listener.getsockname()[1], **options) as client:
-            sock, _ = listener.accept()
-            with sock:
-                sock.setblocking(False)
-                yield client, sock
-
-
-async def waiting_send(client: AsyncClient, text: str = BLOCK) -> tuple[int, asyncio.Task[None]]:
-    """Send until the server's deafness makes a send wait: how many were sent before it, and that one."""
-    for number in range(100_000):
-        task = asyncio.create_task(client.send(text))
-        await asyncio.sleep(0)
-        if not task.done():
-            return number, task
-    raise AssertionError("send never waits")
 
 
 async def lines_of(sock: socket.socket, number: int) -> list[str]:

@@ -6,7 +6,7 @@ import asyncio
 import random
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -29,11 +29,11 @@ from chatkit import (
 from chatkit.client import aio_connection, aio_reconnect
 from chatkit.client.backoff import Backoff
 from chatkit.errors import NotConnected
-from tests.client.test_aio import in_loop
-from tests.conftest import DEADLINE, Started, trusting
+from tests.helpers.aio import in_loop
+from tests.helpers.peers import DEADLINE, trusting
 from tests.helpers.proxy import Link, Proxy
+from tests.helpers.servers import Serve, Started
 
-Serve = Callable[..., Started]
 QUICK = Limits(drain_seconds=0.1)  # for servers whose members don't listen when they end
 
 

@@ -9,9 +9,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from chatkit import Client, ConnectionClosed, Event, Message, Notice, ProtocolError, Server
-from tests.conftest import DEADLINE, Started
-
-Serve = Callable[..., Started]
+from tests.helpers.peers import DEADLINE
+from tests.helpers.servers import Serve
 
 
 def test_the_example_of_the_readme() -> None:

@@ -12,19 +12,19 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from logging.handlers import QueueHandler
 
 import pytest
 
 from chatkit import Client, ConnectionClosed, Limits, Notice, ProtocolError
-from tests.cli.test_commands import CONNECTED, Running
-from tests.conftest import DEADLINE, Peer, Started
+from tests.helpers.commands import CONNECTED, Running
+from tests.helpers.peers import DEADLINE, Peer
+from tests.helpers.servers import Serve, Started
 
 pytestmark = pytest.mark.slow
 
-Serve = Callable[..., Started]
 RESET = b"\1\0\0\0\0\0\0\0"
 Records = queue.SimpleQueue[logging.LogRecord]
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import errno
-import queue
 import threading
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -29,59 +28,11 @@ from chatkit import (
     Welcome,
 )
 from chatkit.client import connection, reconnect
-from chatkit.client.backoff import Backoff
 from chatkit.client.resume import ResumeState
 from chatkit.errors import NotConnected
-from tests.conftest import DEADLINE, Peer, Started
-from tests.helpers.proxy import Proxy
-
-Serve = Callable[..., Started]
-QUICK = Limits(drain_seconds=0.1)  # for servers whose members don't listen when they end
-Gate = queue.SimpleQueue[float]
-
-
-@pytest.fixture
-def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No wait before an attempt to come back."""
-    monkeypatch.setattr(reconnect, "Backoff", lambda: Backoff(lambda least, most: 0))
-
-
-@pytest.fixture
-def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
-    """gate.put(0) lets one attempt to come back begin."""
-    delays = Gate()
-    monkeypatch.setattr(reconnect, "Backoff", lambda: Backoff(lambda least, most: delays.get(timeout=DEADLINE)))
-    return delays
-
-
-@pytest.fixture
-def never(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Away for as long as the test runs."""
-    monkeypatch.setattr(reconnect, "Backoff", lambda: Backoff(lambda least, most: 3000))
-
-
-@contextmanager
-def member(started: Started, **options: Any) -> Iterator[tuple[Client, Proxy]]:
-    """One who comes back, named bob, behind a proxy, and has been welcomed."""
-    asked = {"name": "bob", "reconnect": True, **options}
-    with Proxy(started.port) as proxy, Client(port=proxy.port, **asked) as client:
-        assert isinstance(client.receive(DEADLINE), Welcome)
-        yield client, proxy
-
-
-def next_of(client: Client, kind: type[Any]) -> Any:
-    """The next event of this kind; others before it are passed over."""
-    while not isinstance(event := client.receive(DEADLINE), kind):
-        pass
-    return event
-
-
-def texts(client: Client, last: str) -> list[str]:
-    """The messages up to this one."""
-    found = list[str]()
-    while last not in found:
-        found.append(next_of(client, Message).text)
-    return found
+from tests.helpers.peers import DEADLINE, Peer
+from tests.helpers.reconnecting import QUICK, Gate, member, next_of, texts
+from tests.helpers.servers import Serve, Started
 
 
 @pytest.mark.usefixtures("at_once")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import socket
 import ssl
 import threading
@@ -14,16 +13,11 @@ import pytest
 import trustme
 
 from chatkit import Client, ConnectionClosed, Disconnected, Error, PasswordRefused, ProtocolError, Reconnected, Server
-from chatkit.tls import client_context, fingerprint_of, server_context
-from tests.client.test_reconnect import QUICK, Serve, at_once, member, never, next_of
-from tests.conftest import DEADLINE
-
-__all__ = ["at_once", "never"]
-
-
-def fingerprint(certificate: Path) -> str:
-    found = re.findall("-----BEGIN CERTIFICATE-.*?-END CERTIFICATE-----\n", certificate.read_text(), re.DOTALL)
-    return fingerprint_of(ssl.PEM_cert_to_DER_cert(found[0]))
+from chatkit.tls import client_context, server_context
+from tests.helpers.papers import Papers
+from tests.helpers.peers import DEADLINE
+from tests.helpers.reconnecting import QUICK, member, next_of
+from tests.helpers.servers import Serve
 
 
 @pytest.mark.usefixtures("never")
@@ -110,7 +104,7 @@ def test_another_certificate_is_final(certificate: Path, tmp_path: Path) -> None
     """Another server is there, perhaps an impostor."""
     other = tmp_path / "other.pem"
     trustme.CA().issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(other))
-    context = client_context(fingerprint=fingerprint(certificate))
+    context = client_context(fingerprint=Papers.fingerprint(certificate))
     with Server(port=0, limits=QUICK, tls=server_context(certificate)) as server:
         port = server.port
         bob = Client(port=port, tls=context, reconnect=True)

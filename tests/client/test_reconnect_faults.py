@@ -13,11 +13,10 @@ from chatkit import Client, ConnectionClosed, Disconnected, Notice, Reconnected,
 from chatkit.client import connection, reconnect
 from chatkit.client.backoff import Backoff
 from chatkit.client.reconnect import Reconnector
-from tests.client.test_reconnect import QUICK, Gate, Serve, at_once, gate, member, never, next_of, texts
-from tests.conftest import DEADLINE, Started, trusting
+from tests.helpers.peers import DEADLINE, trusting
 from tests.helpers.proxy import Proxy
-
-__all__ = ["at_once", "gate", "never"]
+from tests.helpers.reconnecting import QUICK, Gate, member, next_of, texts
+from tests.helpers.servers import Serve, Started
 
 # More than one record of TLS, less than is encrypted at a time.
 HUGE = "x" * 60_000

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Self
 
 from chatkit import Client
-from tests.conftest import DEADLINE
+from tests.helpers.peers import DEADLINE
 
 READ_BYTES = 64 * 1024
 

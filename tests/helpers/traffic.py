@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 
-from tests.conftest import Peer
+from tests.helpers.peers import Peer
 
 LINES_AT_ONCE = 64
 

@@ -12,13 +12,13 @@ import sqlite3
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 
 import pytest
 
-from tests.conftest import DEADLINE, Peer
+from tests.helpers.peers import DEADLINE, Peer
 
 LOST = "the history can't be kept, the chat goes on without it: "
 REFUSING = "the history can't be kept, messages are refused: "
@@ -96,19 +96,6 @@ class Talker:
 Talk = Callable[[int | str], Talker]
 
 
-@pytest.fixture
-def talk() -> Iterator[Talk]:
-    """talk(port) makes a talker that is gone at the end of the test."""
-    with ExitStack() as stack:
-
-        def start(port: int | str) -> Talker:
-            talker = Talker(port)
-            stack.callback(talker.close)
-            return talker
-
-        yield start
-
-
 class Log(logging.Handler):
     """What the operator is told, one line at a time."""
 
@@ -135,14 +122,6 @@ class Log(logging.Handler):
     def rest(self) -> list[str]:
         """What else there is by now."""
         return [self._lines.get() for _ in range(self._lines.qsize())]
-
-
-@pytest.fixture
-def log() -> Iterator[Log]:
-    handler, logger = Log(), logging.getLogger("chatkit")
-    logger.addHandler(handler)
-    yield handler
-    logger.removeHandler(handler)
 
 
 @contextmanager

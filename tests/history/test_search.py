@@ -19,23 +19,10 @@ from chatkit import Action, Message
 from chatkit.history import search as browse
 from chatkit.history.base import HistoryError
 from chatkit.history.search import fold
-from chatkit.history.sqlite.schema import APPLICATION_ID, SEARCH, TABLES, VERSION
+from chatkit.history.sqlite.schema import APPLICATION_ID, VERSION
 from chatkit.history.sqlite.store import SqliteHistory
-from tests.conftest import needs
+from tests.helpers.history_files import START, connect, has_trigrams, indexing, insert, write
 
-
-def has_trigrams() -> bool:
-    with closing(sqlite3.connect(":memory:")) as connection:
-        try:
-            connection.execute(SEARCH)
-        except sqlite3.OperationalError:
-            return False
-    return True
-
-
-indexing = needs(has_trigrams(), "an SQLite with FTS5 and its trigram tokenizer")
-
-START = 1_800_000_000.0
 SAID = [
     "Hi!",
     "the quick brown fox",
@@ -56,38 +43,6 @@ def some_messages(number: int = 40) -> list[Message]:
         kinds[place % 3](names[place % 4], SAID[place % len(SAID)], 3 * place + 1, START + place - 5 * (place % 7 == 0))
         for place in range(number)
     ]
-
-
-def connect(path: Path) -> sqlite3.Connection:
-    """As a server has it open."""
-    connection = sqlite3.connect(path, isolation_level=None)
-    connection.execute("PRAGMA journal_mode = WAL")
-    return connection
-
-
-def insert(connection: sqlite3.Connection, messages: Sequence[Message]) -> None:
-    rows = [(each.id, each.time, each.sender, type(each).__name__.lower(), each.text) for each in messages]
-    connection.execute("BEGIN")
-    connection.executemany("INSERT INTO messages VALUES (?, ?, ?, ?, ?)", rows)
-    connection.execute("COMMIT")
-
-
-def index(connection: sqlite3.Connection, upto: int) -> None:
-    connection.execute(SEARCH)
-    connection.execute("INSERT INTO search (rowid, text) SELECT id, text FROM messages WHERE id <= ?", (upto,))
-    connection.execute("UPDATE room SET indexed = ?", (upto,))
-
-
-def write(path: Path, messages: Sequence[Message], *, indexed: int | None = None) -> sqlite3.Connection:
-    """A new history, open for writing. indexed: up to which id the index goes; None for no index at all."""
-    connection = connect(path)
-    for statement in TABLES:
-        connection.execute(statement)
-    connection.execute("INSERT INTO room VALUES ('there', 0, 0)")
-    insert(connection, messages)
-    if indexed is not None:
-        index(connection, indexed)
-    return connection
 
 
 def files(folder: Path) -> dict[str, tuple[int, bytes]]:

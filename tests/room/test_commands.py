@@ -18,7 +18,7 @@ from chatkit.protocol.names import RULE
 from chatkit.room.batch import Received
 from chatkit.room.commands import COMMANDS
 from chatkit.room.room import Room
-from tests.room.test_room import Desk, Seat
+from tests.helpers.desks import Desk, Seat
 
 
 def heard(seat: Seat) -> list[Event]:

@@ -15,67 +15,10 @@ from hypothesis import strategies as st
 
 from chatkit import Error, Limits, Member, Message, Notice
 from chatkit.errors import JoinRefused
-from chatkit.protocol.lines import BadLine, Line
+from chatkit.protocol.lines import BadLine
 from chatkit.room.batch import Batch, Encoded, Received, Subscribe
-from chatkit.room.publisher import PageRequest
 from chatkit.room.room import Room
-
-
-class Seat:
-    """A member as a worker sees it: what was delivered to it, and whether its conversation goes on."""
-
-    def __init__(self, member: Member) -> None:
-        self.member = member
-        self.is_there = self.json = False
-        self.received = b""
-        self.left: str | None = None
-
-
-class Desk:
-    """An subscriber that delivers as a worker does, but into `Seat`s."""
-
-    def __init__(self, room: Room) -> None:
-        self.room = room
-        self.seats: dict[Member, Seat] = {}
-        room.add_subscriber(self.deliver)
-
-    def join(self, port: int, host: str = "127.0.0.1") -> Seat:
-        joined: list[Seat] = []
-
-        def admitted(member: Member) -> None:
-            joined.append(self.seats.setdefault(member, Seat(member)))
-
-        self.room.reserve((host, port))
-        self.room.join((host, port), admitted)
-        return joined[0]
-
-    def deliver(self, item: Batch | Subscribe) -> None:
-        if isinstance(item, Subscribe):
-            if seat := self.seats.get(item.member):
-                self.switch(seat, item)
-            return
-        for seat in self.seats.values():
-            if not seat.is_there:
-                continue
-            seat.received += b"".join((item.json if seat.json else item.text).pieces_for(seat.member))
-        for member, reason in item.left:
-            if member in self.seats:
-                self.seats.pop(member).left = reason
-
-    def switch(self, seat: Seat, switch: Subscribe) -> None:
-        """What was said before, in pages as small as they get."""
-        seat.is_there, seat.json, after = True, switch.json, switch.after
-        seat.received += switch.first
-        while after < switch.upto:
-            pages = list[tuple[bytes, int]]()
-            wanted = PageRequest(after, switch.upto, 1, seat.json)
-            self.room.publisher.read(wanted, lambda *page: pages.append(page))  # noqa: B023
-            ((lines, after),) = pages
-            seat.received += lines
-        seat.received += switch.last
-
-    def hear(self, seat: Seat, *lines: Line, end: str | None = None) -> None:
-        self.room.receive([Received(seat.member, list(lines), end)])
+from tests.helpers.desks import Desk, Seat
 
 
 def test_asides_of_many_changes() -> None:

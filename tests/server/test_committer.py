@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from queue import SimpleQueue
 from types import SimpleNamespace
@@ -22,9 +22,9 @@ from chatkit.room.batch import Batch, Encoded, Subscribe
 from chatkit.room.committer import Committer
 from chatkit.room.publisher import PageRequest
 from chatkit.server.worker import Worker
-from tests.conftest import DEADLINE, Peer, Started
+from tests.helpers.peers import DEADLINE, Peer
+from tests.helpers.servers import Serve
 
-Serve = Callable[..., Started]
 SECONDS = 0.05
 
 

@@ -18,9 +18,8 @@ import pytest
 
 from chatkit import Client, ConnectionClosed, Error, Left, Limits, Member, Message, Notice, Server, Welcome
 from chatkit.testing import ChatRoom
-from tests.conftest import DEADLINE, Peer, Started, assert_healthy
-
-Serve = Callable[..., Started]
+from tests.helpers.peers import DEADLINE, Peer, assert_healthy
+from tests.helpers.servers import Serve
 
 FAILED = b"*** an error in the room's handler ended this conversation\n"
 

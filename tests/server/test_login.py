@@ -21,12 +21,11 @@ from chatkit.net.sockets import two_tuple
 from chatkit.protocol.lines import check_password
 from chatkit.server import login as password
 from chatkit.server.login import PasswordAuth
-from tests.cli.test_commands import BIN, CONNECTED, DISCONNECTED, Run, run
-from tests.conftest import DEADLINE, Peer, Started, assert_healthy
+from tests.helpers.commands import BIN, CONNECTED, DISCONNECTED, Run
+from tests.helpers.peers import DEADLINE, Peer, assert_healthy
+from tests.helpers.servers import Started
 
 pytestmark = pytest.mark.slow
-
-__all__ = ["run"]  # a fixture
 
 ASKED = b"*** this room asks for its password: type /password and the word"
 IN, WRONG, OVER = b"*** you are in", b"*** wrong password", b"*** too many wrong passwords"

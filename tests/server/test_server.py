@@ -8,16 +8,15 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from chatkit import Limits, Member, Message, Server
 from chatkit.room.room import Room
-from tests.conftest import DEADLINE, Peer, Recorder, Started, over_tls
-
-Serve = Callable[..., Started]
+from tests.helpers.marks import over_tls
+from tests.helpers.peers import DEADLINE, Peer
+from tests.helpers.servers import Recorder, Serve, Started
 
 has_ipv6 = pytest.mark.skipif(not socket.has_ipv6, reason="this system has no IPv6")
 

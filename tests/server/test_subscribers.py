@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +14,9 @@ from chatkit.history.base import HistoryError
 from chatkit.history.memory import MemoryHistory
 from chatkit.protocol.formats import parse_json
 from chatkit.server import subscribers as replay
-from tests.conftest import Peer, Started, over_tls
-
-Serve = Callable[..., Started]
+from tests.helpers.marks import over_tls
+from tests.helpers.peers import Peer
+from tests.helpers.servers import Serve, Started
 
 kept_in = pytest.mark.parametrize("kept", ["memory", "file"])
 

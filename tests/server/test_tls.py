@@ -22,11 +22,9 @@ from chatkit import AsyncClient, Client, ConnectionClosed, Limits, Message, Noti
 from chatkit.net.transport import NOT_TLS, TlsSocket
 from chatkit.server.tls_connection import TlsConnection
 from chatkit.tls import client_context, server_context
-from tests.cli import test_tls_commands
-from tests.cli.test_tls_commands import HOST, Papers
-from tests.conftest import DEADLINE, Peer, Started
-
-papers = test_tls_commands.papers
+from tests.helpers.papers import HOST, Papers
+from tests.helpers.peers import DEADLINE, Peer
+from tests.helpers.servers import Started
 
 
 class TlsRoom(Started):

@@ -14,12 +14,11 @@ import pytest
 
 from chatkit import Message
 from chatkit.history.sqlite.store import SqliteHistory
-from tests.cli.test_commands import Run, run, start_server
-from tests.conftest import Peer, needs
+from tests.helpers.commands import Run, start_server
+from tests.helpers.marks import needs
+from tests.helpers.peers import Peer
 
 pytestmark = pytest.mark.timed
-
-__all__ = ["run"]  # a fixture
 
 MESSAGES, AT_ONCE = 1_000_000, 20_000
 SECONDS = 1.0

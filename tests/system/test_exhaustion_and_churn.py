@@ -20,16 +20,12 @@ import pytest
 from chatkit import Limits, Server
 from chatkit.net.descriptors import RESERVED, fit_to_fd_limit
 from chatkit.server.acceptor import prepare
-from tests.cli.test_commands import BIN, Run, Running, run, start_server
-from tests.conftest import DEADLINE, Peer, Started, assert_healthy
+from tests.helpers.commands import BIN, Run, Running, start_server
+from tests.helpers.peers import DEADLINE, Peer, assert_healthy
+from tests.helpers.processes import cpu_seconds, linux, resident_kib
+from tests.helpers.servers import Serve
 
 pytestmark = pytest.mark.slow
-
-__all__ = ["run"]  # a fixture
-
-Serve = Callable[..., Started]
-
-linux = pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
 
 
 def limited_server(run: Run, descriptors: int, *options: str) -> tuple[Running, int]:
@@ -37,11 +33,6 @@ def limited_server(run: Run, descriptors: int, *options: str) -> tuple[Running, 
     command = f'ulimit -n {descriptors}; exec "{BIN}/chat-server" --port 0 {" ".join(options)}'
     server = run(shutil.which("bash") or "bash", "-c", command)
     return server, int(server.line().rpartition(":")[2])
-
-
-def cpu_seconds(pid: int) -> float:
-    ticks = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(ticks[11]) + int(ticks[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def wait_until(done: Callable[[], bool], seconds: float) -> None:
@@ -255,10 +246,6 @@ def churn(port: int, cycles: int, at_once: int) -> None:
             if number % 3 != 1:
                 peer.rest()  # the server's end: no more than these are open at once
                 peer.close()
-
-
-def resident_kib(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") // 1024
 
 
 def state(pid: int) -> tuple[int, int]:

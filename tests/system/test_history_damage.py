@@ -11,30 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from chatkit import Limits, Message
+from chatkit import Limits
 from chatkit.history.sqlite.store import SqliteHistory
-from tests.cli import test_commands
-from tests.cli.test_commands import Run, start_server
-from tests.cli.test_tls_commands import stop
-from tests.conftest import Started
-from tests.helpers import witness
+from tests.helpers.commands import Run, start_server, stop
+from tests.helpers.history_files import MESSAGES, fill
+from tests.helpers.servers import Serve
 from tests.helpers.witness import Log, Talk, Witness, beside, rows, wait_until
 
 pytestmark = pytest.mark.once
 
-log, run, talk = witness.log, test_commands.run, witness.talk
-
-Serve = Callable[..., Started]
 Damage = Callable[[Path], None]
 PAGE_BYTES = 4096
-MESSAGES = 3000
-
-
-def fill(path: Path, messages: int = MESSAGES) -> None:
-    history = SqliteHistory(path)
-    history.open()
-    history.append([Message("ada", f"kept {number} {'x' * 60}", number, 1.0) for number in range(1, messages + 1)])
-    history.close()
 
 
 def garble(path: Path, place: int, number: int = PAGE_BYTES) -> None:

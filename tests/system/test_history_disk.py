@@ -9,27 +9,22 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
 import pytest
 
 from chatkit.history.sqlite.store import SqliteHistory
-from tests.cli import test_commands
-from tests.cli.test_commands import BIN, Run, Running, start_server
-from tests.cli.test_tls_commands import err_line, stop
-from tests.conftest import DEADLINE, Started, needs
-from tests.helpers import witness
+from tests.helpers.commands import BIN, Run, Running, err_line, start_server, stop
+from tests.helpers.history_files import fill, indexing
+from tests.helpers.marks import needs
+from tests.helpers.peers import DEADLINE
+from tests.helpers.servers import Serve
 from tests.helpers.witness import BACK, LOST, REFUSING, Talk, beside, rows, tampering
-from tests.history.test_search import indexing
-from tests.system.test_history_damage import fill
 
 pytestmark = pytest.mark.once
 
-run, talk = test_commands.run, witness.talk
-
-Serve = Callable[..., Started]
 MOST_LOG_BYTES = 24 * 1024 * 1024
 
 tracing = needs(shutil.which("strace"), "strace")

@@ -17,17 +17,13 @@ import pytest
 from chatkit import Limits, Message
 from chatkit.history.base import HistoryError
 from chatkit.history.sqlite.store import SqliteHistory
-from tests.cli import test_commands
-from tests.cli.test_commands import Run
-from tests.conftest import DEADLINE, Started
-from tests.helpers import witness
+from tests.helpers.commands import Run
+from tests.helpers.peers import DEADLINE
+from tests.helpers.servers import Serve
 from tests.helpers.witness import BACK, LOST, REFUSING, Log, Talk, Witness, rows
 
 pytestmark = pytest.mark.once
 
-log, run, talk = witness.log, test_commands.run, witness.talk
-
-Serve = Callable[..., Started]
 NOT_SENT = "not sent: the room's history can't be kept now"
 
 

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from chatkit import Client, Limits
-from tests.conftest import DEADLINE, Peer, Started, assert_healthy
-
-Serve = Callable[..., Started]
+from tests.helpers.peers import DEADLINE, Peer, assert_healthy
+from tests.helpers.servers import Serve
 
 
 def texts(reader: Peer, number: int) -> list[str]:

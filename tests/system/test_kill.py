@@ -13,15 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli import test_commands
-from tests.cli.test_commands import BIN, Run, Running, start_server
-from tests.cli.test_tls_commands import stop
-from tests.conftest import DEADLINE, Peer, needs
+from tests.helpers.commands import BIN, Run, Running, start_server, stop
+from tests.helpers.marks import needs
+from tests.helpers.peers import DEADLINE, Peer
 from tests.helpers.witness import Talker, Witness, rows
 
 pytestmark = pytest.mark.once
-
-run = test_commands.run
 
 LINES_PER_SECOND = 500
 LONGEST_LIFE_SECONDS = 0.6

@@ -8,10 +8,10 @@ from contextlib import ExitStack
 import pytest
 
 from chatkit import Client, ConnectionClosed, Limits, Message, Notice
-from tests.conftest import DEADLINE, Started
+from tests.helpers.peers import DEADLINE
 from tests.helpers.proxy import Link, Proxy
+from tests.helpers.servers import Serve, Started
 
-Serve = Callable[..., Started]
 Join = Callable[[Started], tuple[Client, Link]]
 
 

@@ -9,12 +9,9 @@ from collections.abc import Callable
 import pytest
 
 from chatkit import Client, Disconnected, Event, Limits, Message, Reconnected, Unconfirmed
-from tests.client.test_reconnect import at_once
-from tests.conftest import DEADLINE, Started
+from tests.helpers.peers import DEADLINE
 from tests.helpers.proxy import Direction, Link, Proxy
-
-Serve = Callable[..., Started]
-__all__ = ["at_once"]
+from tests.helpers.servers import Serve
 
 # So many bytes may pass before a cut, less than is said meanwhile: an opening and its answer take some 200 of them.
 MOST_BYTES = 400

@@ -18,14 +18,13 @@ from pathlib import Path
 import pytest
 
 from chatkit import Limits
-from tests.cli.test_commands import BIN, Run, Running, run, start_server
-from tests.conftest import DEADLINE, Peer, Started, assert_healthy, needs, over_tls, token_seconds
+from tests.helpers.commands import BIN, Run, Running, start_server
+from tests.helpers.marks import needs, over_tls
+from tests.helpers.peers import DEADLINE, Peer, assert_healthy, token_seconds
+from tests.helpers.processes import resident_kib
+from tests.helpers.servers import Serve
 
 pytestmark = pytest.mark.slow
-
-__all__ = ["run"]  # a fixture
-
-Serve = Callable[..., Started]
 
 
 def p99(seconds: list[float]) -> float:
@@ -84,10 +83,6 @@ def test_a_flood_delays_nobody_much(run: Run, tls: bool, tls_options: list[str])
     assert busy < 0.100
     talker.close()
     reader.close()
-
-
-def resident_kib(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGESIZE") // 1024
 
 
 @over_tls

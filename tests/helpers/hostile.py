@@ -1,0 +1,27 @@
+"""What strangers send to harm a terminal."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+HOSTILE = {
+    "clear": "\x1b[2J\x1b[H\x1bc",
+    "title": "\x1b]0;owned\x07\x1b]2;owned\x1b\\",
+    "clipboard": "\x1b]52;c;cm0gLXJmIH4=\x07",
+    "report": "\x1b[6n\x1b[5n\x1b[c\x1bZ\x05",
+    "C1": "\u009b6n\u009b2J\u009d0;owned\u009c\u0090$qm\u009c\u0085x",
+    "bidi": "\u202eexe.\u202c \u2066a\u2069 \u2067b\u2069 \u200f \u061c",
+    "separators": "a\u2028b\u2029c",
+    "marks": "e" + "\u0301" * 200,
+    "bell and return": "\x07\x07x\r127.0.0.1: forged",
+    "motion": "\x08\x08\x0b\x0c\x7f\x0e\x1b[5A\x1b[?1049h\x1b[8;1;1t",
+}
+NOT_UTF8 = b"\x9b6n\x9b2J"
+CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+
+
+def forbidden(text: str) -> list[str]:
+    """What no stranger may bring to a screen: controls but TAB and the line end, what reorders, piles of marks."""
+    marks = "".join("m" if unicodedata.category(char) in ("Mn", "Me") else " " for char in text)
+    return CONTROLS.findall(text) + [text[pile.start()] for pile in re.finditer("m{5,}", marks)]

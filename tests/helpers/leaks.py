@@ -1,0 +1,18 @@
+"""What this process holds open."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+
+
+def open_descriptors() -> set[str]:
+    """What this process holds open, where the system can say."""
+    found = set()
+    with suppress(FileNotFoundError):
+        for number in os.listdir("/proc/self/fd"):
+            with suppress(OSError):
+                target = os.readlink(f"/proc/self/fd/{number}")
+                if target.startswith(("socket:", "pipe:", "anon_inode:")):
+                    found.add(target)
+    return found

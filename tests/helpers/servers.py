@@ -1,0 +1,61 @@
+"""A server in the test's process, a handler that tells what happens, and peers that are closed with the test."""
+
+from __future__ import annotations
+
+import queue
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from typing import Any
+
+from chatkit import Member, Message, Server
+from tests.helpers.peers import DEADLINE, Peer
+
+
+class Recorder:
+    """A handler that puts what happens into a queue, so that tests wait for it instead of sleeping."""
+
+    def __init__(self) -> None:
+        self.happened: queue.Queue[tuple[str, str]] = queue.Queue()
+
+    def on_join(self, member: Member) -> None:
+        self.happened.put(("join", member.name))
+
+    def on_message(self, message: Message) -> Message:
+        self.happened.put(("message", str(message)))
+        return message
+
+    def on_leave(self, member: Member, reason: str) -> None:
+        self.happened.put(("leave", reason))
+
+    def wait_for(self, kind: str) -> str:
+        """The next happening of this kind; others before it are passed over."""
+        while True:
+            happened, what = self.happened.get(timeout=DEADLINE)
+            if happened == kind:
+                return what
+
+
+class Started:
+    """A server of a test, with its recorder, and peers that are closed when the test ends."""
+
+    def __init__(self, stack: ExitStack, **options: Any) -> None:
+        self._stack = stack
+        self._tls = options.get("tls") is not None
+        self.recorder = Recorder()
+        self.server = stack.enter_context(Server(port=0, **{"handler": self.recorder, **options}))
+        self.port = self.server.port
+
+    def peer(self, **options: Any) -> Peer:
+        peer = Peer(self.port, tls=self._tls, **options)
+        self._stack.callback(peer.close)
+        until = time.monotonic() + DEADLINE
+        while self._tls and peer.name not in [member.name for member in self.server.members]:
+            assert time.monotonic() < until  # the server's side of the handshake ends a moment after ours
+        return peer
+
+    def peers(self, number: int) -> list[Peer]:
+        return [self.peer() for _ in range(number)]
+
+
+Serve = Callable[..., Started]
