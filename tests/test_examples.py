@@ -38,7 +38,7 @@ def test_echo_bot(serve: Callable[..., Started]) -> None:
     """It answers, and ends with the room."""
     started = serve()
     with example("echo_bot.py", str(started.port)) as bot:
-        started.recorder.wait_for("join")
+        started.events.wait_for("join")
         peer = started.peer()
         peer.send(b"not this\n!echo hello\n")
         assert peer.line().endswith(f": {peer.name} says hello".encode())
@@ -52,9 +52,9 @@ def test_log_room(serve: Callable[..., Started], tmp_path: Path) -> None:
     """Every line is in the file, with a time."""
     started = serve()
     with example("log_room.py", str(tmp_path / "log"), str(started.port)) as log:
-        started.recorder.wait_for("join")
+        started.events.wait_for("join")
         started.peer().send(b"one\ntwo\n")
-        assert [started.recorder.wait_for("message") for _ in range(2)]
+        assert [started.events.wait_for("message") for _ in range(2)]
         started.server.shutdown()
         assert log.communicate(timeout=DEADLINE) == ("", "")
     lines = (tmp_path / "log").read_text().splitlines()

@@ -30,7 +30,7 @@ LAYERS = (
 
 
 def place(name: str) -> int:
-    """The floor on which a module is: its folder's."""
+    """Return the layer of a module: its folder's."""
     return LAYERS.index(name.partition(".")[0])
 
 

@@ -170,7 +170,7 @@ def test_many_joins_are_few_writes(serve: Serve, monkeypatch: pytest.MonkeyPatch
     """What is announced while the worker is busy is one write for each member; each hears of those after it."""
     started = serve(announce=True)
     ann = started.peer()
-    assert started.recorder.wait_for("join") == ann.name
+    assert started.events.wait_for("join") == ann.name
     writes, free = list[object](), threading.Event()
     for verb in ("write", "write_pieces"):
 
@@ -185,7 +185,7 @@ def test_many_joins_are_few_writes(serve: Serve, monkeypatch: pytest.MonkeyPatch
 
     started.server._pool.soon(hold_up)
     newcomers = started.peers(50)
-    order = [started.recorder.wait_for("join") for _ in newcomers]
+    order = [started.events.wait_for("join") for _ in newcomers]
     free.set()
     for number, name in enumerate(order):
         peer = next(peer for peer in newcomers if peer.name == name)
@@ -201,7 +201,7 @@ def test_stats_are_exact_while_members_join(serve: Serve, threads: int, held_up:
     """Who joins between two messages gets the later one, and counts for it alone, also where both are one write."""
     started = serve(threads=threads, announce=True)
     peers, free = [started.peer()], threading.Event()
-    assert started.recorder.wait_for("join") == peers[0].name
+    assert started.events.wait_for("join") == peers[0].name
     (talker,) = started.server.members
 
     def hold_up() -> None:
@@ -211,7 +211,7 @@ def test_stats_are_exact_while_members_join(serve: Serve, threads: int, held_up:
         worker.post(hold_up)
     for number in range(30):
         peers.append(started.peer())
-        assert started.recorder.wait_for("join") == peers[-1].name
+        assert started.events.wait_for("join") == peers[-1].name
         started.server._room.receive([Received(talker, [f"{number}"])])
     free.set()
     for first, peer in enumerate(peers[1:]):

@@ -88,7 +88,7 @@ def test_a_name_that_breaks_the_rule(run: Run, serve: Serve, name: str) -> None:
     assert "a name begins with a letter" in " ".join(err.split())
     assert "--name" in err
     assert "Traceback" not in err
-    assert started.recorder.happened.empty()
+    assert started.events.happened.empty()
 
 
 @pytest.mark.parametrize("options", [("--name", "ada"), ONCE, ("--json",), ("--json", "--name", "ada")])
@@ -96,7 +96,7 @@ def test_a_full_room(run: Run, serve: Serve, options: tuple[str, ...]) -> None:
     """Who asked the server for something is told on stderr, exit status 3."""
     started = serve(limits=Limits(max_clients=1))
     started.peer()
-    started.recorder.wait_for("join")
+    started.events.wait_for("join")
     assert client_with(run, started.port, "Hi!\n", *options) == (
         3,
         "",
@@ -273,7 +273,7 @@ def test_the_client_by_its_environment(serve: Serve, variable: str) -> None:
     done = subprocess.run(command, input=b"Hi!\n", env=env, capture_output=True, timeout=DEADLINE)
     assert (done.returncode, done.stderr) == (0, b"")
     if variable == "CHATKIT_NAME":
-        assert started.recorder.wait_for("message") == "ada: Hi!"
+        assert started.events.wait_for("message") == "ada: Hi!"
     elif variable == "CHATKIT_JSON":
         assert json.loads(done.stdout)["type"] == "welcome"
     else:

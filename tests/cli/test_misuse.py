@@ -145,7 +145,7 @@ def test_a_refusal_is_no_success(run: Run, serve: Serve) -> None:
     """`echo x | chat-client` into a full room says so, with exit status 3: the line went nowhere."""
     started = serve(limits=Limits(max_clients=1))
     started.peer()
-    started.recorder.wait_for("join")
+    started.events.wait_for("join")
     status, out, err = shell(f"echo x | chat-client --port {started.port}")
     assert (status, out) == (3, f"{CONNECTED}\n*** the room is full\n")
     assert err == "chat-client: disconnected: the server ended the conversation\n"

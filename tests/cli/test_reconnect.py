@@ -12,7 +12,7 @@ from chatkit import Limits, Server
 from tests.helpers.commands import CONNECTED, DISCONNECTED, Running
 from tests.helpers.peers import DEADLINE
 from tests.helpers.proxy import Link, Proxy
-from tests.helpers.servers import Recorder, Serve, Started
+from tests.helpers.servers import EventLog, Serve, Started
 
 Run = Callable[..., Running]
 QUICK = Limits(drain_seconds=0.1)
@@ -130,9 +130,9 @@ def test_a_pipe_waits_for_the_return(run: Run) -> None:
     assert client.process.stdin
     client.process.stdin.close()
     client.process.stdin = None
-    with Server(port=port, handler=(recorder := Recorder())):
+    with Server(port=port, handler=(events := EventLog())):
         for number in range(250):
-            assert recorder.wait_for("message").endswith(f": {number}")
+            assert events.wait_for("message").endswith(f": {number}")
         status, out, err = client.ends()
     assert (status, err) == (0, "")
     assert "synced" not in out

@@ -118,7 +118,7 @@ def test_a_hostile_line_is_shown_not_obeyed(serve: Serve, terminal: Start, name:
     """No forbidden code point reaches the terminal, which never answers; the room hears only what was typed."""
     started = serve()
     shown = terminal(started.port)
-    typist = started.recorder.wait_for("join")
+    typist = started.events.wait_for("join")
     stranger, listener = started.peers(2)
     stranger.send(HOSTILE[name].encode() + b"\n" + NOT_UTF8 + b"\nlast\n")
     assert shown.line().startswith(f"{stranger.name}: ")

@@ -49,7 +49,7 @@ def test_send_eof_says_the_end_and_still_hears(serve: Serve) -> None:
         assert ann.receive(DEADLINE) == Notice("bye")
         ann.send_eof()
         assert list(ann) == []
-        assert started.recorder.wait_for("leave") == "end of stream"
+        assert started.events.wait_for("leave") == "end of stream"
 
 
 def test_close_returns_when_all_was_heard(serve: Serve) -> None:

@@ -233,7 +233,7 @@ def test_a_stopped_client_is_cut_off(serve: Serve, fake: FakeServer, logged: Rec
     client.process.send_signal(signal.SIGSTOP)
     ann, bob = started.peers(2)
     said = talk_until_cut_off(started, ann, bob)
-    assert started.recorder.wait_for("leave") == "slow consumer"
+    assert started.events.wait_for("leave") == "slow consumer"
     closed = logged.get(timeout=DEADLINE).getMessage()
     ann.send(b"on\n")
     assert bob.line() == f"{ann.name}: on".encode()

@@ -33,7 +33,7 @@ WELCOME = b'{"type":"welcome","name":"ada","newest":7,"epoch":"0123456789abcdef"
 MESSAGE = b'{"type":"message","id":8,"time":"1970-01-01T00:01:00.000Z","from":"bob","text":"hi"}\n'
 
 
-def session(**asked: Any) -> ClientProtocol:
+def client_protocol(**asked: Any) -> ClientProtocol:
     return ClientProtocol(16, **{"password": None, "name": None, "events": False, "after": None, **asked})
 
 
@@ -41,10 +41,10 @@ def json_line(**fields: object) -> bytes:
     return json.dumps({("from" if key == "sender" else key): value for key, value in fields.items()}).encode() + b"\n"
 
 
-def taken(session: ClientProtocol) -> list[Event]:
+def taken(protocol: ClientProtocol) -> list[Event]:
     """What was received up to now, taken as a client does."""
-    events = list(session.received)
-    session.received.clear()
+    events = list(protocol.received)
+    protocol.received.clear()
     return events
 
 
@@ -92,7 +92,7 @@ NONSENSE = [
 @pytest.mark.parametrize(("line", "event"), LINES)
 def test_a_line_is_an_event(line: bytes, event: Event) -> None:
     """Each form of a line, text or JSON, gives its event, of its own type."""
-    reader = session()
+    reader = client_protocol()
     reader.receive_data(line)
     assert taken(reader) == [event]
     assert reader.ended is None
@@ -105,7 +105,7 @@ SHORT = [*(line for line, _ in LINES), *(line for line in NONSENSE if len(line) 
 @example([line for line, _ in LINES])
 def test_chunks_make_no_difference(lines: list[bytes]) -> None:
     """The same bytes, whole or one by one, give the same events and the same end."""
-    whole, bytewise = session(), session()
+    whole, bytewise = client_protocol(), client_protocol()
     data = b"".join(lines)
     whole.receive_data(data)
     for byte in data:
@@ -120,7 +120,7 @@ def test_chunks_make_no_difference(lines: list[bytes]) -> None:
 @example("\x1b[31m", "a\nb\rc\x7fd\x85e\tf\x9b")
 def test_json_hides_no_control_characters(sender: str, text: str) -> None:
     """Whatever a JSON string holds, no line end or other control character but TAB comes out, and the rest stays."""
-    reader = session()
+    reader = client_protocol()
     reader.receive_data(json_line(type="message", id=1, time=TIME, sender=sender, text=text))
     (event,) = taken(reader)
     assert isinstance(event, Message)
@@ -132,7 +132,7 @@ def test_json_hides_no_control_characters(sender: str, text: str) -> None:
 
 def test_control_characters_are_shown() -> None:
     """In JSON as in plain text: a terminal's escape becomes a picture of it."""
-    reader = session()
+    reader = client_protocol()
     reader.receive_data(json_line(type="notice", text="\x1b[2J\r\n") + b"*** \x1b[2J\n")
     assert taken(reader) == [Notice("␛[2J␍␊"), Notice("␛[2J")]
 
@@ -140,7 +140,7 @@ def test_control_characters_are_shown() -> None:
 @pytest.mark.parametrize("stranger", [b'{"type":"weather","text":5}\n', b'{"type":"weather"}\n'])
 def test_unknown_types_are_passed_over(stranger: bytes) -> None:
     """A newer server's events are no error, whatever is in them; those around them are received."""
-    reader = session()
+    reader = client_protocol()
     reader.receive_data(MESSAGE + stranger + MESSAGE)
     assert taken(reader) == [Message("bob", "hi", 8, 60.0)] * 2
     assert reader.ended is None
@@ -149,7 +149,7 @@ def test_unknown_types_are_passed_over(stranger: bytes) -> None:
 @pytest.mark.parametrize("nonsense", NONSENSE)
 def test_nonsense_ends_the_conversation(nonsense: bytes) -> None:
     """What came before it stays, nothing more is received, and the first reason counts."""
-    reader = session()
+    reader = client_protocol()
     reader.receive_data(b"*** before\n" + nonsense + b"\n*** after\n")
     reason = reader.ended
     assert isinstance(reason, ProtocolError)
@@ -163,7 +163,7 @@ def test_nonsense_ends_the_conversation(nonsense: bytes) -> None:
 @pytest.mark.parametrize("line", ["BOB (private): HTTP/1.1", "GET: / HTTP/1.1", "\x16\x03: x"])
 def test_no_words_of_a_member_end_the_conversation(line: str) -> None:
     """Also if they are the first that arrive, and look like another protocol."""
-    reader = session()
+    reader = client_protocol()
     reader.receive_data(f"{line}\n".encode())
     assert reader.ended is None
     assert len(taken(reader)) == 1
@@ -172,7 +172,7 @@ def test_no_words_of_a_member_end_the_conversation(line: str) -> None:
 @pytest.mark.parametrize("asked", [{"name": "ada"}, {"events": True}, {"password": "x"}])
 def test_a_server_that_does_not_know_what_was_asked_for(asked: dict[str, Any]) -> None:
     """An older server's answer is told at once, instead of waiting for one that won't come."""
-    reader = session(**asked)
+    reader = client_protocol(**asked)
     word = reader.opening.decode().split()[0]
     reader.receive_data(f"*** unknown command {word} (try /help)\n".encode())
     with pytest.raises(ProtocolError, match="unknown command"):
@@ -192,7 +192,7 @@ def test_a_server_that_does_not_know_what_was_asked_for(asked: dict[str, Any]) -
 )
 def test_opening_lines(asked: dict[str, object], lines: list[bytes]) -> None:
     """What is asked for is what is sent first, the name before the rest; asking for nothing awaits nothing."""
-    opening = session(**asked)
+    opening = client_protocol(**asked)
     assert [line.rstrip() for line in opening.opening.splitlines()] == lines
     assert opening.opening.count(b"\n") == len(lines)
     assert opening.is_opening == bool(lines)
@@ -200,7 +200,7 @@ def test_opening_lines(asked: dict[str, object], lines: list[bytes]) -> None:
 
 def test_the_opening_is_over_when_all_is_answered() -> None:
     """The name's answer is not for the caller, the welcome is; then messages are."""
-    opening = session(name="ada", events=True)
+    opening = client_protocol(name="ada", events=True)
     opening.receive_data(b"*** you are now ada\n")
     assert opening.is_opening
     opening.receive_data(WELCOME + MESSAGE)
@@ -212,7 +212,7 @@ def test_the_opening_is_over_when_all_is_answered() -> None:
 
 def test_before_the_welcome_only_notices_stay() -> None:
     """Messages in plain text have no id, and a replay tells them again: they are dropped until the welcome."""
-    opening = session(name="ada", events=True, after=0)
+    opening = client_protocol(name="ada", events=True, after=0)
     opening.receive_data(b"1: one\n*** soon\n*** you are now ada\n1: two\n* 1 waves\n*** now\n")
     assert opening.is_opening
     assert taken(opening) == [Notice("soon"), Notice("now")]
@@ -222,7 +222,7 @@ def test_before_the_welcome_only_notices_stay() -> None:
 
 def test_without_events_nothing_is_dropped() -> None:
     """Who asks only for a name gets every message said meanwhile."""
-    opening = session(name="ada")
+    opening = client_protocol(name="ada")
     opening.receive_data(b"1: one\n*** soon\n*** you are now ada\n1: two\n")
     assert not opening.is_opening
     assert taken(opening) == [Message("1", "one"), Notice("soon"), Message("1", "two")]
@@ -231,7 +231,7 @@ def test_without_events_nothing_is_dropped() -> None:
 @pytest.mark.parametrize("events", [False, True])
 def test_a_name_that_is_taken(events: bool) -> None:
     """NameTaken says which, each time one asks, and nothing more is received."""
-    opening = session(name="ada", events=events)
+    opening = client_protocol(name="ada", events=events)
     opening.receive_data(b"*** the name ada is taken\n" + WELCOME + b"*** later\n")
     for _ in range(2):
         with pytest.raises(NameTaken) as caught:
@@ -255,7 +255,7 @@ def test_an_end_instead_of_the_answer(
     asked: dict[str, object], chunks: list[bytes], kind: type[ChatError], reason: str, clean: bool | None
 ) -> None:
     """The room's own words are the reason if it gave some before it ended the conversation."""
-    opening = session(**asked)
+    opening = client_protocol(**asked)
     for chunk in chunks:
         opening.receive_data(chunk)
     with pytest.raises(kind) as caught:
@@ -275,7 +275,7 @@ def test_an_end_instead_of_the_answer(
 )
 def test_the_end_of_the_stream(data: bytes, clean: bool, reason: str) -> None:
     """It is clean after a whole line; half a line never comes out."""
-    reader = session()
+    reader = client_protocol()
     if data:
         reader.receive_data(data)
     reader.receive_data(b"")
@@ -287,7 +287,7 @@ def test_the_end_of_the_stream(data: bytes, clean: bool, reason: str) -> None:
 @pytest.mark.parametrize("closing", [False, True])
 def test_a_socket_that_fails(closing: bool) -> None:
     """The system's words are the reason, unless this side is closing: then the end is its own, and clean."""
-    reader = session()
+    reader = client_protocol()
     if closing:
         reader.begin_close()
     lost = reader.lose(ConnectionResetError(104, "Connection reset by peer"))
@@ -298,7 +298,7 @@ def test_a_socket_that_fails(closing: bool) -> None:
 @pytest.mark.parametrize("data", [b"*** late\n", b"*** la", b"{}\n", b"\xff\n", MESSAGE])
 def test_nothing_is_kept_while_closing(data: bytes) -> None:
     """After `begin_close` neither events nor nonsense count, and every end is a clean one."""
-    reader = session()
+    reader = client_protocol()
     reader.receive_data(b"*** before\n*** hal")
     reader.begin_close()
     reader.receive_data(data)
@@ -311,7 +311,7 @@ def test_nothing_is_kept_while_closing(data: bytes) -> None:
 
 def test_close_drops_what_was_received() -> None:
     """After `close` there is nothing to take, and whoever waits is told why, whatever ended it before."""
-    reader = session()
+    reader = client_protocol()
     reader.receive_data(b"*** before\n{}\n")
     reader.close()
     assert not reader.received
@@ -323,13 +323,13 @@ def test_close_drops_what_was_received() -> None:
 def test_line_refuses_what_the_wire_cannot_carry(text: str) -> None:
     """A line end, too many bytes, or what isn't Unicode: nothing is sent."""
     with pytest.raises(ValueError, match="not sent"):
-        session().line(text)
+        client_protocol().line(text)
 
 
 @pytest.mark.parametrize("text", ["", "exit", "x" * 16, "é" * 8, "a\rb", "\x1b"])
 def test_line_is_the_text_and_its_end(text: str) -> None:
     """Anything else goes as it is, up to the limit."""
-    assert session().line(text) == text.encode() + b"\n"
+    assert client_protocol().line(text) == text.encode() + b"\n"
 
 
 @pytest.mark.parametrize(
@@ -348,4 +348,4 @@ def test_line_is_the_text_and_its_end(text: str) -> None:
 def test_what_cannot_be_asked_for(asked: dict[str, object]) -> None:
     """A name against the rule, or an `after` that is no id or comes without events, is the caller's mistake."""
     with pytest.raises(ValueError, match=r"a name begins|after is an id"):
-        session(**asked)
+        client_protocol(**asked)

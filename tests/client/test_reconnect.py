@@ -60,9 +60,9 @@ def test_the_absence_is_framed_and_the_name_taken_back(serve: Serve, gate: Gate)
     started = serve()
     with Client(port=started.port) as ann, member(started) as (bob, proxy):
         proxy.link_of(bob).reset()
-        started.recorder.wait_for("leave")
+        started.events.wait_for("leave")
         ann.send("missed")
-        started.recorder.wait_for("message")
+        started.events.wait_for("message")
         gate.put(0)
         assert isinstance(bob.receive(DEADLINE), Disconnected)
         assert bob.receive(DEADLINE) == Reconnected("back as bob", "bob", new_epoch=False)
@@ -133,7 +133,7 @@ def test_the_own_name_is_free_only_later(serve: Serve, gate: Gate) -> None:
     started = serve()
     with member(started) as (bob, proxy):
         proxy.link_of(bob).reset()
-        started.recorder.wait_for("leave")
+        started.events.wait_for("leave")
         with Client(port=started.port, name="BOB"):
             gate.put(0)
             assert next_of(bob, Reconnected).name == str(proxy.link_of(bob).name)
@@ -277,7 +277,7 @@ def test_who_sends_takes_in_only_so_much(serve: Serve, monkeypatch: pytest.Monke
     with publisher(started) as bob:
         for number in range(100):
             ann.send(b"%d %s\n" % (number, b"x" * 4000))
-            started.recorder.wait_for("message")
+            started.events.wait_for("message")
         heard(bob, ann, 1000)
         assert 10 <= len(bob._received) < 10 + connection.READ_BYTES // 4000 + 1
         assert [text.split()[0] for text in texts(bob, "99 " + "x" * 4000)] == [f"{number}" for number in range(100)]

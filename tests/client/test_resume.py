@@ -36,7 +36,7 @@ ROOM, OTHER_ROOM = "0" * 16, "1" * 16
 RESET = ConnectionClosed("Connection reset by peer", clean=False)
 
 
-def trail(newest: int = 7, name: str = "ada", **asked: Any) -> ResumeState:
+def resuming(newest: int = 7, name: str = "ada", **asked: Any) -> ResumeState:
     """One that has been welcomed in the room."""
     chosen = None if name.isdecimal() else name
     made = ResumeState(100, **{"password": None, "name": chosen, "after": None, "queue": 0, **asked})
@@ -44,13 +44,13 @@ def trail(newest: int = 7, name: str = "ada", **asked: Any) -> ResumeState:
     return made
 
 
-def opening(trail: ResumeState) -> str:
-    return trail.protocol().opening.decode()
+def opening(state: ResumeState) -> str:
+    return state.protocol().opening.decode()
 
 
-def back(trail: ResumeState, name: str = "ada", newest: int = 99, room: str = ROOM) -> list[Event]:
+def back(state: ResumeState, name: str = "ada", newest: int = 99, room: str = ROOM) -> list[Event]:
     """What the caller is told when the connection is lost and the next one stands."""
-    return [*trail.lose(RESET), *trail.receive(Welcome(name, newest, room))]
+    return [*state.lose(RESET), *state.receive(Welcome(name, newest, room))]
 
 
 def message(number: int, text: str = "hi", sender: str = "bob") -> Message:
@@ -76,8 +76,8 @@ def three(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_next_connection_asks_for_what_came_after_the_last_message() -> None:
     """The last id is that of the welcome, of each message, of each answer to /sync, and follows a gap."""
-    lead = trail(7)
-    assert opening(lead) == f"/nick ada\n/json 7 {ROOM}\n/sync\n"
+    state = resuming(7)
+    assert opening(state) == f"/nick ada\n/json 7 {ROOM}\n/sync\n"
     for event, last in (
         (message(8), 8),
         (Action("bob", "waves", 10, 60.0), 10),
@@ -85,8 +85,8 @@ def test_the_next_connection_asks_for_what_came_after_the_last_message() -> None
         (Synced(17), 17),
         (Left("bob"), 17),
     ):
-        lead.receive(event)
-        assert f"/json {last} {ROOM}\n" in opening(lead)
+        state.receive(event)
+        assert f"/json {last} {ROOM}\n" in opening(state)
 
 
 def test_the_first_connection_asks_as_the_caller_does() -> None:
@@ -99,56 +99,56 @@ def test_the_first_connection_asks_as_the_caller_does() -> None:
 
 def test_loss_and_return_frame_the_absence() -> None:
     """The caller hears of both; the second welcome isn't told, nor the answer to the question of the opening."""
-    lead = trail(name="51044")
-    lost, returned = back(lead, "51099")
+    state = resuming(name="51044")
+    lost, returned = back(state, "51099")
     assert isinstance(lost, Disconnected)
     assert "Connection reset by peer" in lost.text
     assert returned == Reconnected("back as 51099", "51099", new_epoch=False)
-    assert lead.receive(message(8)) == [message(8)]
-    assert lead.receive(Synced(8)) == []
-    assert lead.receive(Synced(8)) == [Synced(8)]  # not ours
+    assert state.receive(message(8)) == [message(8)]
+    assert state.receive(Synced(8)) == []
+    assert state.receive(Synced(8)) == [Synced(8)]  # not ours
 
 
 def test_a_room_that_began_anew() -> None:
     """It is said; ids count from the start, and what was doubtful stays so: nothing can match_echo it."""
-    lead = trail()
-    lead.send("hi")
-    _, returned, uncertain = back(lead, room=OTHER_ROOM)
+    state = resuming()
+    state.send("hi")
+    _, returned, uncertain = back(state, room=OTHER_ROOM)
     assert isinstance(returned, Reconnected)
     assert returned.new_epoch
     assert unsure([uncertain]) == ["hi"]
-    assert f"/json 0 {OTHER_ROOM}\n" in opening(lead)
-    assert lead.receive(message(1, "hi", "ada")) == [message(1, "hi", "ada")]
-    lead.send("hi")
-    assert back(lead, room=OTHER_ROOM)[2:] == []
-    assert lead.receive(message(2, "hi", "ada")) == []
+    assert f"/json 0 {OTHER_ROOM}\n" in opening(state)
+    assert state.receive(message(1, "hi", "ada")) == [message(1, "hi", "ada")]
+    state.send("hi")
+    assert back(state, room=OTHER_ROOM)[2:] == []
+    assert state.receive(message(2, "hi", "ada")) == []
 
 
 def test_one_sync_per_round_trip() -> None:
     """It follows the first line; lines that came later are asked about when it is answered."""
-    lead = trail()
-    assert lead.send("a") == b"a\n/sync\n"
-    assert lead.send("b") == b"b\n"
-    assert not lead.owes
-    assert lead.receive(Synced(9)) == []
-    assert lead.owes
-    assert lead.owed() == b"/sync\n"
-    assert not lead.owes
-    assert lead.receive(Synced(9)) == []
-    assert not lead.owes
-    assert unsure(lead.lose(RESET) + lead.report_unknown()) == []
+    state = resuming()
+    assert state.send("a") == b"a\n/sync\n"
+    assert state.send("b") == b"b\n"
+    assert not state.owes
+    assert state.receive(Synced(9)) == []
+    assert state.owes
+    assert state.owed() == b"/sync\n"
+    assert not state.owes
+    assert state.receive(Synced(9)) == []
+    assert not state.owes
+    assert unsure(state.lose(RESET) + state.report_unknown()) == []
 
 
 def test_the_callers_own_sync_is_answered() -> None:
     """It counts as well as ours, and its answer is for the caller."""
-    lead = trail()
-    assert lead.send("/sync") == b"/sync\n"
-    assert lead.send("a") == b"a\n"
-    assert lead.receive(Synced(8)) == [Synced(8)]
-    assert lead.owed() == b"/sync\n"
-    assert lead.send("/sync") == b"/sync\n"
-    assert lead.receive(Synced(9)) == []
-    assert lead.receive(Synced(9)) == [Synced(9)]
+    state = resuming()
+    assert state.send("/sync") == b"/sync\n"
+    assert state.send("a") == b"a\n"
+    assert state.receive(Synced(8)) == [Synced(8)]
+    assert state.owed() == b"/sync\n"
+    assert state.send("/sync") == b"/sync\n"
+    assert state.receive(Synced(9)) == []
+    assert state.receive(Synced(9)) == [Synced(9)]
 
 
 LINES = ["hi", "//x", "/say exit", "/me waves", "a\x1bb", "\t ", "hi", "/who", "/msg bob hi", "exit stage", "/say", "é"]
@@ -168,244 +168,244 @@ SAID: dict[str, Event] = {
 @example(LINES, len(LINES))
 def test_the_replay_proves_what_was_heard(lines: list[str], heard: int) -> None:
     """Own lines that come again aren't told; of the others each is reported once, in order, and none is sent again."""
-    lead = trail()
+    state = resuming()
     for line in lines:
-        lead.send(line)
-    told = back(lead)[2:]
+        state.send(line)
+    told = back(state)[2:]
     replay = [SAID[line] for line in lines[:heard] if line in SAID]
     for event in replay:
-        told += lead.receive(event)
-    told += lead.receive(Synced(99))
+        told += state.receive(event)
+    told += state.receive(Synced(99))
     known = max((number + 1 for number, line in enumerate(lines[:heard]) if line in SAID), default=0)
     assert unsure(told) == lines[known:]
     assert len(told) == len(lines[known:])
-    assert not lead.queued
-    assert lead.owed() == b""
+    assert not state.queued
+    assert state.owed() == b""
 
 
 @given(st.text(st.characters(exclude_characters="\n\r", exclude_categories=["Cs"]), min_size=1))
 def test_any_line_is_recognised_as_the_room_says_it(line: str) -> None:
     """Whatever is said, made clean by the server, proves itself."""
-    lead = trail()
-    lead.send(f"//{line}")
-    back(lead)
-    assert lead.receive(message(8, f"/{clean(line)}", "ada")) == []
+    state = resuming()
+    state.send(f"//{line}")
+    back(state)
+    assert state.receive(message(8, f"/{clean(line)}", "ada")) == []
 
 
 def test_only_our_own_words_prove_a_line() -> None:
     """Not the same text of another member, nor in another form."""
-    lead = trail()
-    lead.send("hi")
-    back(lead)
+    state = resuming()
+    state.send("hi")
+    back(state)
     others: list[Event] = [message(8), Action("ada", "hi", 9, 60.0), message(10, "hi!", "ada")]
-    assert [lead.receive(event) for event in others] == [[event] for event in others]
-    assert unsure(lead.receive(Synced(10))) == ["hi"]
+    assert [state.receive(event) for event in others] == [[event] for event in others]
+    assert unsure(state.receive(Synced(10))) == ["hi"]
 
 
 def test_doubts_outlast_a_second_loss() -> None:
     """Lines of two lost connections, under two names, are proved by the third or reported after it."""
-    lead = trail(name="51044")
+    state = resuming(name="51044")
     for line in ("a", "b"):
-        lead.send(line)
-    back(lead, "51099")
-    lead.send("c")
-    assert unsure(back(lead, "51100")) == []
-    assert lead.receive(message(8, "a", "51044")) == []
-    assert lead.receive(message(9, "c", "51099")) == []
-    assert unsure(lead.receive(Synced(9))) == ["b"]
+        state.send(line)
+    back(state, "51099")
+    state.send("c")
+    assert unsure(back(state, "51100")) == []
+    assert state.receive(message(8, "a", "51044")) == []
+    assert state.receive(message(9, "c", "51099")) == []
+    assert unsure(state.receive(Synced(9))) == ["b"]
 
 
 def test_a_name_that_may_have_been_taken_speaks_for_us() -> None:
     """A /nick on its way when the connection was lost: the room may have heard it, and us under that name."""
-    lead = trail()
+    state = resuming()
     for line in ("/nick eve", "hi"):
-        lead.send(line)
-    back(lead)
-    assert lead.receive(message(8, "hi", "eve")) == []
-    assert unsure(lead.receive(Synced(8))) == []
+        state.send(line)
+    back(state)
+    assert state.receive(message(8, "hi", "eve")) == []
+    assert unsure(state.receive(Synced(8))) == []
 
 
 def test_a_line_that_was_said_before_a_rename() -> None:
     """Each name since the last confirmation may have said it; earlier ones are another's by now."""
-    lead = trail(name="51044")
-    lead.send("x")
+    state = resuming(name="51044")
+    state.send("x")
     for name in ("ada", "eve"):
-        lead.receive(Renamed(lead._name, name))
-    lead.receive(Synced(7))
-    lead.send("hi")
-    lead.receive(Renamed("eve", "zoe"))
-    back(lead, "zoe")
-    assert [lead.receive(message(8, "hi", name)) for name in ("ada", "eve")] == [[message(8, "hi", "ada")], []]
-    assert unsure(lead.receive(Synced(9))) == []
+        state.receive(Renamed(state._name, name))
+    state.receive(Synced(7))
+    state.send("hi")
+    state.receive(Renamed("eve", "zoe"))
+    back(state, "zoe")
+    assert [state.receive(message(8, "hi", name)) for name in ("ada", "eve")] == [[message(8, "hi", "ada")], []]
+    assert unsure(state.receive(Synced(9))) == []
 
 
 def test_a_line_that_was_said_before_the_last_message() -> None:
     """While a line is in doubt the replay begins at the last confirmation; what the caller knows isn't told again."""
-    lead = trail()
-    lead.send("hi")
-    lead.receive(message(9))
+    state = resuming()
+    state.send("hi")
+    state.receive(message(9))
     for told in (message(12), message(14)):
-        lead.lose(RESET)
-        assert opening(lead).endswith(f"/json 7 {ROOM}\n/sync\n")
-        lead.receive(Welcome("ada", 14, ROOM))
-        assert lead.receive(message(9)) == []
-        assert lead.receive(told) == [told]
-    assert lead.receive(message(8, "hi", "ada")) == []
-    assert lead.receive(Synced(14)) == []
-    lead.lose(RESET)
-    assert f"/json 14 {ROOM}\n" in opening(lead)
+        state.lose(RESET)
+        assert opening(state).endswith(f"/json 7 {ROOM}\n/sync\n")
+        state.receive(Welcome("ada", 14, ROOM))
+        assert state.receive(message(9)) == []
+        assert state.receive(told) == [told]
+    assert state.receive(message(8, "hi", "ada")) == []
+    assert state.receive(Synced(14)) == []
+    state.lose(RESET)
+    assert f"/json 14 {ROOM}\n" in opening(state)
 
 
 @pytest.mark.parametrize(("missing", "told"), [(3, []), (5, [Gap(1)]), (20, [Gap(16)])])
 def test_a_gap_before_what_is_known(missing: int, told: list[Event]) -> None:
     """Of the messages that are no longer kept, only those are missing that the caller doesn't have."""
-    lead = trail()
-    lead.send("hi")
-    lead.receive(message(11))
-    back(lead)
-    assert lead.receive(Gap(missing)) == told
+    state = resuming()
+    state.send("hi")
+    state.receive(message(11))
+    back(state)
+    assert state.receive(Gap(missing)) == told
 
 
 def test_the_room_reads_a_line_made_clean() -> None:
     """What Python takes for white space, the room may have made visible before it looks."""
-    lead = trail()
-    lead.send("exit\x0c")
-    assert not lead.is_leaving
-    lead.send(" exit\t")
-    assert lead.is_leaving
-    lead = trail()
-    assert lead.send("/sync\x1cfoo") == b"/sync\x1cfoo\n/sync\n"
-    lead = trail()
-    lead.send("/me\x1cwaves")
-    back(lead)
-    assert lead.receive(Action("ada", "waves", 8, 60.0)) == [Action("ada", "waves", 8, 60.0)]
+    state = resuming()
+    state.send("exit\x0c")
+    assert not state.is_leaving
+    state.send(" exit\t")
+    assert state.is_leaving
+    state = resuming()
+    assert state.send("/sync\x1cfoo") == b"/sync\x1cfoo\n/sync\n"
+    state = resuming()
+    state.send("/me\x1cwaves")
+    back(state)
+    assert state.receive(Action("ada", "waves", 8, 60.0)) == [Action("ada", "waves", 8, 60.0)]
 
 
 def test_leaving_asks_for_what_is_not_confirmed() -> None:
     """Once; and not if there is nothing to ask. What isn't confirmed stays uncertain, however the end looks."""
-    assert trail().send("exit") == b"exit\n"
-    lead = trail()
-    lead.send("a")
-    assert lead.leave() == b""  # the question is under way
-    lead.send("b")
-    assert lead.leave() == b"/sync\n"
-    assert lead.leave() == b""
-    lead.receive(Synced(8))
-    lead.unsend("exit")
-    assert unsure(lead.lose(ConnectionClosed("the server ended the conversation", clean=True))) == ["b"]
+    assert resuming().send("exit") == b"exit\n"
+    state = resuming()
+    state.send("a")
+    assert state.leave() == b""  # the question is under way
+    state.send("b")
+    assert state.leave() == b"/sync\n"
+    assert state.leave() == b""
+    state.receive(Synced(8))
+    state.unsend("exit")
+    assert unsure(state.lose(ConnectionClosed("the server ended the conversation", clean=True))) == ["b"]
 
 
 def test_the_chosen_name_is_taken_back() -> None:
     """Also one that was chosen later, by /nick."""
-    lead = trail()
-    lead.receive(Renamed("bob", "cid"))
-    assert opening(lead).startswith("/nick ada\n")
-    lead.receive(Renamed("ada", "eve"))
-    assert opening(lead).startswith("/nick eve\n")
+    state = resuming()
+    state.receive(Renamed("bob", "cid"))
+    assert opening(state).startswith("/nick ada\n")
+    state.receive(Renamed("ada", "eve"))
+    assert opening(state).startswith("/nick eve\n")
 
 
 @pytest.mark.parametrize("freed", [Left("Ada"), Renamed("ADA", "cid")])
 def test_a_name_that_is_free_only_later(freed: Event) -> None:
     """It is asked for once after the welcome, so that the caller hears it is taken, and whenever it becomes free."""
-    lead = trail()
-    assert back(lead, "51044")[1] == Reconnected("back as 51044", "51044", new_epoch=False)
-    assert lead.owed() == b"/nick ada\n"
+    state = resuming()
+    assert back(state, "51044")[1] == Reconnected("back as 51044", "51044", new_epoch=False)
+    assert state.owed() == b"/nick ada\n"
     refused = Error("the name ada is taken", "name_taken")
-    assert lead.receive(refused) == [refused]
-    lead.receive(Left("bob"))
-    assert not lead.owes
-    assert lead.receive(freed) == [freed]
-    assert lead.owed() == b"/nick ada\n"
-    assert lead.receive(Renamed("51044", "ada")) == [Renamed("51044", "ada")]
-    lead.receive(freed)
-    assert not lead.owes
+    assert state.receive(refused) == [refused]
+    state.receive(Left("bob"))
+    assert not state.owes
+    assert state.receive(freed) == [freed]
+    assert state.owed() == b"/nick ada\n"
+    assert state.receive(Renamed("51044", "ada")) == [Renamed("51044", "ada")]
+    state.receive(freed)
+    assert not state.owes
 
 
 def test_the_queue_is_bounded_and_in_order() -> None:
     """Without one, nothing is kept."""
     with pytest.raises(NotConnected, match=r"^not sent: the connection is lost$"):
-        trail().keep("a")
-    lead = trail(queue=2)
-    lead.keep("a")
-    lead.keep("b")
+        resuming().keep("a")
+    state = resuming(queue=2)
+    state.keep("a")
+    state.keep("b")
     with pytest.raises(NotConnected, match="2 lines are waiting"):
-        lead.keep("c")
-    assert list(lead.queued) == ["a", "b"]
+        state.keep("c")
+    assert list(state.queued) == ["a", "b"]
 
 
 def test_a_line_that_did_not_get_away() -> None:
     """It isn't doubtful, whether the loss is known by then or not."""
     for knows in (False, True):
-        lead = trail()
-        lead.send("a")
-        lead.send("b")
-        told = lead.lose(RESET) if knows else []
-        lead.unsend("b")
-        told += [] if knows else lead.lose(RESET)
-        assert unsure(told + lead.report_unknown()) == ["a"]
+        state = resuming()
+        state.send("a")
+        state.send("b")
+        told = state.lose(RESET) if knows else []
+        state.unsend("b")
+        told += [] if knows else state.lose(RESET)
+        assert unsure(told + state.report_unknown()) == ["a"]
 
 
 @pytest.mark.usefixtures("three")
 def test_of_too_many_lines_the_oldest_are_only_counted() -> None:
     """One `Unconfirmed`, ahead of the others, says how many; what is remembered after that begins anew."""
-    lead = trail()
+    state = resuming()
     for line in "abcde":
-        lead.send(line)
-    back(lead)
-    told = lead.receive(Synced(7))
+        state.send(line)
+    back(state)
+    told = state.receive(Synced(7))
     assert told[0] == forgotten(2)
     assert unsure(told) == ["", "c", "d", "e"]
     for line in "xyz":
-        lead.send(line)
-    assert unsure(lead.lose(RESET) + lead.report_unknown()) == ["x", "y", "z"]
+        state.send(line)
+    assert unsure(state.lose(RESET) + state.report_unknown()) == ["x", "y", "z"]
 
 
 @pytest.mark.usefixtures("three")
 def test_what_was_forgotten_is_confirmed_too() -> None:
     """As far as it was sent before the question, whatever of it is still remembered."""
-    lead = trail()
+    state = resuming()
     for line in "abc":
-        lead.send(line)
-    lead.receive(Synced(8))  # `a` is confirmed
-    lead.owed()
+        state.send(line)
+    state.receive(Synced(8))  # `a` is confirmed
+    state.owed()
     for line in "defgh":
-        lead.send(line)
-    assert lead.receive(Synced(9)) == []  # so are `b` and `c`, but `d` and `e` aren't
-    told = lead.lose(RESET) + lead.report_unknown()
+        state.send(line)
+    assert state.receive(Synced(9)) == []  # so are `b` and `c`, but `d` and `e` aren't
+    told = state.lose(RESET) + state.report_unknown()
     assert told[1] == forgotten(2)
     assert unsure(told) == ["", "f", "g", "h"]
-    assert lead.report_unknown() == []
+    assert state.report_unknown() == []
 
 
 @pytest.mark.usefixtures("three")
 @pytest.mark.parametrize("proved", [False, True])
 def test_too_many_lines_over_two_losses(proved: bool) -> None:
     """They are told together, in doubt or not yet; a message proves those before it, of its own connection."""
-    lead = trail()
+    state = resuming()
     for line in "abcd":
-        lead.send(line)
-    back(lead)
+        state.send(line)
+    back(state)
     for line in "efghi":
-        lead.send(line)
-    back(lead)
+        state.send(line)
+    back(state)
     if proved:
-        assert lead.receive(message(8, "g", "ada")) == []
-    told = lead.receive(Synced(9))
+        assert state.receive(message(8, "g", "ada")) == []
+    told = state.receive(Synced(9))
     assert told[0] == forgotten(4 if proved else 6)
     assert unsure(told) == (["", "h", "i"] if proved else ["", "g", "h", "i"])
-    assert lead.report_unknown() == []
+    assert state.report_unknown() == []
 
 
 @pytest.mark.usefixtures("three")
 def test_the_newest_line_is_remembered_however_long() -> None:
     """So it can be taken back when it didn't get away, and is told otherwise."""
     for got_away in (False, True):
-        lead = trail()
-        lead.send("a")
-        lead.send("long" * 1000)
+        state = resuming()
+        state.send("a")
+        state.send("long" * 1000)
         if not got_away:
-            lead.unsend("long" * 1000)
-        told = lead.lose(RESET) + lead.report_unknown()
+            state.unsend("long" * 1000)
+        told = state.lose(RESET) + state.report_unknown()
         assert told[1] == forgotten(1)
         assert unsure(told)[1:] == ["long" * 1000] * got_away
 
@@ -413,58 +413,58 @@ def test_the_newest_line_is_remembered_however_long() -> None:
 @pytest.mark.usefixtures("three")
 def test_lines_are_proved_one_by_one() -> None:
     """Those that say the same, too; and one that was taken back proves nothing."""
-    lead = trail()
+    state = resuming()
     for line in ("a", "a", "b"):
-        lead.send(line)
-    back(lead)
-    lead._in_flight.take_back()
-    assert [lead.receive(message(number, "a", "ada")) for number in (8, 9)] == [[], []]
+        state.send(line)
+    back(state)
+    state._in_flight.take_back()
+    assert [state.receive(message(number, "a", "ada")) for number in (8, 9)] == [[], []]
     for number, text in ((10, "a"), (11, "b")):
-        assert lead.receive(message(number, text, "ada")) == [message(number, text, "ada")]
+        assert state.receive(message(number, text, "ada")) == [message(number, text, "ada")]
 
 
 def test_proving_takes_no_longer_with_many_lines() -> None:
     """Each message is looked up, whatever is in doubt."""
-    lead = trail()
+    state = resuming()
     for number in range(20_000):
-        lead.send(f"{number}")
-    back(lead)
+        state.send(f"{number}")
+    back(state)
     begun = time.monotonic()
     for number in range(20_000):
-        lead.receive(message(8 + number, "others", "ada"))
+        state.receive(message(8 + number, "others", "ada"))
     assert time.monotonic() - begun < 5
 
 
 def test_questions_without_answers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """The caller's own, too; each is answered, and the last answer confirms what the last one asked for."""
     monkeypatch.setattr(inflight, "MAX_QUESTIONS", 3)
-    lead = trail()
+    state = resuming()
     for line in ["/sync"] * 10 + ["a"]:
-        lead.send(line)
-    assert len(lead._in_flight._questions) == 3
-    assert [lead.receive(Synced(8)) for _ in range(9)] == [[Synced(8)]] * 9
-    assert not lead.owes
-    assert lead.receive(Synced(8)) == [Synced(8)]
-    assert lead.owed() == b"/sync\n"
-    assert unsure(lead.lose(RESET) + lead.report_unknown()) == ["a"]
+        state.send(line)
+    assert len(state._in_flight._questions) == 3
+    assert [state.receive(Synced(8)) for _ in range(9)] == [[Synced(8)]] * 9
+    assert not state.owes
+    assert state.receive(Synced(8)) == [Synced(8)]
+    assert state.owed() == b"/sync\n"
+    assert unsure(state.lose(RESET) + state.report_unknown()) == ["a"]
 
 
 def test_ends_that_are_no_loss() -> None:
     """We said so, the operator removed us, or the server sends what isn't chat; what is doubtful then is told."""
     clean_end = ConnectionClosed("the server ended the conversation", clean=True)
-    lead = trail()
-    assert not lead.is_over(clean_end)
-    assert lead.is_over(ProtocolError("nonsense"))
-    lead.send("hi")
-    lead.receive(Error("you were removed", "removed"))
-    assert unsure(lead.lose(clean_end)) == ["hi"]
+    state = resuming()
+    assert not state.is_over(clean_end)
+    assert state.is_over(ProtocolError("nonsense"))
+    state.send("hi")
+    state.receive(Error("you were removed", "removed"))
+    assert unsure(state.lose(clean_end)) == ["hi"]
     for end, doubtful in ((clean_end, ["hi"]), (RESET, ["hi"])):
-        leaving = trail()
+        leaving = resuming()
         leaving.send("hi")
         leaving.send("exit")
         assert leaving.is_over(end)
         assert unsure(leaving.lose(end)) == doubtful
-    assert not trail().is_over(RESET)
+    assert not resuming().is_over(RESET)
 
 
 def test_which_attempts_are_the_last() -> None:

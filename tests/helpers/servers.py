@@ -12,7 +12,7 @@ from chatkit import Member, Message, Server
 from tests.helpers.peers import DEADLINE, Peer
 
 
-class Recorder:
+class EventLog:
     """A handler that puts what happens into a queue, so that tests wait for it instead of sleeping."""
 
     def __init__(self) -> None:
@@ -37,13 +37,13 @@ class Recorder:
 
 
 class Started:
-    """A server of a test, with its recorder, and peers that are closed when the test ends."""
+    """A server of a test, with a log of its events, and peers that are closed when the test ends."""
 
     def __init__(self, stack: ExitStack, **options: Any) -> None:
         self._stack = stack
         self._tls = options.get("tls") is not None
-        self.recorder = Recorder()
-        self.server = stack.enter_context(Server(port=0, **{"handler": self.recorder, **options}))
+        self.events = EventLog()
+        self.server = stack.enter_context(Server(port=0, **{"handler": self.events, **options}))
         self.port = self.server.port
 
     def peer(self, **options: Any) -> Peer:

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from chatkit import Action, Message
-from chatkit.history import search as browse
+from chatkit.history import search
 from chatkit.history.base import HistoryError
 from chatkit.history.search import fold
 from chatkit.history.sqlite.schema import APPLICATION_ID, VERSION
@@ -116,7 +116,7 @@ def test_finds_what_reading_everything_finds(path: Path, indexed: int | None) ->
             and (message.time or 0) >= wanted.get("since", 0)
         ]
         for last in (None, 4):
-            found = list(browse.browse(path, last=last, **wanted))
+            found = list(search.browse(path, last=last, **wanted))
             assert found == (matching[-last:] if last else matching), (wanted, last)
 
 
@@ -127,8 +127,8 @@ def test_the_index_is_what_is_asked(path: Path) -> None:
     with closing(write(path, hello, indexed=0)) as connection:
         connection.execute("UPDATE room SET indexed = 1")
     for last in (None, 2):
-        assert list(browse.browse(path, text="hel", last=last)) == hello[1:]
-        assert list(browse.browse(path, text="he", last=last)) == hello
+        assert list(search.browse(path, text="hel", last=last)) == hello[1:]
+        assert list(search.browse(path, text="he", last=last)) == hello
 
 
 @indexing
@@ -136,9 +136,9 @@ def test_what_the_index_knows_is_not_read(path: Path) -> None:
     """A damaged message there hinders nobody who looks for something else, neither forwards nor backwards."""
     with closing(write(path, [Message("ada", "hello", number, START) for number in (2, 3)], indexed=2)) as connection:
         connection.execute("INSERT INTO messages VALUES (1, 1.0, 'ada', 'nonsense', 'bye')")
-    assert [message.id for message in browse.browse(path, text="hello", last=5)] == [2, 3]
+    assert [message.id for message in search.browse(path, text="hello", last=5)] == [2, 3]
     with pytest.raises(HistoryError):
-        list(browse.browse(path, text="he"))
+        list(search.browse(path, text="he"))
 
 
 @indexing
@@ -147,7 +147,7 @@ def test_an_index_that_this_python_cannot_use_is_not_asked(path: Path) -> None:
     with closing(write(path, some_messages(), indexed=1000)) as connection:
         connection.execute("PRAGMA writable_schema = ON")
         connection.execute("UPDATE sqlite_master SET sql = replace(sql, 'trigram', 'unheard_of') WHERE name = 'search'")
-    assert {message.text for message in browse.browse(path, text="quick")} == {"the quick brown fox"}
+    assert {message.text for message in search.browse(path, text="quick")} == {"the quick brown fox"}
 
 
 @indexing
@@ -173,7 +173,7 @@ def test_a_history_that_a_server_is_writing(path: Path) -> None:
         server.execute("BEGIN")
         server.execute("INSERT INTO messages VALUES (1000, 1.0, 'ada', 'message', 'not yet')")
         before = set(files(path.parent))
-        assert list(browse.browse(path)) == first + second
+        assert list(search.browse(path)) == first + second
         assert set(files(path.parent)) == before
         server.execute("ROLLBACK")
     assert [each.name for each in path.parent.iterdir()] == [path.name]
@@ -181,19 +181,19 @@ def test_a_history_that_a_server_is_writing(path: Path) -> None:
 
 def test_what_comes_later_is_not_waited_for(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However fast a server writes, reading ends with what there was when it began."""
-    monkeypatch.setattr(browse, "CHUNK_ROWS", 1)
+    monkeypatch.setattr(search, "CHUNK_ROWS", 1)
     with closing(write(path, [Message("ada", "0", 1, START)])) as server:
-        for number, _ in enumerate(islice(browse.browse(path), 9), 2):
+        for number, _ in enumerate(islice(search.browse(path), 9), 2):
             insert(server, [Message("ada", "more", number, START)])
         assert number == 2
 
 
 def test_nothing_is_open_between_two_chunks(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """While a pager waits, the server can empty its log, end and remove it, start again; nothing is missed then."""
-    monkeypatch.setattr(browse, "CHUNK_ROWS", 2)
+    monkeypatch.setattr(search, "CHUNK_ROWS", 2)
     messages = some_messages()
     with closing(write(path, messages)) as server:
-        found = browse.browse(path)
+        found = search.browse(path)
         begun = [next(found) for _ in range(2)]
         assert server.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone() == (0, 0, 0)
     assert [each.name for each in path.parent.iterdir()] == [path.name]
@@ -207,7 +207,7 @@ def test_an_unserved_history_stays_as_it_is(path: Path) -> None:
     """No byte changes, and no file comes, not even for a moment that a server could mistake for its own."""
     write(path, some_messages()).close()
     before = files(path.parent)
-    found = browse.browse(path)
+    found = search.browse(path)
     next(found)
     assert files(path.parent) == before
     list(found)
@@ -218,7 +218,7 @@ def test_a_server_that_came_and_went_meanwhile(path: Path, monkeypatch: pytest.M
     """What was read while another wrote the file itself doesn't count: it is read once more."""
     write(path, some_messages(2)).close()
     later = [Message("ada", "later", 100, START)]
-    ask, asked = browse._Reader._ask_once, list[bool]()
+    ask, asked = search._Reader._ask_once, list[bool]()
 
     def ask_and_write(self: Any, *arguments: Any, **options: Any) -> Any:
         asked.append(options["immutable"])
@@ -228,8 +228,8 @@ def test_a_server_that_came_and_went_meanwhile(path: Path, monkeypatch: pytest.M
                 insert(server, later)
         return answer
 
-    monkeypatch.setattr(browse._Reader, "_ask_once", ask_and_write)
-    assert list(browse.browse(path)) == some_messages(2) + later
+    monkeypatch.setattr(search._Reader, "_ask_once", ask_and_write)
+    assert list(search.browse(path)) == some_messages(2) + later
     assert asked == [True, True, True]
 
 
@@ -243,7 +243,7 @@ def crashed(path: Path, messages: Sequence[Message]) -> Path:
 
 def test_a_history_whose_server_crashed(path: Path) -> None:
     """What its log has is found."""
-    assert list(browse.browse(crashed(path, some_messages()))) == some_messages()
+    assert list(search.browse(crashed(path, some_messages()))) == some_messages()
 
 
 @contextmanager
@@ -271,15 +271,15 @@ def test_a_write_protected_folder(shelf: Path) -> None:
     """A history that nobody serves is read there, and so is one that is served by somebody who may write."""
     write(shelf / "ended", some_messages()).close()
     with closing(write(shelf / "served", some_messages())), protected(shelf):
-        assert list(browse.browse(shelf / "ended")) == some_messages()
-        assert list(browse.browse(shelf / "served")) == some_messages()
+        assert list(search.browse(shelf / "ended")) == some_messages()
+        assert list(search.browse(shelf / "served")) == some_messages()
 
 
 def test_a_crashed_history_in_a_write_protected_folder(shelf: Path) -> None:
     """SQLite can't read its log there: one line says what to do."""
     path = crashed(shelf / "chat.db", some_messages())
     with protected(shelf), pytest.raises(HistoryError, match=r"chat\.db can't be read: .* folder must be writable"):
-        list(browse.browse(path))
+        list(search.browse(path))
 
 
 def test_a_file_that_may_not_be_read(shelf: Path) -> None:
@@ -287,7 +287,7 @@ def test_a_file_that_may_not_be_read(shelf: Path) -> None:
     write(shelf / "chat.db", []).close()
     (shelf / "chat.db").chmod(0)
     with protected(shelf), pytest.raises(HistoryError, match=r"chat\.db can't be read: Permission denied$"):
-        list(browse.browse(shelf / "chat.db"))
+        list(search.browse(shelf / "chat.db"))
 
 
 def test_a_symbolic_link(path: Path) -> None:
@@ -296,14 +296,14 @@ def test_a_symbolic_link(path: Path) -> None:
     link.parent.mkdir()
     link.symlink_to(path)
     with closing(write(path, some_messages())):
-        assert list(browse.browse(link)) == some_messages()
+        assert list(search.browse(link)) == some_messages()
 
 
 @pytest.mark.parametrize("name", ["a b?mode=rwc&x=#%41.db", "chät.db", os.fsdecode(b"\xff.db")], ids=ascii)
 def test_any_file_name(path: Path, name: str) -> None:
     """Also what means something in a URI, and what isn't UTF-8."""
     write(path, some_messages()).close()
-    assert list(browse.browse(path.rename(path.with_name(name)))) == some_messages()
+    assert list(search.browse(path.rename(path.with_name(name)))) == some_messages()
 
 
 def alter(*statements: str) -> Callable[[Path], None]:
@@ -350,7 +350,7 @@ def test_what_is_no_history_is_told_in_one_line(path: Path, fault: str) -> None:
     spoil, told = UNREADABLE[fault]
     spoil(path)
     with pytest.raises(HistoryError) as raised:
-        list(browse.browse(path, text="", sender="ada"))
+        list(search.browse(path, text="", sender="ada"))
     assert str(raised.value) == f"{path} {told}"
 
 
@@ -359,9 +359,9 @@ def test_reads_what_a_server_writes(path: Path) -> None:
     history = SqliteHistory(path)
     history.open()
     history.append(some_messages())
-    assert list(browse.browse(path, text="QUICK")) == [each for each in some_messages() if "quick" in each.text]
+    assert list(search.browse(path, text="QUICK")) == [each for each in some_messages() if "quick" in each.text]
     history.maintain(idle=True)
-    assert list(browse.browse(path, text="QUICK")) == [each for each in some_messages() if "quick" in each.text]
+    assert list(search.browse(path, text="QUICK")) == [each for each in some_messages() if "quick" in each.text]
     history.close()
-    assert list(browse.browse(path)) == some_messages()
+    assert list(search.browse(path)) == some_messages()
     assert APPLICATION_ID.to_bytes(4, "big") == b"chat"

@@ -18,7 +18,7 @@ import pytest
 from chatkit import Message
 from chatkit.history.base import HistoryError
 from chatkit.history.memory import MemoryHistory
-from chatkit.history.sqlite import maintenance as upkeep
+from chatkit.history.sqlite import maintenance
 from chatkit.history.sqlite.schema import VERSION
 from chatkit.history.sqlite.store import RESERVED_IDS, SqliteHistory
 from tests.helpers.history_contract import ALL, TIME, DurableContract, HistoryContract, said
@@ -387,7 +387,7 @@ def test_the_index_follows(path: Path, open_history: Open, monkeypatch: pytest.M
     assert rows(path, "SELECT indexed FROM room") == [(3,)]
     assert rows(path, "SELECT count(*) FROM search WHERE search MATCH 'plo'") == [(3,)]
     history.close()
-    monkeypatch.setattr(upkeep, "add_search", lambda connection: False)
+    monkeypatch.setattr(maintenance, "add_search", lambda connection: False)
     without = open_history()
     without.append(said(4))
     tidy_up(without)
@@ -401,12 +401,12 @@ def test_checkpoints(path: Path, open_history: Open, monkeypatch: pytest.MonkeyP
     for start in range(1, 40_001, 1000):
         history.append(said(*range(start, start + 1000), text="x" * 400))
         history.maintain(idle=False)
-    assert wal.stat().st_size < 3 * upkeep.CHECKPOINT_BYTES
+    assert wal.stat().st_size < 3 * maintenance.CHECKPOINT_BYTES
     tidy_up(history)
     history.append(said(50_000))
     tidy_up(history)
-    assert 0 < history.maintain(idle=True) <= upkeep.CHECKPOINT_SECONDS
-    now = time.monotonic() + upkeep.CHECKPOINT_SECONDS
+    assert 0 < history.maintain(idle=True) <= maintenance.CHECKPOINT_SECONDS
+    now = time.monotonic() + maintenance.CHECKPOINT_SECONDS
     monkeypatch.setattr(time, "monotonic", lambda: now)
     history.maintain(idle=True)
     copy = path.with_name("copy.db")

@@ -17,7 +17,7 @@ from chatkit.history.base import HistoryError
 from chatkit.history.memory import MemoryHistory
 from chatkit.history.sqlite.store import SqliteHistory
 from chatkit.protocol.formats import encode_text
-from chatkit.room import committer as recorder_module
+from chatkit.room import committer
 from chatkit.room.batch import Batch, Encoded, Subscribe
 from chatkit.room.committer import Committer
 from chatkit.room.publisher import PageRequest
@@ -78,7 +78,7 @@ def log() -> Iterator[Log]:
 
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scripted]:
-    monkeypatch.setattr(recorder_module, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(committer, "RETRY_SECONDS", 0.01)
     store = Scripted()
     yield store
     store.gate.set()
@@ -111,7 +111,7 @@ def test_nobody_sees_what_isnt_kept(serve: Serve, store: Scripted) -> None:
 
 def test_kept_then_handed_out(store: Scripted) -> None:
     """In that order, for every group; a switch stays where it was between the messages."""
-    record, order = Committer(store, Limits(), required=False), list[Any]()
+    committing, order = Committer(store, Limits(), required=False), list[Any]()
     done = threading.Event()
 
     def subscriber(item: Batch | Subscribe) -> None:
@@ -120,16 +120,16 @@ def test_kept_then_handed_out(store: Scripted) -> None:
         if len(order) == 4:
             done.set()
 
-    record.subscribers.append(subscriber)
-    record.start(print)
+    committing.subscribers.append(subscriber)
+    committing.start(print)
     member: Any = None
     for number in (1, 2, 3):
         message = Message("ada", str(number), number, 0.0)
-        record.publish(batch(message), [message])
+        committing.publish(batch(message), [message])
         if number == 2:
-            record.publish(Subscribe(member, False))
+            committing.publish(Subscribe(member, False))
     assert done.wait(DEADLINE)
-    record.end(DEADLINE)
+    committing.end(DEADLINE)
     assert order == [b"ada: 1\n", b"ada: 2\n", "switch", b"ada: 3\n"]
 
 
@@ -144,8 +144,8 @@ def test_commits_group_themselves(serve: Serve, store: Scripted) -> None:
     assert store.waits.wait(DEADLINE)
     for number in range(50):
         ann.send(b"%d\n" % number)
-        started.recorder.wait_for("message")
-    while started.recorder.wait_for("message") != f"{ann.name}: 49":
+        started.events.wait_for("message")
+    while started.events.wait_for("message") != f"{ann.name}: 49":
         pass
     store.gate.set()
     assert bob.lines(51)[-1].endswith(b": 49")
@@ -255,16 +255,16 @@ def test_who_says_much_waits(serve: Serve, store: Scripted, monkeypatch: pytest.
     thread = threading.Thread(target=ann.send, args=(line * 20_000,))
     thread.start()
     assert full.wait(DEADLINE)
-    record: Any = started.server._room.publisher
-    assert record.is_backlogged
-    assert record._put_bytes - record._taken_bytes < 4 * recorder_module.MAX_WAITING_BYTES
+    publisher: Any = started.server._room.publisher
+    assert publisher.is_backlogged
+    assert publisher._put_bytes - publisher._taken_bytes < 4 * committer.MAX_WAITING_BYTES
     store.gate.set()
     bob.lines(20_000)
     thread.join(DEADLINE)
     assert store.newest_id == 20_000
 
 
-def test_a_recorder_that_dies_ends_the_server(serve: Serve, store: Scripted, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_committer_that_dies_ends_the_server(serve: Serve, store: Scripted, caplog: pytest.LogCaptureFixture) -> None:
     """A server is never half alive."""
     server = Server(port=0, history=store)
     server.start()
@@ -282,16 +282,16 @@ def test_who_has_just_come_leaves_in_order(serve: Serve, store: Scripted) -> Non
     """At the end of the room also a member that wasn't told anything yet, because the history held it up."""
     started = serve(history=store, limits=Limits(history_seconds=60))
     ann = started.peer()
-    started.recorder.wait_for("join")
+    started.events.wait_for("join")
     store.gate.clear()
     ann.send(b"Hi!\n")
     assert store.waits.wait(DEADLINE)
     bob = started.peer()
-    started.recorder.wait_for("join")
+    started.events.wait_for("join")
     ending = threading.Thread(target=started.server.shutdown)
     ending.start()
     store.gate.set()
-    assert [started.recorder.wait_for("leave") for _ in range(2)] == ["shutdown"] * 2
+    assert [started.events.wait_for("leave") for _ in range(2)] == ["shutdown"] * 2
     ending.join(DEADLINE)
     assert bob.rest() == b""
 
@@ -307,8 +307,8 @@ def test_a_history_that_is_slower_than_the_end(store: Scripted, caplog: pytest.L
     server.shutdown(grace=0.2)
     ann.close()
     store.gate.set()
-    record: Any = server._room.publisher
-    for thread in (record._thread, record._writer):
+    publisher: Any = server._room.publisher
+    for thread in (publisher._thread, publisher._writer):
         thread.join(DEADLINE)
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
     server.shutdown()
@@ -318,7 +318,7 @@ def test_trouble_is_not_tried_with_every_message(
     serve: Serve, store: Scripted, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The history is asked again only when it is time, however much is said; also an error without words is one."""
-    monkeypatch.setattr(recorder_module, "RETRY_SECONDS", 60.0)
+    monkeypatch.setattr(committer, "RETRY_SECONDS", 60.0)
     attempts, append = list[int](), store.append
 
     def counted(messages: Sequence[Message]) -> None:
@@ -338,17 +338,17 @@ def test_trouble_is_not_tried_with_every_message(
 
 def test_trouble_that_comes_back_is_tried_less_often(store: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk that is nearly full mustn't fill the log: a second, then 2, 4 ... 30; a minute of calm begins anew."""
-    monkeypatch.setattr(recorder_module, "RETRY_SECONDS", 1.0)
+    monkeypatch.setattr(committer, "RETRY_SECONDS", 1.0)
     now = 1000.0
-    monkeypatch.setattr(recorder_module, "time", SimpleNamespace(monotonic=lambda: now))
-    record = Committer(store, Limits(), required=False)
-    waits = [record._next_retry()]
+    monkeypatch.setattr(committer, "time", SimpleNamespace(monotonic=lambda: now))
+    committing = Committer(store, Limits(), required=False)
+    waits = [committing._next_retry()]
     for _ in range(6):
-        record._well_since = now
-        waits.append(record._next_retry())
+        committing._well_since = now
+        waits.append(committing._next_retry())
     assert waits == [1, 2, 4, 8, 16, 30, 30]
     now += 60
-    assert record._next_retry() == 1
+    assert committing._next_retry() == 1
 
 
 def test_what_was_pruned_is_forgotten(serve: Serve, tmp_path: Path) -> None:
@@ -357,12 +357,12 @@ def test_what_was_pruned_is_forgotten(serve: Serve, tmp_path: Path) -> None:
     ann = started.peer()
     ann.send(b"".join(b"%d\n" % number for number in range(300)) + b"/sync\n")
     ann.line()
-    record: Any = started.server._room.publisher
-    pruned, forget = threading.Event(), record._forget
+    publisher: Any = started.server._room.publisher
+    pruned, forget = threading.Event(), publisher._forget
     pages = SimpleQueue[bytes]()
 
     def page() -> bytes:
-        record.read(PageRequest(0, 300, 1 << 20, False), lambda lines, upto: pages.put(lines))
+        publisher.read(PageRequest(0, 300, 1 << 20, False), lambda lines, upto: pages.put(lines))
         return pages.get(timeout=DEADLINE)
 
     assert page().startswith(b"%s: 0\n" % ann.name.encode())
@@ -372,7 +372,7 @@ def test_what_was_pruned_is_forgotten(serve: Serve, tmp_path: Path) -> None:
         if upto == 295:
             pruned.set()
 
-    record._forget = forgets
+    publisher._forget = forgets
     ann.send(b"/sync\n")
     assert pruned.wait(DEADLINE)
     bob = started.peer()

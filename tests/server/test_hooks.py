@@ -199,7 +199,7 @@ def test_a_program_that_reads_too_slowly_is_told_in_json(serve: Serve) -> None:
     for _ in range(6000):
         talker.send(b"x" * 999 + b"\n")
         reader.line()
-    assert started.recorder.wait_for("leave") == "slow consumer"
+    assert started.events.wait_for("leave") == "slow consumer"
     *said, last = map(json.loads, slow.rest().splitlines())
     assert [event["id"] for event in said] == list(range(1, len(said) + 1))
     reason = "you were cut off: more than 200000 bytes were waiting"
@@ -222,7 +222,7 @@ def test_a_kick_names_a_member_in_any_case(serve: Serve, events: bool) -> None:
             Notice("last warning"),
             Error("be nice", "removed") if events else Notice("be nice"),
         ]
-        assert started.recorder.wait_for("leave") == "removed: be nice"
+        assert started.events.wait_for("leave") == "removed: be nice"
         assert isinstance(eve.receive(), Welcome)
         assert eve.receive() == Left("Ada")
 

@@ -79,7 +79,7 @@ def assert_no_place_is_lost(started: Started) -> None:
     assert (roster._reserved, roster._from_address, roster.members) == (0, {}, [])
 
 
-def test_a_gate_compares_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auth_compares_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
     """Digests of one length are compared, by `hmac.compare_digest` and nothing else."""
     compared = list[tuple[bytes, bytes]]()
     verdicts = iter([True, False])
@@ -132,7 +132,7 @@ def test_who_is_one_origin(clock: SimpleNamespace, one: str, other: str, same: b
     assert (auth.next_attempt_at(two_tuple((other, 1))[0]) > clock.now) == same
 
 
-def test_a_gate_remembers_so_many_addresses(clock: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auth_remembers_so_many_addresses(clock: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     """Those that failed last; the memory for it is bounded."""
     monkeypatch.setattr(password, "MAX_ADDRESSES", 10)
     auth = PasswordAuth("sesame")
@@ -147,7 +147,7 @@ def test_a_gate_remembers_so_many_addresses(clock: SimpleNamespace, monkeypatch:
     ]
 
 
-def test_a_gate_says_little(clock: SimpleNamespace, caplog: pytest.LogCaptureFixture) -> None:
+def test_auth_says_little(clock: SimpleNamespace, caplog: pytest.LogCaptureFixture) -> None:
     """One log line per second at the most, with the address; neither there nor in a repr is a password."""
     auth = PasswordAuth("sesame")
     for number in range(30):
@@ -181,23 +181,23 @@ def test_passwords_that_a_line_can_say(serve: Callable[..., Started], word: str)
 def test_until_the_password_is_given_it_is_no_member(guarded: Guarded) -> None:
     """No hook sees it, it hears nothing, and what it says is no message."""
     started = guarded()
-    ann, entrant = inside(started), started.peer()
-    entrant.send(b"hello\n")
-    assert entrant.lines(2) == [ASKED, ASKED]
+    ann, stranger = inside(started), started.peer()
+    stranger.send(b"hello\n")
+    assert stranger.lines(2) == [ASKED, ASKED]
     ann.send(b"secret\n")
-    assert started.recorder.wait_for("message") == f"{ann.name}: secret"
+    assert started.events.wait_for("message") == f"{ann.name}: secret"
     started.server.broadcast("secret as well")
     assert ann.line() == b"*** secret as well"
     assert [member.name for member in started.server.members] == [ann.name]
     assert (started.server.stats.members, started.server.stats.messages) == (1, 1)
-    assert started.recorder.happened.empty()
-    entrant.send(RIGHT)
-    assert entrant.line() == IN
-    assert started.recorder.wait_for("join") == entrant.name
+    assert started.events.happened.empty()
+    stranger.send(RIGHT)
+    assert stranger.line() == IN
+    assert started.events.wait_for("join") == stranger.name
     ann.send(b"public\n")
-    assert entrant.line() == f"{ann.name}: public".encode()
-    entrant.send(b"hi\n")
-    assert ann.line() == f"{entrant.name}: hi".encode()
+    assert stranger.line() == f"{ann.name}: public".encode()
+    stranger.send(b"hi\n")
+    assert ann.line() == f"{stranger.name}: hi".encode()
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -312,10 +312,10 @@ def test_a_place_is_taken_and_free_again(guarded: Guarded, limit: dict[str, int]
     """Who is asked for the password counts as a member does, until it goes, however that is."""
     started = guarded(**limit, login_seconds=0.3 if how == "time" else 10)
     inside(started)
-    entrant = asked(started)
+    stranger = asked(started)
     refused = started.peer().rest()
     assert refused in (b"*** the room is full\n", b"*** too many members from your address\n")
-    LEAVE[how](entrant)
+    LEAVE[how](stranger)
     newcomer = asked(started)
     newcomer.send(RIGHT)
     assert newcomer.line() == IN
@@ -343,7 +343,7 @@ def test_hostile_bytes(guarded: Guarded, data: bytes, last: bytes, caplog: pytes
     assert stranger.rest().splitlines()[-1] == last
     started.server.broadcast("sentinel")
     assert ann.line() == b"*** sentinel"
-    assert [started.recorder.wait_for("join"), started.recorder.happened.empty()] == [ann.name, True]
+    assert [started.events.wait_for("join"), started.events.happened.empty()] == [ann.name, True]
     assert not [record for record in caplog.records if record.exc_info or record.levelno > logging.WARNING]
 
 
@@ -445,7 +445,7 @@ def test_clients_that_know_it(
     """They are in when they are connected, with name and events; an open room minds no password."""
     started = serve(password=word)
     events = visit(kind, port=started.port, password="sesame", **options)
-    assert started.recorder.wait_for("message").endswith(": hi")
+    assert started.events.wait_for("message").endswith(": hi")
     assert [type(event) for event in events[:-1]] == [Welcome] * ("events" in options)
     assert events[-1].text.startswith("1 here: ada" if "name" in options else "1 here: ")
 
@@ -461,7 +461,7 @@ def test_clients_that_do_not_know_it(guarded: Guarded, kind: Kind, options: dict
     with pytest.raises(PasswordRefused, match="wrong password" if word else "asks for its password") as caught:
         visit(kind, port=started.port, password=word, **options)
     assert "open" not in str(caught.value)
-    assert started.recorder.happened.empty()
+    assert started.events.happened.empty()
     assert_no_place_is_lost(started)
 
 
@@ -512,9 +512,9 @@ def test_chat_client_in_a_pipe(guarded: Guarded, tmp_path: Path, once: tuple[str
     out, err = done.stdout.decode(), done.stderr.decode()
     if word == b"sesame\r\n":
         assert (done.returncode, err) == (0, "")
-        assert started.recorder.wait_for("message").endswith(": hi")
+        assert started.events.wait_for("message").endswith(": hi")
     else:
-        assert (done.returncode, err.count("\n"), started.recorder.happened.empty()) == (3, 1, True)
+        assert (done.returncode, err.count("\n"), started.events.happened.empty()) == (3, 1, True)
         assert err.startswith("chat-client: ")
     assert not [line for line in (out + err).splitlines() if "sesame" in line or "open" in line]
 
@@ -554,7 +554,7 @@ def test_many_come_at_once_and_leave(guarded: Guarded, threads: int) -> None:
         thread.start()
     for thread in coming:
         thread.join(DEADLINE)
-    said = {started.recorder.wait_for("message").partition(": ")[2] for _ in range(25)}
+    said = {started.events.wait_for("message").partition(": ")[2] for _ in range(25)}
     assert said == {str(number) for number in range(0, 50, 2)}
     assert (len(refused), started.server.stats.messages) == (25, 25)
     assert_no_place_is_lost(started)

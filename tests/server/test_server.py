@@ -16,7 +16,7 @@ from chatkit import Limits, Member, Message, Server
 from chatkit.room.room import Room
 from tests.helpers.marks import over_tls
 from tests.helpers.peers import DEADLINE, Peer
-from tests.helpers.servers import Recorder, Serve, Started
+from tests.helpers.servers import EventLog, Serve, Started
 
 has_ipv6 = pytest.mark.skipif(not socket.has_ipv6, reason="this system has no IPv6")
 
@@ -32,7 +32,7 @@ def test_a_conversation(serve: Serve) -> None:
     assert [peer.line() for peer in (ann, cid)] == [f"{bob.name}: Hello!".encode()] * 2
     ann.send(b"exit\n")
     assert ann.rest() == b""
-    assert started.recorder.wait_for("leave") == "exit"
+    assert started.events.wait_for("leave") == "exit"
     cid.send(b"still here\n")
     assert bob.line() == f"{cid.name}: still here".encode()
 
@@ -46,7 +46,7 @@ def test_a_half_closed_peer_says_its_last_line(serve: Serve, last: bytes) -> Non
     ann.send_eof()
     assert ann.rest() == b""
     assert bob.line() == f"{ann.name}: hi".encode()
-    assert started.recorder.wait_for("leave") == "end of stream"
+    assert started.events.wait_for("leave") == "end of stream"
 
 
 def test_half_a_line_before_a_reset_is_dropped(serve: Serve) -> None:
@@ -56,7 +56,7 @@ def test_half_a_line_before_a_reset_is_dropped(serve: Serve) -> None:
     ann.send(b"whole\nhal")
     assert bob.line() == f"{ann.name}: whole".encode()
     ann.reset()
-    assert started.recorder.wait_for("leave") == "connection reset"
+    assert started.events.wait_for("leave") == "connection reset"
     started.server.broadcast("sentinel")
     assert bob.line() == b"*** sentinel"
 
@@ -150,7 +150,7 @@ def test_a_slow_consumer_is_cut_off(serve: Serve, why: str, caplog: pytest.LogCa
     with caplog.at_level(logging.WARNING, "chatkit"):
         heard = flood(talker, reader, 6_000_000)
         assert heard.count(b"\n") == 6000
-        assert started.recorder.wait_for("leave") == "slow consumer"
+        assert started.events.wait_for("leave") == "slow consumer"
         received = slow.rest()
     whole, _, notice = received.removesuffix(b"\n").rpartition(b"\n")
     assert heard.startswith(whole + b"\n")
@@ -171,7 +171,7 @@ def test_a_slow_consumer_that_never_reads_is_closed(serve: Serve, caplog: pytest
     slow = started.peer(receive_buffer=4096)
     with caplog.at_level(logging.WARNING, "chatkit"):
         flood(talker, reader, 6_000_000)
-        assert started.recorder.wait_for("leave") == "slow consumer"
+        assert started.events.wait_for("leave") == "slow consumer"
         started.server.shutdown()
     (record,) = caplog.records
     name, lines, *_ = record.getMessage().split(": ")
@@ -212,7 +212,7 @@ def test_shutdown_delivers_what_another_worker_still_reads(serve: Serve) -> None
     """A worker with nothing left to read waits for the others before it ends its members' conversations."""
     seen, go_on = threading.Event(), threading.Event()
 
-    class Gate(Recorder):
+    class Gate(EventLog):
         def on_message(self, message: Message) -> Message:
             seen.set()
             assert go_on.wait(DEADLINE)
@@ -326,8 +326,8 @@ def test_a_failing_on_listening_leaves_nothing_behind() -> None:
 @has_ipv6
 def test_ipv6() -> None:
     """Addresses are 2-tuples there too; `::` takes IPv4 peers as what they are."""
-    recorder: list[Any] = []
-    handler = type("Handler", (), {"on_join": lambda self, member: recorder.append(member.address)})()
+    joined: list[Any] = []
+    handler = type("Handler", (), {"on_join": lambda self, member: joined.append(member.address)})()
     with Server("::1", 0, handler=handler) as server:
         assert server.address == ("::1", server.port)
         peer = Peer(server.port, host="::1")
@@ -335,13 +335,13 @@ def test_ipv6() -> None:
         peer.send_eof()
         peer.rest()
         peer.close()
-        assert recorder == [("::1", int(peer.name))]
+        assert joined == [("::1", int(peer.name))]
     with Server("::", 0, handler=handler) as server:
         peer = Peer(server.port)
         peer.send_eof()
         peer.rest()
         peer.close()
-        assert recorder[1:] == [("127.0.0.1", int(peer.name))]
+        assert joined[1:] == [("127.0.0.1", int(peer.name))]
 
 
 def test_a_host_name(serve: Serve) -> None:
@@ -362,7 +362,7 @@ def test_broadcast_kick_members_stats(serve: Serve) -> None:
     started.server.broadcast("be nice")
     started.server.kick(ann.name, "you weren't")
     assert ann.rest() == b"*** be nice\n*** you weren't\n"
-    assert started.recorder.wait_for("leave") == "removed: you weren't"
+    assert started.events.wait_for("leave") == "removed: you weren't"
     assert bob.line() == b"*** be nice"
     with pytest.raises(ValueError, match="nobody"):
         started.server.kick("nobody", "x")
@@ -454,8 +454,8 @@ def test_accept_that_fails_pauses_and_goes_on(serve: Serve, caplog: pytest.LogCa
 
     acceptor._listener = Failing()  # type: ignore[assignment]
     ann, bob = started.peers(2)
-    started.recorder.wait_for("join")
-    started.recorder.wait_for("join")
+    started.events.wait_for("join")
+    started.events.wait_for("join")
     ann.send(b"in\n")
     assert bob.line() == f"{ann.name}: in".encode()
     assert failures == []

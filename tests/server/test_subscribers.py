@@ -13,7 +13,7 @@ from chatkit import Event, Gap, Limits, Message, Welcome
 from chatkit.history.base import HistoryError
 from chatkit.history.memory import MemoryHistory
 from chatkit.protocol.formats import parse_json
-from chatkit.server import subscribers as replay
+from chatkit.server import subscribers
 from tests.helpers.marks import over_tls
 from tests.helpers.peers import Peer
 from tests.helpers.servers import Serve, Started
@@ -108,7 +108,7 @@ def test_after_the_password(serve: Serve, tmp_path: Path) -> None:
 @kept_in
 def test_in_pages(serve: Serve, where: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """However long the gap, and however small the pieces: every message once, in order, the own ones too."""
-    monkeypatch.setattr(replay, "MAX_PAGE_BYTES", 2000)
+    monkeypatch.setattr(subscribers, "MAX_PAGE_BYTES", 2000)
     started = serve(**where)
     ann, bob = started.peers(2)
     ann.send(b"".join(b"%d\n" % number for number in range(1, 2001)))
@@ -208,7 +208,7 @@ def test_who_leaves_is_told_the_rest(serve: Serve, where: dict[str, Any], end: s
     bob.send(b"/json 0\n" + (b"exit\n" if end == "exit" or tls else b""))
     if not tls:
         bob.send_eof()
-    started.recorder.wait_for("leave")
+    started.events.wait_for("leave")
     assert len(started.server.members) == 1
     assert [event(line) for line in bob.rest().splitlines()][-1].id == 5000  # type: ignore[union-attr]
 
@@ -221,7 +221,7 @@ def test_who_leaves_and_stops_reading_gets_no_whole_end(serve: Serve, tmp_path: 
     sync(ann)
     bob = started.peer(receive_buffer=4096)
     bob.send(b"/json 0\nexit\n")
-    started.recorder.wait_for("leave")
+    started.events.wait_for("leave")
     worker = started.server._pool._workers[0]
     done = threading.Event()
 
@@ -256,7 +256,7 @@ def test_nobody_is_told_anything_after_a_reset(serve: Serve, tmp_path: Path) -> 
 
 def test_pages_of_all_who_dont_read_have_a_bound(serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many ask and never read: what waits for them all is a share of one figure."""
-    monkeypatch.setattr(replay, "ALL_PAGES_BYTES", 200_000)
+    monkeypatch.setattr(subscribers, "ALL_PAGES_BYTES", 200_000)
     started = serve(history=tmp_path / "chat.db", limits=Limits(stall_seconds=60))
     ann = started.peer()
     ann.send((b"x" * 1000 + b"\n") * 8000)
@@ -283,13 +283,13 @@ def test_pages_of_all_who_dont_read_have_a_bound(serve: Serve, tmp_path: Path, m
 
 def test_a_replay_leaves_room_for_what_follows(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     """At its end at most half of what may be pending is waiting, so that nobody is cut off for the next burst."""
-    waiting, release = list[int](), replay.Subscribers._release
+    waiting, release = list[int](), subscribers.Subscribers._release
 
-    def look(replays: replay.Subscribers, told: Any) -> None:
+    def look(all_of_them: subscribers.Subscribers, told: Any) -> None:
         waiting.append(told.held_bytes)
-        release(replays, told)
+        release(all_of_them, told)
 
-    monkeypatch.setattr(replay.Subscribers, "_release", look)
+    monkeypatch.setattr(subscribers.Subscribers, "_release", look)
     limits = Limits(history_size=3, max_pending_bytes=100_000)
     started = serve(replay=50_000, history=MemoryHistory(100_000), limits=limits)
     ann = started.peer()
@@ -432,7 +432,7 @@ def check_runs(started: Started, senders: int, lines: int, joiners: int) -> None
     for _ in range(joiners):
         joined.append((started.peer(), chance.choice([b"", b"/json\n", b"/json 0\n", b"/json 100\n"])))
         joined[-1][0].send(joined[-1][1])
-        started.recorder.wait_for("message")
+        started.events.wait_for("message")
     for thread in threads:
         thread.join()
     for peer in talkers:

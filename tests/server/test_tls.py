@@ -38,7 +38,7 @@ class TlsRoom(Started):
         """A member, in the room when it returns."""
         client = Client(port=self.port, **{"tls": self.context, **options})
         self._stack.callback(client.close)
-        self.recorder.wait_for("join")
+        self.events.wait_for("join")
         return client
 
     def stranger(self, **options: Any) -> Peer:
@@ -52,7 +52,7 @@ class TlsRoom(Started):
         peer = self.stranger(**options)
         peer.sock = self.context.wrap_socket(peer.sock, server_hostname=HOST, suppress_ragged_eofs=False)
         self._stack.callback(peer.close)
-        self.recorder.wait_for("join")
+        self.events.wait_for("join")
         return peer
 
     def assert_nothing_was_said(self, listener: Client) -> None:
@@ -61,7 +61,7 @@ class TlsRoom(Started):
         said = self.client()
         said.send("sentinel")
         assert listener.receive(DEADLINE) == Message(str(said.address[1]), "sentinel")
-        assert self.recorder.wait_for("message") == f"{said.address[1]}: sentinel"
+        assert self.events.wait_for("message") == f"{said.address[1]}: sentinel"
         assert before == 0
 
 
@@ -295,7 +295,7 @@ def test_a_client_joins_nobody_it_cannot_trust(
     sentinel.send(b"x\n")
     sentinel.rest()
     with Client(port=room.port, tls=client_context(fingerprint=papers.fingerprint(shown))) as member:
-        first = room.recorder.happened.get(timeout=DEADLINE)
+        first = room.events.happened.get(timeout=DEADLINE)
         assert first == ("join", str(member.address[1]))
 
 
@@ -307,7 +307,7 @@ def test_a_pinned_certificate_needs_no_authority(
     """The right fingerprint, with or without colons, is enough: even where the name is wrong."""
     room = serve_tls(tls=server_context(papers.other_name))
     join_and_leave(kind, room.port, client_context(fingerprint=write(papers.fingerprint(papers.other_name))))
-    assert room.recorder.wait_for("leave") in ("exit", "end of stream")
+    assert room.events.wait_for("leave") in ("exit", "end of stream")
 
 
 def test_silent_peers_hold_up_nobody(serve_tls: ServeTls, caplog: pytest.LogCaptureFixture) -> None:
@@ -391,8 +391,8 @@ def test_half_a_line_counts_only_after_close_notify(
         peer.sock = peer.sock.unwrap()
     peer.sock.shutdown(socket.SHUT_WR)
     for text in messages:
-        assert room.recorder.wait_for("message") == f"{peer.name}: {text}"
-    assert room.recorder.happened.get(timeout=DEADLINE) == ("leave", reason)
+        assert room.events.wait_for("message") == f"{peer.name}: {text}"
+    assert room.events.happened.get(timeout=DEADLINE) == ("leave", reason)
 
 
 @pytest.mark.parametrize("kind", [Client, AsyncClient])
@@ -433,7 +433,7 @@ def test_a_slow_consumer_gets_a_prefix_without_a_gap(serve_tls: ServeTls) -> Non
     while not room.server.stats.slow_consumers and time.monotonic() < deadline:
         talker.send(f"{number:06}" + "x" * 994)
         number += 1
-    assert room.recorder.wait_for("leave") == "slow consumer"
+    assert room.events.wait_for("leave") == "slow consumer"
     talker.send("after the cut")
     got = bytearray()
     with suppress(ssl.SSLEOFError, ConnectionResetError):

@@ -229,7 +229,7 @@ PRUNED, INDEXED = "SELECT min(id) FROM messages", "SELECT indexed FROM room"
 
 
 @pytest.mark.parametrize(("keep", "done"), [(10, PRUNED), pytest.param(None, INDEXED, marks=indexing)])
-def test_upkeep_leaves_a_small_log(serve: Serve, talk: Talk, tmp_path: Path, keep: int | None, done: str) -> None:
+def test_maintenance_leaves_a_small_log(serve: Serve, talk: Talk, tmp_path: Path, keep: int | None, done: str) -> None:
     """Pruning, or indexing, a long history isn't one long log."""
     path = tmp_path / "chat.db"
     fill(path, 200_000)

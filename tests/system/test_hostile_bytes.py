@@ -86,7 +86,7 @@ def test_bytes_without_a_line_end(serve: Serve) -> None:
         while True:
             talker.send(piece)
             assert time.monotonic() - begun < DEADLINE
-    assert started.recorder.wait_for("leave") == "endless line"
+    assert started.events.wait_for("leave") == "endless line"
     assert_healthy(*others)
 
 
@@ -161,7 +161,7 @@ def test_nothing_else_ends_a_line(serve: Serve, separator: str) -> None:
         assert str(event) == line.decode()
         assert len(str(event).splitlines()) == (2 if separator in "\u2028\u2029" else 1)
         assert str(client.receive(DEADLINE)) == end.decode()
-    assert started.recorder.wait_for("message") == line.decode()
+    assert started.events.wait_for("message") == line.decode()
 
 
 HTTP = b"POST / HTTP/1.1\r\nHost: 127.0.0.1:12345\r\nContent-Length: 20\r\n\r\nlines\nfrom a page\n\n\n"
@@ -197,7 +197,7 @@ def test_other_protocols_are_refused(serve: Serve, first: bytes, answer: bytes, 
         assert f"Content-Length: {len(body)}".encode() in head
         assert b"chat-client" in body
     assert time.monotonic() - begun < 1
-    assert started.recorder.wait_for("leave").startswith("spoke ")
+    assert started.events.wait_for("leave").startswith("spoke ")
     started.server.broadcast("sentinel")
     assert reader.line() == b"*** sentinel"
 

@@ -107,7 +107,7 @@ def test_a_half_closed_client_hears_the_answer(serve: Serve, join: Join, who: st
     (ann, ann_link), (bob, bob_link) = join(started), join(started)
     ann_link.to_client.stall()
     bob.send("hello")
-    assert started.recorder.wait_for("message") == f"{bob_link.name}: hello"
+    assert started.events.wait_for("message") == f"{bob_link.name}: hello"
     ann.send("more than eight")
     if who == "client":
         ann.send_eof()
@@ -115,7 +115,7 @@ def test_a_half_closed_client_hears_the_answer(serve: Serve, join: Join, who: st
         ann.send("ok")
         assert receive(bob, 1) == [Message(ann_link.name, "ok")]
         ann_link.to_server.half_close()
-    assert started.recorder.wait_for("leave") == "end of stream"
+    assert started.events.wait_for("leave") == "end of stream"
     ann_link.to_client.resume()
     assert list(ann) == [Message(bob_link.name, "hello"), Notice("not sent: longer than 8 bytes")]
 
@@ -137,7 +137,7 @@ def test_a_reset_in_a_received_line(serve: Serve, join: Join) -> None:
         with pytest.raises(ConnectionClosed, match="reset") as caught:
             bob.receive(DEADLINE)
         assert not caught.value.clean
-    assert started.recorder.wait_for("leave") == "connection reset"
+    assert started.events.wait_for("leave") == "connection reset"
     ann.send("on")
     assert receive(carol, 3) == [Message(ann_link.name, text) for text in ("whole", "half", "on")]
 
@@ -153,7 +153,7 @@ def test_a_reset_in_a_sent_line(serve: Serve, join: Join) -> None:
     ann_link.to_server.wait_stalled()
     assert receive(carol, 1) == receive(bob, 1) == [Message(ann_link.name, "whole")]
     ann_link.reset()
-    assert started.recorder.wait_for("leave") == "connection reset"
+    assert started.events.wait_for("leave") == "connection reset"
     with pytest.raises(ConnectionClosed, match="reset") as caught:
         ann.receive(DEADLINE)
     assert not caught.value.clean

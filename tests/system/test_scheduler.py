@@ -205,7 +205,7 @@ class Selector(selectors.BaseSelector):
 
 
 class Script:
-    """A clerk who does what there is to do when the world says so; now, if nobody can go on before."""
+    """A thread that works when the world says so; now, if nothing can go on before."""
 
     def __init__(self, *, now: bool) -> None:
         self.now = now

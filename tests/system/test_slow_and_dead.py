@@ -132,7 +132,7 @@ def test_five_hundred_peers_that_drip(serve: Serve) -> None:
             except OSError:
                 ended += 1
         assert_healthy(talker, reader)
-    assert all(started.recorder.wait_for("leave") == "endless line" for _ in drips)
+    assert all(started.events.wait_for("leave") == "endless line" for _ in drips)
     assert time.monotonic() - begun < 5
 
 
@@ -168,7 +168,7 @@ def test_leaving_while_behind_loses_nothing(serve: Serve) -> None:
         talker.send(b"%05d" % number + b"x" * 994 + b"\n")
         reader.line()
     leaver.send(b"exit\n")
-    assert started.recorder.wait_for("leave") == "exit"
+    assert started.events.wait_for("leave") == "exit"
     begun, lines = time.monotonic(), 0
     while lines < 12_000:
         assert leaver.line().startswith(f"{talker.name}: {lines:05}".encode())
@@ -209,7 +209,7 @@ def test_a_rate_cuts_nobody_off(serve: Serve) -> None:
     assert reader.line() == f"{paster.name}: half and half".encode()
     assert [line.partition(b": ")[2] for line in lines] == [b"%d" % number for number in range(40)]
     paster.send(b"half")
-    assert started.recorder.wait_for("leave") == "endless line"
+    assert started.events.wait_for("leave") == "endless line"
 
 
 def test_what_a_rate_holds_back_is_little(serve: Serve) -> None:
