@@ -21,7 +21,8 @@ from chatkit.events import Joined, Left, Private, Welcome
 from chatkit.net.sockets import Address
 from chatkit.protocol import names
 from chatkit.protocol.names import check_name
-from chatkit.room.batch import Batch, BatchBuilder, Member, Received
+from chatkit.room.batch import Batch, BatchBuilder, Received
+from chatkit.room.members import Member
 from chatkit.room.room import Room
 from chatkit.server.connection import Connection
 from chatkit.server.worker import Worker

@@ -10,24 +10,7 @@ from operator import itemgetter
 from chatkit.events import Error, Event, Message
 from chatkit.protocol.formats import encode, encode_json, encode_text
 from chatkit.protocol.lines import Line
-
-
-class Member:
-    """A connection in the room.
-
-    name: unique among the living. address: (host, port) of the peer. json: whether it asked for JSON Lines.
-    """
-
-    __slots__ = ("address", "json", "name", "present")
-
-    def __init__(self, name: str, address: tuple[str, int]) -> None:
-        self.name = name
-        self.address = address
-        self.json = False
-        self.present = True
-
-    def __repr__(self) -> str:
-        return f"<Member {self.name} {self.address}>"
+from chatkit.room.members import Member
 
 
 @dataclass(frozen=True, slots=True)

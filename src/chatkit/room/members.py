@@ -10,7 +10,24 @@ from chatkit.errors import JoinRefused, NameTaken
 from chatkit.limits import Limits
 from chatkit.protocol.names import MAX_NAME_CHARACTERS, check_name, name_key
 from chatkit.protocol.replies import ADDRESS_FULL, ROOM_FULL
-from chatkit.room.batch import Member
+
+
+class Member:
+    """A connection in the room.
+
+    name: unique among the living. address: (host, port) of the peer. json: whether it asked for JSON Lines.
+    """
+
+    __slots__ = ("address", "json", "name", "present")
+
+    def __init__(self, name: str, address: tuple[str, int]) -> None:
+        self.name = name
+        self.address = address
+        self.json = False
+        self.present = True
+
+    def __repr__(self) -> str:
+        return f"<Member {self.name} {self.address}>"
 
 
 class Roster:

@@ -14,9 +14,9 @@ from chatkit.events import Event, Joined, Left, Message, Notice, Private, Rename
 from chatkit.limits import Limits
 from chatkit.protocol.formats import encode_json, encode_text
 from chatkit.protocol.replies import HANDLER_FAILED, NOT_KEPT, REPLAY_BEGINS, REPLAY_ENDS, now_named
-from chatkit.room.batch import BatchBuilder, Member, Subscribe
+from chatkit.room.batch import BatchBuilder, Subscribe
 from chatkit.room.hooks import HookFailed, Hooks
-from chatkit.room.members import Roster
+from chatkit.room.members import Member, Roster
 from chatkit.room.publisher import Publisher
 
 SHUTDOWN = "shutdown"

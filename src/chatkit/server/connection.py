@@ -24,7 +24,7 @@ from chatkit.server.throttle import Throttle
 
 if TYPE_CHECKING:
     from chatkit.net.transport import TlsSocket
-    from chatkit.room.batch import Member
+    from chatkit.room.members import Member
 
 # Small pending pieces are joined up to this, a copy of its own for each slow member: so it stays small.
 WRITE_BYTES = 64 * 1024

@@ -15,7 +15,8 @@ from chatkit.net.sockets import reset_on_close
 from chatkit.protocol.formats import encode
 from chatkit.protocol.lines import Line
 from chatkit.protocol.replies import CUT_OFF
-from chatkit.room.batch import Member, Received
+from chatkit.room.batch import Received
+from chatkit.room.members import Member
 from chatkit.server.connection import Connection
 from chatkit.server.deadlines import Deadlines
 

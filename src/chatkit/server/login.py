@@ -26,7 +26,7 @@ from chatkit.protocol.replies import (
     TOO_MUCH_BEFORE_PASSWORD,
     WRONG_PASSWORD,
 )
-from chatkit.room.batch import Member
+from chatkit.room.members import Member
 from chatkit.room.room import Room
 from chatkit.server.connection import Connection
 from chatkit.server.connections import Connections

@@ -20,7 +20,8 @@ from chatkit.events import Notice
 from chatkit.limits import Limits
 from chatkit.net.sockets import LONGEST_WAIT_SECONDS, Address, Waker
 from chatkit.protocol.formats import encode_text
-from chatkit.room.batch import Batch, Encoded, Member, Received, Subscribe
+from chatkit.room.batch import Batch, Encoded, Received, Subscribe
+from chatkit.room.members import Member
 from chatkit.room.room import Room
 from chatkit.room.turn import SHUTDOWN
 from chatkit.server.connection import Connection
