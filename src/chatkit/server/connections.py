@@ -131,15 +131,15 @@ class Connections:
         """Wait for what the connection needs next; close it when it needs nothing more."""
         if connection not in self._all:  # closed already
             return
-        key = self._selector.get_map().get(connection.sock)
+        key = self._selector.get_map().get(connection.transport)
         if connection.finished:
             self._close(connection)
         elif not key and connection.interest:
-            self._selector.register(connection.sock, connection.interest, connection)
+            self._selector.register(connection.transport, connection.interest, connection)
         elif key and not connection.interest:
-            self._selector.unregister(connection.sock)
+            self._selector.unregister(connection.transport)
         elif key and key.events != connection.interest:
-            self._selector.modify(connection.sock, connection.interest, connection)
+            self._selector.modify(connection.transport, connection.interest, connection)
 
     def tick(self) -> None:
         """See to those who are behind, and to what is due."""
@@ -228,11 +228,11 @@ class Connections:
             self._close(connection)
 
     def _close(self, connection: Connection) -> None:
-        if connection.sock in self._selector.get_map():
-            self._selector.unregister(connection.sock)
+        if connection.transport in self._selector.get_map():
+            self._selector.unregister(connection.transport)
         self._all.remove(connection)
         if connection.member and self.replaying.pop(connection.member, None):
-            reset_on_close(connection.sock)  # there would have been more: it must not look like a whole end
+            reset_on_close(connection.transport)  # there would have been more: it must not look like a whole end
         self._behind.discard(connection)
         for deadlines in (self._endings, self._stalls, self._lines, self._pauses):
             deadlines.clear(connection)
