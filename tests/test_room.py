@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from chatkit import Error, Limits, Member, Message, Notice
 from chatkit.errors import JoinRefused
+from chatkit.protocol.formats import FORMATS, JSON, TEXT
 from chatkit.protocol.lines import BadLine, Line
 from chatkit.room.batch import Batch, Encoded, Received, Subscribe
 from chatkit.room.publisher import PageRequest
@@ -26,7 +27,7 @@ class Seat:
 
     def __init__(self, member: Member) -> None:
         self.member = member
-        self.is_there = self.json = False
+        self.is_there, self.format = False, TEXT
         self.received = b""
         self.left: str | None = None
 
@@ -57,18 +58,18 @@ class Desk:
         for seat in self.seats.values():
             if not seat.is_there:
                 continue
-            seat.received += b"".join((item.json if seat.json else item.text).pieces_for(seat.member))
+            seat.received += b"".join(item.lines(seat.format).pieces_for(seat.member))
         for member, reason in item.left:
             if member in self.seats:
                 self.seats.pop(member).left = reason
 
     def switch(self, seat: Seat, switch: Subscribe) -> None:
         """What was said before, in pages as small as they get."""
-        seat.is_there, seat.json, after = True, switch.json, switch.after
+        seat.is_there, seat.format, after = True, switch.format, switch.after
         seat.received += switch.first
         while after < switch.upto:
             pages = list[tuple[bytes, int]]()
-            wanted = PageRequest(after, switch.upto, 1, seat.json)
+            wanted = PageRequest(after, switch.upto, 1, seat.format)
             self.room.publisher.read(wanted, lambda *page: pages.append(page))  # noqa: B023
             ((lines, after),) = pages
             seat.received += lines
@@ -112,9 +113,9 @@ def test_one_turn_is_one_batch() -> None:
     ann, bob, cid = desk.join(1), desk.join(2), desk.join(3)
     room.add_subscriber(batches.append)
     room.receive([Received(ann.member, ["a", "b"]), Received(bob.member, ["c"]), Received(ann.member, ["d"])])
-    assert [batch.text.data for batch in batches] == [b"1: a\n1: b\n2: c\n1: d\n"]
+    assert [batch.lines(TEXT).data for batch in batches] == [b"1: a\n1: b\n2: c\n1: d\n"]
     assert (ann.received, bob.received) == (b"2: c\n", b"1: a\n1: b\n1: d\n")
-    assert cid.received == batches[0].text.data
+    assert cid.received == batches[0].lines(TEXT).data
     assert batches[0].messages == 4
 
 
@@ -123,13 +124,13 @@ def test_merged_batches_read_like_one_after_the_other() -> None:
     ann, bob = Member("1", ("", 1)), Member("2", ("", 2))
     first = Encoded(b"1: a\n2: b\n", {ann: [(0, 5, b"")], bob: [(5, 5, b"*** y\n"), (5, 10, b"")]})
     second = Encoded(b"1: c\n", {ann: [(0, 5, b""), (5, 5, b"*** x\n")]})
-    batches = [Batch(first, second, 2, [(bob, "exit")]), Batch(second, Encoded(), 1), Batch(json=first)]
+    batches = [Batch({TEXT: first, JSON: second}, 2, [(bob, "exit")]), Batch({TEXT: second}, 1), Batch({JSON: first})]
     merged = Batch.merged(batches, {})
     assert (merged.messages, merged.left) == (3, [(bob, "exit")])
     for member in (ann, bob, Member("3", ("", 3))):
-        for encoding in ("text", "json"):
-            parts = [b"".join(getattr(batch, encoding).pieces_for(member)) for batch in batches]
-            assert b"".join(getattr(merged, encoding).pieces_for(member)) == b"".join(parts)
+        for format in FORMATS:
+            parts = [b"".join(batch.lines(format).pieces_for(member)) for batch in batches]
+            assert b"".join(merged.lines(format).pieces_for(member)) == b"".join(parts)
 
 
 def test_exit_and_empty_lines() -> None:
@@ -190,7 +191,7 @@ def test_newcomers_hear_what_comes_after() -> None:
     desk.hear(ann, "before")
     desk.join(2)
     desk.hear(ann, "after")
-    said = [item.member.name if isinstance(item, Subscribe) else item.text.data for item in order]
+    said = [item.member.name if isinstance(item, Subscribe) else item.lines(TEXT).data for item in order]
     assert said == ["1", b"1: before\n", "2", b"1: after\n"]
 
 
@@ -331,6 +332,6 @@ def test_threads_agree_on_one_order() -> None:
     assert one == two
     batches = [item for item in one if isinstance(item, Batch)]
     for member in members:
-        mine = [batch.text.data for batch in batches if member in batch.text.edits]
+        mine = [batch.lines(TEXT).data for batch in batches if member in batch.lines(TEXT).edits]
         assert mine == [f"{member.name}: {number}\n".encode() for number in range(200)]
     assert room.newest_id == 800

@@ -16,7 +16,7 @@ from chatkit.errors import JoinRefused
 from chatkit.events import Notice
 from chatkit.limits import Limits
 from chatkit.net.sockets import Address
-from chatkit.protocol.formats import encode_text
+from chatkit.protocol.formats import TEXT
 from chatkit.protocol.lines import Foreign, Line
 from chatkit.protocol.replies import (
     ACCEPTED,
@@ -238,5 +238,5 @@ class Logins:
         return self._pending.pop(connection)
 
     def _tell(self, connection: Connection, answer: str | bytes) -> None:
-        line = answer if isinstance(answer, bytes) else encode_text(Notice(answer))
+        line = answer if isinstance(answer, bytes) else TEXT.encode(Notice(answer))
         self._connections.write(connection, line)
