@@ -19,8 +19,10 @@ from chatkit.client.protocol import ClientProtocol
 from chatkit.events import Joined, Left, Private, Welcome
 from chatkit.net.sockets import Address
 from chatkit.protocol import names
+from chatkit.protocol.formats import FORMATS, JSON, TEXT
 from chatkit.protocol.names import check_name
-from chatkit.room.batch import Batch, BatchBuilder, Member, Received
+from chatkit.room.batch import Batch, BatchBuilder, Received
+from chatkit.room.members import Member
 from chatkit.room.room import Room
 from chatkit.server.connection import Connection
 from chatkit.server.worker import Worker
@@ -133,16 +135,16 @@ def test_on_listening_uses_the_server() -> None:
 
 def some_batch(random: random.Random, members: list[Member]) -> Batch:
     """What a turn might bring: lines, answers and announcements in any order."""
-    builder = BatchBuilder(json=random.random() < 0.5)
+    builder = BatchBuilder(random.choice([(TEXT,), FORMATS]))
     for number in range(random.randrange(1, 6)):
         member = random.choice(members)
         match random.randrange(4):
             case 0:
                 builder.tell(member, Notice(f"told {number}"))
             case 1:
-                builder.announce(Joined(member.name), in_text=random.random() < 0.5, exclude=member)
+                builder.announce(Joined(member.name), random.choice([FORMATS, (JSON,)]), exclude=member)
             case 2:
-                builder.announce(Left(member.name), in_text=True)
+                builder.announce(Left(member.name), FORMATS)
             case _:
                 builder.say(member, Message(member.name, "é" * number or "x", number + 1, 0.0))
     return builder.batch() or Batch()
@@ -159,10 +161,10 @@ def test_merged_batches_are_the_batches(seed: int) -> None:
         batches.append(some_batch(rolls, here + [member for member, after in joining.items() if after <= number]))
     merged = Batch.merged(batches, joining)
     for member in (*here, *joining):
-        for encoding in ("text", "json"):
-            after = joining.get(member, 0) if encoding == "text" else 0
-            pieces = [piece for batch in batches[after:] for piece in getattr(batch, encoding).pieces_for(member)]
-            assert b"".join(getattr(merged, encoding).pieces_for(member)) == b"".join(pieces)
+        for format in FORMATS:
+            after = joining.get(member, 0) if format is TEXT else 0
+            pieces = [piece for batch in batches[after:] for piece in batch.lines(format).pieces_for(member)]
+            assert b"".join(merged.lines(format).pieces_for(member)) == b"".join(pieces)
     assert merged.messages == sum(batch.messages for batch in batches)
 
 

@@ -7,6 +7,7 @@ with Server(port=0) as server, Client(port=server.port) as ann, Client(port=serv
     print(bob.receive(timeout=1))
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from chatkit.errors import (
@@ -35,14 +36,20 @@ from chatkit.events import (
     Unconfirmed,
     Welcome,
 )
-from chatkit.limits import Limits
-from chatkit.room.batch import Member
-from chatkit.server.server import Server
-from chatkit.server.stats import Stats
+from chatkit.limits import (
+    Limits,
+)
 
 if TYPE_CHECKING:
     from chatkit.client.aio import AsyncClient
     from chatkit.client.client import Client
+    from chatkit.handler import Handler
+    from chatkit.history.base import History
+    from chatkit.history.memory import MemoryHistory
+    from chatkit.history.sqlite.store import SqliteHistory
+    from chatkit.room.members import Member
+    from chatkit.server.server import Server
+    from chatkit.server.stats import Stats
 
 __all__ = [
     "Action",
@@ -54,11 +61,14 @@ __all__ = [
     "Error",
     "Event",
     "Gap",
+    "Handler",
+    "History",
     "HistoryError",
     "Joined",
     "Left",
     "Limits",
     "Member",
+    "MemoryHistory",
     "Message",
     "NameTaken",
     "NotConnected",
@@ -69,6 +79,7 @@ __all__ = [
     "Reconnected",
     "Renamed",
     "Server",
+    "SqliteHistory",
     "Stats",
     "Synced",
     "Unconfirmed",
@@ -78,15 +89,23 @@ __all__ = [
 
 __version__ = "0.1.0"
 
+# Loaded when asked for: a client needs no server, and asyncio takes longer to load than all of chatkit.
+_PLACES = {
+    "AsyncClient": "chatkit.client.aio",
+    "Client": "chatkit.client.client",
+    "Handler": "chatkit.handler",
+    "History": "chatkit.history.base",
+    "MemoryHistory": "chatkit.history.memory",
+    "SqliteHistory": "chatkit.history.sqlite.store",
+    "Member": "chatkit.room.members",
+    "Server": "chatkit.server.server",
+    "Stats": "chatkit.server.stats",
+}
+
 
 def __getattr__(name: str) -> object:
-    """The clients, when somebody asks for one: a server needs none, and asyncio takes longer to load than all of this."""
-    if name == "AsyncClient":
-        from chatkit.client.aio import AsyncClient
-
-        return AsyncClient
-    if name == "Client":
-        from chatkit.client.client import Client
-
-        return Client
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    """Load a public class from its place."""
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = globals()[name] = getattr(import_module(_PLACES[name]), name)
+    return value

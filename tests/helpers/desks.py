@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from chatkit import Member
+from chatkit.protocol.formats import TEXT
 from chatkit.protocol.lines import Line
 from chatkit.room.batch import Batch, Received, Subscribe
 from chatkit.room.publisher import PageRequest
@@ -14,7 +15,7 @@ class Seat:
 
     def __init__(self, member: Member) -> None:
         self.member = member
-        self.is_there = self.json = False
+        self.is_there, self.format = False, TEXT
         self.received = b""
         self.left: str | None = None
 
@@ -45,18 +46,18 @@ class Desk:
         for seat in self.seats.values():
             if not seat.is_there:
                 continue
-            seat.received += b"".join((item.json if seat.json else item.text).pieces_for(seat.member))
+            seat.received += b"".join(item.lines(seat.format).pieces_for(seat.member))
         for member, reason in item.left:
             if member in self.seats:
                 self.seats.pop(member).left = reason
 
     def switch(self, seat: Seat, switch: Subscribe) -> None:
         """What was said before, in pages as small as they get."""
-        seat.is_there, seat.json, after = True, switch.json, switch.after
+        seat.is_there, seat.format, after = True, switch.format, switch.after
         seat.received += switch.first
         while after < switch.upto:
             pages = list[tuple[bytes, int]]()
-            wanted = PageRequest(after, switch.upto, 1, seat.json)
+            wanted = PageRequest(after, switch.upto, 1, seat.format)
             self.room.publisher.read(wanted, lambda *page: pages.append(page))  # noqa: B023
             ((lines, after),) = pages
             seat.received += lines

@@ -82,7 +82,7 @@ def test_bad_input(line: Line, error: Error, programs: str) -> None:
     assert heard(ann) == [error if programs else Notice(error.text)]
     desk.hear(ann, "fine")
     assert heard(cid) == [Message("1", "fine", 1 if programs else None)]
-    assert ann.json == bool(programs)
+    assert ann.member.json == bool(programs)
 
 
 @pytest.mark.parametrize("programs", ["", "1"])
@@ -245,7 +245,7 @@ def test_commands_after_exit_do_nothing(line: str) -> None:
         [Received(ann.member, ["exit", line]), Received(ann.member, [line]), Received(bob.member, ["end"])]
     )
     assert (heard(bob), heard(cid)) == ([], [Left("1"), Message("2", "end", 1)])
-    assert (heard(ann), ann.json, ann.member.name) == ([Message("2", "end")], False, "1")
+    assert (heard(ann), ann.member.json, ann.member.name) == ([Message("2", "end")], False, "1")
 
 
 class Handler:

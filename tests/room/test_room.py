@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from chatkit import Error, Limits, Member, Message, Notice
 from chatkit.errors import JoinRefused
+from chatkit.protocol.formats import FORMATS, JSON, TEXT
 from chatkit.protocol.lines import BadLine
 from chatkit.room.batch import Batch, Encoded, Received, Subscribe
 from chatkit.room.room import Room
@@ -55,9 +56,9 @@ def test_one_turn_is_one_batch() -> None:
     ann, bob, cid = desk.join(1), desk.join(2), desk.join(3)
     room.add_subscriber(batches.append)
     room.receive([Received(ann.member, ["a", "b"]), Received(bob.member, ["c"]), Received(ann.member, ["d"])])
-    assert [batch.text.data for batch in batches] == [b"1: a\n1: b\n2: c\n1: d\n"]
+    assert [batch.lines(TEXT).data for batch in batches] == [b"1: a\n1: b\n2: c\n1: d\n"]
     assert (ann.received, bob.received) == (b"2: c\n", b"1: a\n1: b\n1: d\n")
-    assert cid.received == batches[0].text.data
+    assert cid.received == batches[0].lines(TEXT).data
     assert batches[0].messages == 4
 
 
@@ -66,13 +67,13 @@ def test_merged_batches_read_like_one_after_the_other() -> None:
     ann, bob = Member("1", ("", 1)), Member("2", ("", 2))
     first = Encoded(b"1: a\n2: b\n", {ann: [(0, 5, b"")], bob: [(5, 5, b"*** y\n"), (5, 10, b"")]})
     second = Encoded(b"1: c\n", {ann: [(0, 5, b""), (5, 5, b"*** x\n")]})
-    batches = [Batch(first, second, 2, [(bob, "exit")]), Batch(second, Encoded(), 1), Batch(json=first)]
+    batches = [Batch({TEXT: first, JSON: second}, 2, [(bob, "exit")]), Batch({TEXT: second}, 1), Batch({JSON: first})]
     merged = Batch.merged(batches, {})
     assert (merged.messages, merged.left) == (3, [(bob, "exit")])
     for member in (ann, bob, Member("3", ("", 3))):
-        for encoding in ("text", "json"):
-            parts = [b"".join(getattr(batch, encoding).pieces_for(member)) for batch in batches]
-            assert b"".join(getattr(merged, encoding).pieces_for(member)) == b"".join(parts)
+        for format in FORMATS:
+            parts = [b"".join(batch.lines(format).pieces_for(member)) for batch in batches]
+            assert b"".join(merged.lines(format).pieces_for(member)) == b"".join(parts)
 
 
 def test_exit_and_empty_lines() -> None:
@@ -133,7 +134,7 @@ def test_newcomers_hear_what_comes_after() -> None:
     desk.hear(ann, "before")
     desk.join(2)
     desk.hear(ann, "after")
-    said = [item.member.name if isinstance(item, Subscribe) else item.text.data for item in order]
+    said = [item.member.name if isinstance(item, Subscribe) else item.lines(TEXT).data for item in order]
     assert said == ["1", b"1: before\n", "2", b"1: after\n"]
 
 
@@ -274,6 +275,6 @@ def test_threads_agree_on_one_order() -> None:
     assert one == two
     batches = [item for item in one if isinstance(item, Batch)]
     for member in members:
-        mine = [batch.text.data for batch in batches if member in batch.text.edits]
+        mine = [batch.lines(TEXT).data for batch in batches if member in batch.lines(TEXT).edits]
         assert mine == [f"{member.name}: {number}\n".encode() for number in range(200)]
     assert room.newest_id == 800

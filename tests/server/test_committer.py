@@ -16,7 +16,7 @@ from chatkit import Limits, Message, Server
 from chatkit.history.base import HistoryError
 from chatkit.history.memory import MemoryHistory
 from chatkit.history.sqlite.store import SqliteHistory
-from chatkit.protocol.formats import encode_text
+from chatkit.protocol.formats import TEXT, encode_text
 from chatkit.room import committer
 from chatkit.room.batch import Batch, Encoded, Subscribe
 from chatkit.room.committer import Committer
@@ -85,7 +85,7 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scripted]:
 
 
 def batch(*messages: Message) -> Batch:
-    return Batch(Encoded(encode_text(*messages)), messages=len(messages))
+    return Batch({TEXT: Encoded(encode_text(*messages))}, messages=len(messages))
 
 
 def test_nobody_sees_what_isnt_kept(serve: Serve, store: Scripted) -> None:
@@ -116,7 +116,7 @@ def test_kept_then_handed_out(store: Scripted) -> None:
 
     def subscriber(item: Batch | Subscribe) -> None:
         assert store.newest_id >= len([entry for entry in order if entry != "switch"]) + isinstance(item, Batch)
-        order.append("switch" if isinstance(item, Subscribe) else item.text.data)
+        order.append("switch" if isinstance(item, Subscribe) else item.lines(TEXT).data)
         if len(order) == 4:
             done.set()
 
@@ -127,7 +127,7 @@ def test_kept_then_handed_out(store: Scripted) -> None:
         message = Message("ada", str(number), number, 0.0)
         committing.publish(batch(message), [message])
         if number == 2:
-            committing.publish(Subscribe(member, False))
+            committing.publish(Subscribe(member, TEXT))
     assert done.wait(DEADLINE)
     committing.end(DEADLINE)
     assert order == [b"ada: 1\n", b"ada: 2\n", "switch", b"ada: 3\n"]
@@ -362,7 +362,7 @@ def test_what_was_pruned_is_forgotten(serve: Serve, tmp_path: Path) -> None:
     pages = SimpleQueue[bytes]()
 
     def page() -> bytes:
-        publisher.read(PageRequest(0, 300, 1 << 20, False), lambda lines, upto: pages.put(lines))
+        publisher.read(PageRequest(0, 300, 1 << 20, TEXT), lambda lines, upto: pages.put(lines))
         return pages.get(timeout=DEADLINE)
 
     assert page().startswith(b"%s: 0\n" % ann.name.encode())

@@ -19,6 +19,8 @@ from chatkit.server.connection import WRITE_BYTES, Connection
 class ScriptedSocket:
     """Takes as many bytes per send as scripted (None: EAGAIN, an errno as OSError), then everything."""
 
+    is_ready, has_unsent, at_eof, taken_bytes = True, False, False, 0
+
     def __init__(self, sends: Iterable[int | OSError | None] = (), receives: Iterable[bytes | OSError] = ()) -> None:
         self.sends = deque(sends)
         self.receives = deque(receives)
@@ -35,7 +37,7 @@ class ScriptedSocket:
         self.sent += bytes(data[:step])
         return min(step, len(data))
 
-    def sendmsg(self, pieces: list[memoryview]) -> int:
+    def send_pieces(self, pieces: list[memoryview]) -> int:
         return self.send(b"".join(pieces))
 
     def recv(self, max_bytes: int) -> bytes:

@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 
 from chatkit import AsyncClient, Client, ConnectionClosed, Limits, Message, Notice, Server
-from chatkit.net.transport import NOT_TLS, TlsSocket
-from chatkit.server.tls_connection import TlsConnection
+from chatkit.net.tls_transport import NOT_TLS, TlsTransport
+from chatkit.server.connection import Connection
 from chatkit.tls import client_context, server_context
 from tests.helpers.papers import HOST, Papers
 from tests.helpers.peers import DEADLINE, Peer
@@ -107,21 +107,21 @@ def sockets(send_buffer: int | None = None) -> Iterator[tuple[socket.socket, soc
         yield near, far
 
 
-def shaken(papers: Papers, near: socket.socket, far: socket.socket) -> tuple[TlsSocket, TlsSocket]:
+def shaken(papers: Papers, near: socket.socket, far: socket.socket) -> tuple[TlsTransport, TlsTransport]:
     """Client and server after the handshake."""
-    client = TlsSocket(near, client_context(ca=papers.ca), HOST)
-    server = TlsSocket(far, server_context(papers.good))
+    client = TlsTransport(near, client_context(ca=papers.ca), HOST)
+    server = TlsTransport(far, server_context(papers.good))
     for _ in range(100):
         for end in (server, client):
             with suppress(BlockingIOError):
                 end.recv(65536)
             end.flush()
-    assert client.ready
-    assert server.ready
+    assert client.is_ready
+    assert server.is_ready
     return client, server
 
 
-def received(end: TlsSocket, max_bytes: int = 65536) -> bytes:
+def received(end: TlsTransport, max_bytes: int = 65536) -> bytes:
     try:
         return end.recv(max_bytes)
     except BlockingIOError:
@@ -184,29 +184,29 @@ def test_an_end_without_close_notify_is_a_cut(papers: Papers) -> None:
 def test_a_conversation_byte_by_byte(papers: Papers) -> None:
     """Handshake, a line and the end pass though only one byte arrives at a time."""
     with sockets() as (near, gate), sockets() as (way, far):
-        client = TlsSocket(near, client_context(ca=papers.ca), HOST)
-        server = TlsSocket(far, server_context(papers.good))
+        client = TlsTransport(near, client_context(ca=papers.ca), HOST)
+        server = TlsTransport(far, server_context(papers.good))
         heard, told = b"", False
         for _ in range(20_000):
             for source, target, end in ((gate, way, server), (way, gate, client)):
                 with suppress(BlockingIOError):
                     target.send(source.recv(1))
                 heard += received(end) if end is server else received(end)[:0]
-            if client.ready and not told:
+            if client.is_ready and not told:
                 told = client.send(b"hello\n") == 6
                 client.shutdown(socket.SHUT_WR)
         assert (heard, server.at_eof) == (b"hello\n", True)
 
 
 @contextmanager
-def stalled(papers: Papers) -> Iterator[tuple[TlsSocket, TlsSocket]]:
+def stalled(papers: Papers) -> Iterator[tuple[TlsTransport, TlsTransport]]:
     """A client, and a server some of whose encrypted bytes the kernel doesn't take."""
     with sockets(send_buffer=4096) as pair:
         client, server = shaken(papers, *pair)
         for _ in range(100):
             with suppress(BlockingIOError):
                 server.send(bytes(65536))
-        assert server.unsent
+        assert server.has_unsent
         yield client, server
 
 
@@ -221,7 +221,7 @@ def test_the_last_words_of_a_peer_that_is_gone_are_heard(papers: Papers) -> None
 def test_a_stalled_member_that_is_gone_needs_no_more(papers: Papers) -> None:
     """Once its peer has gone a connection is finished, though encrypted bytes wait: nobody will take them."""
     with stalled(papers) as (client, server):
-        connection = TlsConnection(server, Limits())
+        connection = Connection(server, Limits())
         client.close()
         connection.receive(100)
         connection.receive(100)
@@ -563,7 +563,7 @@ def test_uneven_pieces_over_a_full_kernel(papers: Papers) -> None:
     pieces = [bytes([65 + number]) * size for number, size in enumerate(sizes)]
     with sockets(send_buffer=4096) as (near, far):
         client, server = shaken(papers, near, far)
-        connection, got = TlsConnection(server, Limits()), b""
+        connection, got = Connection(server, Limits()), b""
         connection.write_pieces(pieces)
         until = time.monotonic() + DEADLINE
         while connection.pending_bytes and time.monotonic() < until:
@@ -582,7 +582,7 @@ def test_who_reads_no_answers_of_tls_is_ended(papers: Papers) -> None:
     """What TLS says by itself (RFC 8446, 4.6.3) is bounded: it counts nowhere as pending."""
     with sockets(send_buffer=4096) as (near, far):
         client, server = shaken(papers, near, far)
-        connection = TlsConnection(server, Limits())
+        connection = Connection(server, Limits())
         connection.write(b"x" * 1_000_000)  # the kernel is full
         server._outgoing.write(b"x" * 70_000)  # as thousands of key updates would
         client.send(b"hello\n")

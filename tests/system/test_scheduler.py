@@ -45,6 +45,8 @@ TIGHT = {"max_pending_bytes": 120, "stall_seconds": 3, "drain_seconds": 2, "line
 class Peer:
     """A scripted peer, and the server's socket to it. `end` is how it leaves; `deaf` is that it never reads."""
 
+    is_ready, has_unsent, at_eof, taken_bytes = True, False, False, 0
+
     def __init__(self, world: World, port: int) -> None:
         self.world, self.port, self.connected_at = world, port, world.tick
         self.end = world.random.choice(["half-close", "half-close", "close", "reset", "exit", "stay silent"])
@@ -138,7 +140,7 @@ class Peer:
         self.broken = self.peer_ended and self.end == "close"  # who has closed answers with a reset
         return taken
 
-    def sendmsg(self, pieces: list[bytes | memoryview]) -> int:
+    def send_pieces(self, pieces: list[bytes | memoryview]) -> int:
         return self.send(b"".join(pieces))
 
     def shutdown(self, how: int) -> None:
@@ -161,7 +163,7 @@ class SameEveryTime(Connection):
     """Workers keep connections in sets, whose order follows the hash: without this a seed wouldn't be one order."""
 
     def __hash__(self) -> int:
-        return cast(Peer, self.sock).port
+        return cast(Peer, self.transport).port
 
 
 class Selector(selectors.BaseSelector):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Self
 from chatkit.net.sockets import LONGEST_WAIT_SECONDS
 
 if TYPE_CHECKING:
-    from chatkit.net.transport import TlsSocket
+    from chatkit.net.transport import Transport
 
 
 class Cancelled(Exception):
@@ -66,7 +66,7 @@ class CancelToken:
 
 
 def wait(
-    sock: socket.socket | TlsSocket, event: int, deadline: float | None, cancel: CancelToken | None = None
+    sock: socket.socket | Transport, event: int, deadline: float | None, cancel: CancelToken | None = None
 ) -> None:
     """Until the socket is ready for `event`. TimeoutError: the deadline came first. Cancelled: `cancel` did."""
     with selectors.DefaultSelector() as selector:

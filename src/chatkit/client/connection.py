@@ -22,7 +22,7 @@ from chatkit.net.sockets import keep_alive, reset_on_close, two_tuple
 if TYPE_CHECKING:
     import ssl
 
-    from chatkit.net.transport import TlsSocket
+    from chatkit.net.tls_transport import TlsTransport
 
 READ_BYTES = 64 * 1024
 
@@ -175,18 +175,18 @@ class ClientConnection:
         with self.sending:
             self._socket.close()
 
-    def _in_tls(self, sock: socket.socket, endpoint: Endpoint, cancel: CancelToken | None) -> TlsSocket:
+    def _in_tls(self, sock: socket.socket, endpoint: Endpoint, cancel: CancelToken | None) -> TlsTransport:
         """The socket inside TLS, after the handshake."""
-        from chatkit.net.transport import TlsSocket  # ssl takes longer to load than all of this
+        from chatkit.net.tls_transport import TlsTransport  # ssl takes longer to load than all of this
         from chatkit.tls import client_context
 
         deadline = deadline_of(endpoint.timeout)
-        inside = TlsSocket(sock, client_context() if isinstance(endpoint.tls, bool) else endpoint.tls, endpoint.host)
-        while not inside.ready:
+        inside = TlsTransport(sock, client_context() if isinstance(endpoint.tls, bool) else endpoint.tls, endpoint.host)
+        while not inside.is_ready:
             try:
                 self._protocol.receive_data(inside.recv(READ_BYTES))
             except BlockingIOError:
-                if not inside.ready:
+                if not inside.is_ready:
                     wait(sock, selectors.EVENT_READ, deadline, cancel)
         return inside
 
@@ -202,7 +202,7 @@ class ClientConnection:
             return
         self._shutdown(socket.SHUT_WR)
         with suppress(OSError):
-            while self._tls and self._tls.unsent and self._tls.fileno() >= 0:
+            while self._tls and self._tls.has_unsent and self._tls.fileno() >= 0:
                 wait(self._socket, selectors.EVENT_WRITE, deadline)
                 self._tls.flush()
 

@@ -11,7 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from chatkit.net.transport import TlsSocket
+    from chatkit.net.transport import Transport
 
 Address = tuple[str, int]
 
@@ -56,7 +56,7 @@ def keep_alive(sock: socket.socket, silent_seconds: float, unacknowledged_second
             sock.setsockopt(level, getattr(socket, name), value)
 
 
-def reset_on_close(sock: socket.socket | TlsSocket) -> None:
+def reset_on_close(sock: socket.socket | Transport) -> None:
     """From now on closing `sock` sends a reset, so that half a line never looks like a whole one and a clean end."""
     with suppress(OSError):  # some systems refuse options of a socket whose peer is gone
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from json.encoder import encode_basestring as quoted
@@ -56,6 +57,25 @@ def encode_json(*events: Event) -> bytes:
     return "".join([_json_line(event) for event in events]).encode()
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Format:
+    """A form in which members receive events.
+
+    Attributes:
+        encode: events to bytes, one line each.
+        announces: whether its readers are always told who joins, leaves or takes a name; else only where the room does.
+    """
+
+    name: str
+    encode: Callable[..., bytes]
+    announces: bool
+
+
+TEXT = Format("text", encode_text, announces=False)
+JSON = Format("json", encode_json, announces=True)
+FORMATS = (TEXT, JSON)
+
+
 def parse_text(line: str) -> Event:
     """The event that a line of plain text tells. A line of no known form counts as a notice."""
     if spoken := _SPOKEN.fullmatch(line):
@@ -80,11 +100,6 @@ def parse_json(line: str) -> Event | None:
         return event
     except (ValueError, TypeError, KeyError, RecursionError, OverflowError):
         raise ProtocolError("the server sent what isn't an event") from None
-
-
-def encode(event: Event, *, as_json: bool) -> bytes:
-    """The line that tells `event` to one member."""
-    return encode_json(event) if as_json else encode_text(event)
 
 
 def clean_text(text: str) -> str:

@@ -3,31 +3,14 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
 
 from chatkit.events import Error, Event, Message
-from chatkit.protocol.formats import encode, encode_json, encode_text
+from chatkit.protocol.formats import TEXT, Format
 from chatkit.protocol.lines import Line
-
-
-class Member:
-    """A connection in the room.
-
-    name: unique among the living. address: (host, port) of the peer. json: whether it asked for JSON Lines.
-    """
-
-    __slots__ = ("address", "json", "name", "present")
-
-    def __init__(self, name: str, address: tuple[str, int]) -> None:
-        self.name = name
-        self.address = address
-        self.json = False
-        self.present = True
-
-    def __repr__(self) -> str:
-        return f"<Member {self.name} {self.address}>"
+from chatkit.room.members import Member
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +94,7 @@ class Encoded:
 class Batch:
     """What one turn brought, for all members of all workers.
 
-    text, json: for the members that read the one or the other.
+    encoded: the lines in each format that is read.
     messages: how many there are in it.
     left: members that are no longer in the room, and why.
     said: the messages of each sender, as the first and the last id of those that it said one after the other.
@@ -120,12 +103,20 @@ class Batch:
     `said`, `newest_id` and `Encoded.ephemeral` are of a batch as the room made it, not of a merged one.
     """
 
-    text: Encoded = field(default_factory=Encoded)
-    json: Encoded = field(default_factory=Encoded)
+    encoded: dict[Format, Encoded] = field(default_factory=dict)
     messages: int = 0
     left: list[tuple[Member, str]] = field(default_factory=list)
     said: dict[Member, list[IdRange]] = field(default_factory=dict)
     newest_id: int = 0
+
+    def lines(self, format: Format) -> Encoded:
+        """The lines in one format."""
+        return self.encoded.get(format) or Encoded()
+
+    @property
+    def size(self) -> int:
+        """How many bytes it holds, in all formats."""
+        return sum([encoded.size for encoded in self.encoded.values()])
 
     def refused(self, error: Error) -> Batch:
         """Instead of messages alone: nothing for anyone, but for each sender this error for each line it said."""
@@ -138,7 +129,7 @@ class Batch:
             }
             return Encoded(edits={member: [(0, 0, line * lines)] for member, lines in number.items()})
 
-        return Batch(told(self.text, encode_text(error)), told(self.json, encode_json(error)))
+        return Batch({format: told(said, format.encode(error)) for format, said in self.encoded.items()})
 
     @classmethod
     def merged(cls, batches: list[Batch], newcomers: Mapping[Member, int]) -> Batch:
@@ -148,24 +139,26 @@ class Batch:
         """
         if len(batches) == 1 and not newcomers:
             return batches[0]
+        # A member that joins begins with text.
+        encoded = {
+            format: Encoded.joined([batch.lines(format) for batch in batches], newcomers if format is TEXT else {})
+            for format in {format: None for batch in batches for format in batch.encoded}
+        }
         return cls(
-            Encoded.joined([batch.text for batch in batches], newcomers),
-            Encoded.joined([batch.json for batch in batches], {}),  # whoever joins begins with text
-            sum(batch.messages for batch in batches),
-            [left for batch in batches for left in batch.left],
+            encoded, sum(batch.messages for batch in batches), [left for batch in batches for left in batch.left]
         )
 
 
 @dataclass(frozen=True, slots=True)
 class Subscribe:
-    """From here on `member` gets what is said: as text, when it joins, or as JSON.
+    """From here on `member` gets what is said, in this format.
 
     first: what it is told before anything else. after, upto: it is told the messages of these ids, without the lowest one.
     last: what comes after those.
     """
 
     member: Member
-    json: bool
+    format: Format
     first: bytes = b""
     after: int = 0
     upto: int = 0
@@ -175,17 +168,16 @@ class Subscribe:
 class BatchBuilder:
     """What happens, in order, encoded once for all who read the same.
 
-    json: whether anyone reads JSON. has_messages, has_more: whether there are messages in it, and anything else.
+    formats: those that are read. has_messages, has_more: whether there are messages in it, and anything else.
     """
 
-    __slots__ = ("_ids", "_json", "_said", "_sender", "_text", "has_messages", "has_more", "left", "messages")
+    __slots__ = ("_encoders", "_ids", "_said", "_sender", "has_messages", "has_more", "left", "messages")
 
-    def __init__(self, *, json: bool) -> None:
+    def __init__(self, formats: Iterable[Format]) -> None:
         self.messages: list[Message] = []
         self.has_messages = self.has_more = False
         self.left: list[tuple[Member, str]] = []
-        self._text = _Encoder(encode_text)
-        self._json = _Encoder(encode_json) if json else None
+        self._encoders = {format: _Encoder(format) for format in formats}
         self._said: list[Message] = []
         self._ids: dict[Member, list[IdRange]] = {}
         self._sender: Member | None = None
@@ -202,27 +194,25 @@ class BatchBuilder:
         """For one member alone."""
         self.has_more = True
         self._write_said()
-        line = event if isinstance(event, bytes) else encode(event, as_json=member.json)
-        pen = self._json if member.json and self._json else self._text
-        pen.insert(member, line)
+        line = event if isinstance(event, bytes) else member.format.encode(event)
+        self._encoders[member.format].insert(member, line)
 
-    def announce(self, event: Event, *, in_text: bool, exclude: Member | None = None) -> None:
-        """For everyone exclude one; those who read plain text don't need to know if not `in_text`."""
+    def announce(self, event: Event, formats: Iterable[Format], exclude: Member | None = None) -> None:
+        """For everyone that reads one of these formats, but one."""
         self.has_more = True
         self._write_said()
-        if in_text:
-            self._text.write([event], exclude, is_ephemeral=True)
-        if self._json:
-            self._json.write([event], exclude, is_ephemeral=True)
+        for format in formats:
+            if encoder := self._encoders.get(format):
+                encoder.write([event], exclude, is_ephemeral=True)
 
     def batch(self) -> Batch | None:
         """What was put in so far; None if that is nothing."""
         self._write_said()
-        text, json = self._text.encoded(), self._json.encoded() if self._json else Encoded()
-        if not (text.data or text.edits or json.data or json.edits or self.left):
+        encoded = {format: encoder.encoded() for format, encoder in self._encoders.items()}
+        if not (self.left or any(lines.data or lines.edits for lines in encoded.values())):
             return None
         newest_id = self.messages[-1].id if self.messages else None
-        return Batch(text, json, len(self.messages), self.left, self._ids, newest_id or 0)
+        return Batch(encoded, len(self.messages), self.left, self._ids, newest_id or 0)
 
     def _write_said(self) -> None:
         if said := self._said:
@@ -230,18 +220,17 @@ class BatchBuilder:
             self.messages += said
             if self._sender:
                 self._ids.setdefault(self._sender, []).append((said[0].id or 0, said[-1].id or 0))
-            self._text.write(said, self._sender)
-            if self._json:
-                self._json.write(said, self._sender)
+            for encoder in self._encoders.values():
+                encoder.write(said, self._sender)
 
 
 class _Encoder:
-    """Writes events in one encoding."""
+    """Writes events in one format."""
 
     __slots__ = ("_edits", "_encode", "_ephemeral", "_parts", "_size")
 
-    def __init__(self, encode: Callable[..., bytes]) -> None:
-        self._encode = encode
+    def __init__(self, format: Format) -> None:
+        self._encode = format.encode
         self._parts: list[bytes] = []
         self._ephemeral: list[IdRange] = []
         self._size = 0

@@ -13,7 +13,7 @@ from chatkit.errors import NameTaken
 from chatkit.events import Action, Error, Notice, Synced
 from chatkit.protocol.lines import parse_command
 from chatkit.protocol.replies import NO_PASSWORD_NEEDED, unknown_command
-from chatkit.room.batch import Member
+from chatkit.room.members import Member
 from chatkit.room.turn import Turn
 
 # What is longer than a screen helps nobody, and a short question must not have an endless answer.

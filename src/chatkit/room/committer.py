@@ -297,7 +297,7 @@ class Committer(Publisher):
 
 
 def _size(item: Batch | Subscribe) -> int:
-    return ITEM_BYTES + (item.text.size + item.json.size if isinstance(item, Batch) else 0)
+    return ITEM_BYTES + (item.size if isinstance(item, Batch) else 0)
 
 
 def committer_of(history: str | PathLike[str] | History, limits: Limits, *, required: bool) -> Committer:

@@ -9,7 +9,7 @@ from typing import Any
 
 from chatkit.events import Message
 from chatkit.protocol.sanitize import clean
-from chatkit.room.batch import Member
+from chatkit.room.members import Member
 
 logger = logging.getLogger("chatkit")
 

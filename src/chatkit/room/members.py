@@ -8,9 +8,36 @@ from itertools import count, islice
 
 from chatkit.errors import JoinRefused, NameTaken
 from chatkit.limits import Limits
+from chatkit.protocol.formats import JSON, TEXT
 from chatkit.protocol.names import MAX_NAME_CHARACTERS, check_name, name_key
 from chatkit.protocol.replies import ADDRESS_FULL, ROOM_FULL
-from chatkit.room.batch import Member
+
+
+class Member:
+    """A connection in the room.
+
+    Attributes:
+        name: unique among the members.
+        address: (host, port) of the peer.
+        format: the form in which it receives events.
+        present: whether it is in the room still.
+    """
+
+    __slots__ = ("address", "format", "name", "present")
+
+    def __init__(self, name: str, address: tuple[str, int]) -> None:
+        self.name = name
+        self.address = address
+        self.format = TEXT
+        self.present = True
+
+    @property
+    def json(self) -> bool:
+        """Whether it asked for JSON Lines."""
+        return self.format is JSON
+
+    def __repr__(self) -> str:
+        return f"<Member {self.name} {self.address}>"
 
 
 class Roster:

@@ -9,7 +9,7 @@ from itertools import pairwise
 from chatkit.events import Event, Gap, Message
 from chatkit.history.base import History
 from chatkit.history.memory import MemoryHistory
-from chatkit.protocol.formats import encode_json, encode_text
+from chatkit.protocol.formats import Format
 from chatkit.room.batch import Batch, IdRange, Subscribe, contains
 
 # So many are encoded once for all who ask for the same, until something new is said: 4 MiB at the most, as a rule.
@@ -28,7 +28,7 @@ class PageRequest:
     after: int
     upto: int
     max_bytes: int
-    as_json: bool
+    format: Format
     exclude: Sequence[IdRange] = ()
 
 
@@ -51,7 +51,7 @@ class Publisher:
         self._recent = MemoryHistory(size)
         self._history = history or self._recent  # that has all there is
         self._pages: dict[
-            tuple[int, int, bool], tuple[bytes, int]
+            tuple[int, int, Format], tuple[bytes, int]
         ] = {}  # when a server starts anew, everyone asks the same
 
     @property
@@ -81,7 +81,7 @@ class Publisher:
 
     def read(self, request: PageRequest, deliver: Page) -> None:
         """deliver(lines, id): what is request, up to that id; now or later, in any thread."""
-        page = self._pages.get((request.after, request.max_bytes, request.as_json))
+        page = self._pages.get((request.after, request.max_bytes, request.format))
         if page and page[1] <= request.upto and not request.exclude:  # a page that ended earlier is only shorter
             deliver(*page)
         else:
@@ -114,9 +114,9 @@ class Publisher:
                 events.append(message)
         if not found and (missing := self._history.missing(request.after + 1, request.upto)):
             events.append(Gap(missing))
-        page = (encode_json if request.as_json else encode_text)(*events), last
+        page = request.format.encode(*events), last
         if len(self._pages) >= MAX_PAGES:
             self._pages.clear()
         if len(events) == len(found) > 0 and not request.exclude:  # what is missing may be there the next time
-            self._pages[request.after, request.max_bytes, request.as_json] = page
+            self._pages[request.after, request.max_bytes, request.format] = page
         return page

@@ -14,9 +14,9 @@ from chatkit.limits import Limits
 from chatkit.protocol.lines import BadLine, Foreign
 from chatkit.protocol.replies import HANDLER_FAILED
 from chatkit.room import commands
-from chatkit.room.batch import Member, Received
+from chatkit.room.batch import Received
 from chatkit.room.hooks import HookFailed
-from chatkit.room.members import Roster
+from chatkit.room.members import Member, Roster
 from chatkit.room.publisher import Publisher, Subscriber
 from chatkit.room.turn import Turn
 

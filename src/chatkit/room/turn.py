@@ -12,11 +12,11 @@ from contextlib import suppress
 
 from chatkit.events import Event, Joined, Left, Message, Notice, Private, Renamed, Welcome
 from chatkit.limits import Limits
-from chatkit.protocol.formats import encode_json, encode_text
+from chatkit.protocol.formats import FORMATS, JSON, TEXT
 from chatkit.protocol.replies import HANDLER_FAILED, NOT_KEPT, REPLAY_BEGINS, REPLAY_ENDS, now_named
-from chatkit.room.batch import BatchBuilder, Member, Subscribe
+from chatkit.room.batch import BatchBuilder, Subscribe
 from chatkit.room.hooks import HookFailed, Hooks
-from chatkit.room.members import Roster
+from chatkit.room.members import Member, Roster
 from chatkit.room.publisher import Publisher
 
 SHUTDOWN = "shutdown"
@@ -37,12 +37,12 @@ class Turn:
         self.roster = Roster(limits)
         self.publisher = publisher
         self.now = 0.0
-        self._announces = announce
+        self._announced_in = tuple(format for format in FORMATS if announce or format.announces)
         self._replay = replay
         self._hooks = Hooks(handler)
-        self._readers_of_json = 0
+        self._readers = Counter({TEXT: 1})  # text is always written: anyone may join
         self._answers: Counter[Member] = Counter()
-        self._builder = BatchBuilder(json=False)
+        self._builder = BatchBuilder(self._readers)
 
     def begin(self) -> None:
         """A turn begins."""
@@ -60,7 +60,7 @@ class Turn:
         except HookFailed:
             self.roster.remove(member)
             raise self.roster.refusal("handler", HANDLER_FAILED.text) from None
-        self._more.announce(Joined(member.name), in_text=self._announces)
+        self._more.announce(Joined(member.name), self._announced_in)
         self.commit()
         admitted(member)
         newest = self.publisher.newest_id
@@ -68,15 +68,15 @@ class Turn:
             self.publisher.publish(
                 Subscribe(
                     member,
-                    False,
-                    encode_text(REPLAY_BEGINS),
+                    TEXT,
+                    TEXT.encode(REPLAY_BEGINS),
                     self.publisher.cursor_before_last(self._replay),
                     newest,
-                    encode_text(REPLAY_ENDS),
+                    TEXT.encode(REPLAY_ENDS),
                 )
             )
         else:
-            self.publisher.publish(Subscribe(member, False))
+            self.publisher.publish(Subscribe(member, TEXT))
 
     @property
     def newest_id(self) -> int:
@@ -107,7 +107,7 @@ class Turn:
 
     def announce(self, event: Event) -> None:
         """Something for everyone."""
-        self._more.announce(event, in_text=True)
+        self._more.announce(event, FORMATS)
 
     def rename(self, member: Member, name: str) -> None:
         """ValueError, NameTaken: it can't have that name. HookFailed: the handler raised."""
@@ -116,7 +116,7 @@ class Turn:
         renamed = Renamed(old_name, name)
         self._more.tell(member, renamed if member.json else Notice(now_named(name)))
         if old_name != name:
-            self._more.announce(renamed, in_text=self._announces, exclude=member)
+            self._more.announce(renamed, self._announced_in, exclude=member)
             self._hooks.on_rename(member, old_name)
 
     def subscribe(self, member: Member, after: int | None, epoch: str | None) -> None:
@@ -126,29 +126,31 @@ class Turn:
         """
         self.commit()
         newest = self.publisher.newest_id
-        welcome = encode_json(Welcome(member.name, newest, self.publisher.epoch))
+        welcome = JSON.encode(Welcome(member.name, newest, self.publisher.epoch))
         if after is None:
             after = self.publisher.cursor_before_last(self._replay)
         elif epoch not in (None, self.publisher.epoch):
             after = 0
-        member.json = True
-        self._readers_of_json += 1
-        self.publisher.publish(Subscribe(member, True, welcome, after, newest))
-        self._builder = BatchBuilder(json=True)
+        member.format = JSON
+        self._readers[JSON] += 1
+        self.publisher.publish(Subscribe(member, JSON, welcome, after, newest))
+        self._builder = BatchBuilder(self._readers)
 
     def leave(self, member: Member, reason: str) -> None:
         """The member is gone; it still gets what is committed together with its leaving."""
         self.roster.remove(member)
         self._more.left.append((member, reason))
         if reason != SHUTDOWN:  # then everyone leaves, and nobody has to know of each
-            self._more.announce(Left(member.name), in_text=self._announces, exclude=member)
+            self._more.announce(Left(member.name), self._announced_in, exclude=member)
         with suppress(HookFailed):
             self._hooks.on_leave(member, reason)
-        self._readers_of_json -= member.json
+        if member.format is not TEXT:
+            self._readers[member.format] -= 1
+            self._readers += Counter()  # a format without readers isn't written
 
     def commit(self) -> None:
         """Keep what was said, and hand it out."""
-        builder, self._builder = self._builder, BatchBuilder(json=self._readers_of_json > 0)
+        builder, self._builder = self._builder, BatchBuilder(self._readers)
         if batch := builder.batch():
             self.publisher.publish(batch, builder.messages)
 

@@ -23,8 +23,8 @@ from chatkit.protocol.sniff import SniffingDecoder
 from chatkit.server.throttle import Throttle
 
 if TYPE_CHECKING:
-    from chatkit.net.transport import TlsSocket
-    from chatkit.room.batch import Member
+    from chatkit.net.transport import Transport
+    from chatkit.room.members import Member
 
 # Small pending pieces are joined up to this, a copy of its own for each slow member: so it stays small.
 WRITE_BYTES = 64 * 1024
@@ -52,13 +52,11 @@ class Connection:
 
     __slots__ = (
         "_decoder", "_limits", "_pending", "_throttle", "cut", "end", "ending", "give_up_at", "is_broken", "last_sent",
-        "line_due", "member", "pending_bytes", "sock",
+        "line_due", "member", "pending_bytes", "transport",
     )  # fmt: skip
 
-    ready = True  # to carry lines; in TLS only after the handshake
-
-    def __init__(self, sock: socket.socket | TlsSocket, limits: Limits) -> None:
-        self.sock = sock
+    def __init__(self, transport: Transport, limits: Limits) -> None:
+        self.transport = transport
         self.member: Member | None = None
         self.end: str | None = None
         self.cut: str | None = None
@@ -76,8 +74,17 @@ class Connection:
 
     def receive(self, max_bytes: int) -> list[Line]:
         """The lines that one read brings; sets `end` when the peer's side is over. After `finish`, drops them."""
+        was_ready = self.transport.is_ready
+        lines = self._read(max_bytes)
+        if self.transport.at_eof and not self.end:  # the end came with the last lines; the selector doesn't know
+            lines += self._read(max_bytes)
+        if not was_ready and self.transport.is_ready:
+            self.flush()
+        return lines
+
+    def _read(self, max_bytes: int) -> list[Line]:
         try:
-            data = self.sock.recv(min(max_bytes, THROTTLED_READ_BYTES) if self._throttle else max_bytes)
+            data = self.transport.recv(min(max_bytes, THROTTLED_READ_BYTES) if self._throttle else max_bytes)
         except (BlockingIOError, InterruptedError):
             return []
         except OSError:
@@ -128,7 +135,7 @@ class Connection:
         if self._pending:
             return self._keep([data], 0)
         try:
-            sent = self.sock.send(data)
+            sent = self.transport.send(data)
         except OSError as error:
             sent = self._failed(error)
         return sent == len(data) or self._keep([data], sent)
@@ -140,17 +147,35 @@ class Connection:
         if self._pending:
             return self._keep(pieces, 0)
         try:
-            sent = self.sock.sendmsg(pieces[:MAX_PIECES])
+            sent = self.transport.send_pieces(pieces[:MAX_PIECES])
         except OSError as error:
             sent = self._failed(error)
         return sent == sum(map(len, pieces)) or self._keep(pieces, sent)
 
     def flush(self) -> None:
         """Write what is pending, as far as the kernel takes it."""
+        taken_before = self.transport.taken_bytes
+        if self._has_unsent:
+            self._flush_transport()
+        self._flush_pending()
+        if self.transport.taken_bytes > taken_before:  # a part of what is encrypted is progress, too
+            self.last_sent = time.monotonic()
+
+    @property
+    def _has_unsent(self) -> bool:
+        return self.transport.has_unsent and not self.is_broken
+
+    def _flush_transport(self) -> None:
+        try:
+            self.transport.flush()
+        except OSError as error:
+            self._failed(error)
+
+    def _flush_pending(self) -> None:
         while self._pending:
             piece = self._next_piece(self._pending)
             try:
-                sent = self.sock.send(piece)
+                sent = self.transport.send(piece)
             except OSError as error:
                 self._failed(error)
                 return
@@ -174,12 +199,14 @@ class Connection:
     def interest(self) -> int:
         """What to wait for: `selectors.EVENT_READ`, `EVENT_WRITE`, both or neither (0)."""
         reads = not self.end and (not self._throttle or self._throttle.resume_at is None or self.ending)
-        return (selectors.EVENT_READ if reads else 0) | (selectors.EVENT_WRITE if self._pending else 0)
+        # Pending bytes can't be written before the handshake is done; encrypted ones must be.
+        writes = (self._pending and self.transport.is_ready) or self._has_unsent
+        return (selectors.EVENT_READ if reads else 0) | (selectors.EVENT_WRITE if writes else 0)
 
     @property
     def finished(self) -> bool:
         """Whether both sides have ended and nothing is pending: time to close."""
-        return self.ending and self.end is not None and not self._pending
+        return self.ending and self.end is not None and not self._pending and not self._has_unsent
 
     @property
     def undelivered(self) -> int:
@@ -189,8 +216,8 @@ class Connection:
     def close(self) -> None:
         """Close the socket; with a reset if something is pending, so that half a line never looks whole."""
         if self._pending:
-            reset_on_close(self.sock)
-        self.sock.close()
+            reset_on_close(self.transport)
+        self.transport.close()
 
     def _watch_line(self, new_line: bool) -> None:
         """Set `line_due` for the line that has begun, if any."""
@@ -234,7 +261,7 @@ class Connection:
 
     def _send_eof(self) -> None:
         with suppress(OSError):  # the peer is gone already
-            self.sock.shutdown(socket.SHUT_WR)
+            self.transport.shutdown(socket.SHUT_WR)
 
     @staticmethod
     def _next_piece(pending: deque[bytes | memoryview]) -> bytes | memoryview:

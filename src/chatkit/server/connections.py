@@ -7,15 +7,17 @@ import math
 import selectors
 import time
 from collections.abc import Callable
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from chatkit.events import Error
 from chatkit.limits import Limits
 from chatkit.net.sockets import reset_on_close
-from chatkit.protocol.formats import encode
+from chatkit.protocol.formats import FORMATS, TEXT, Format
 from chatkit.protocol.lines import Line
 from chatkit.protocol.replies import CUT_OFF
-from chatkit.room.batch import Member, Received
+from chatkit.room.batch import Received
+from chatkit.room.members import Member
 from chatkit.server.connection import Connection
 from chatkit.server.deadlines import Deadlines
 
@@ -30,16 +32,15 @@ SLOW_CONSUMER = "slow consumer"
 class Connections:
     """The connections of one worker, in its selector. Used by that worker's thread alone, but for `add`.
 
-    readers: those that get what is said as plain text. programs: those that get it as JSON.
-    newcomers: members that don't get it yet. replaying: who is told what was said before that, and gets it afterwards.
+    subscribers: for each format, the members that get what is said in it.
+    joining: members that don't get it yet. replaying: who is told what was said before that, and gets it afterwards.
     received: what arrived, for the worker to publish. receive_login(connection, lines): what isn't a member yet is received
     there; gives the lines that are for the room, if it has become one.
     """
 
     def __init__(self, limits: Limits, selector: selectors.BaseSelector) -> None:
-        self.readers: dict[Member, Connection] = {}
-        self.programs: dict[Member, Connection] = {}
-        self.newcomers: dict[Member, Connection] = {}
+        self.subscribers: dict[Format, dict[Member, Connection]] = {format: {} for format in FORMATS}
+        self.joining: dict[Member, Connection] = {}
         self.replaying: dict[Member, Replay] = {}
         self.received: list[Received] = []
         self.receive_login: Callable[[Connection, list[Line]], list[Line]] = lambda connection, lines: []
@@ -70,8 +71,7 @@ class Connections:
     def members(self) -> list[Member]:
         """All that get what is said, now or later."""
         return [
-            *self.readers,
-            *self.programs,
+            *chain.from_iterable(self.subscribers.values()),
             *(member for member, replay in self.replaying.items() if not replay.leaving),
         ]
 
@@ -79,7 +79,12 @@ class Connections:
         """Its connection, if it is one of these."""
         if (replay := self.replaying.get(member)) and not replay.leaving:
             return replay.connection
-        return self.readers.get(member) or self.programs.get(member)
+        return next((members[member] for members in self.subscribers.values() if member in members), None)
+
+    def unsubscribe(self, member: Member) -> None:
+        """From now on it gets nothing that is said."""
+        for subscribers in self.subscribers.values():
+            subscribers.pop(member, None)
 
     def receive(self, connection: Connection, lines: list[Line]) -> None:
         """Keep what arrived for the next batch; set the clock for what didn't arrive yet."""
@@ -109,8 +114,7 @@ class Connections:
     def end(self, connection: Connection) -> None:
         """Write what is pending, then the end of stream; close it when the peer has ended too, or takes too long."""
         if connection.member:
-            self.readers.pop(connection.member, None)
-            self.programs.pop(connection.member, None)
+            self.unsubscribe(connection.member)
             if connection.cut:
                 self.replaying.pop(connection.member, None)
         self._lines.clear(connection)
@@ -130,15 +134,15 @@ class Connections:
         """Wait for what the connection needs next; close it when it needs nothing more."""
         if connection not in self._all:  # closed already
             return
-        key = self._selector.get_map().get(connection.sock)
+        key = self._selector.get_map().get(connection.transport)
         if connection.finished:
             self._close(connection)
         elif not key and connection.interest:
-            self._selector.register(connection.sock, connection.interest, connection)
+            self._selector.register(connection.transport, connection.interest, connection)
         elif key and not connection.interest:
-            self._selector.unregister(connection.sock)
+            self._selector.unregister(connection.transport)
         elif key and key.events != connection.interest:
-            self._selector.modify(connection.sock, connection.interest, connection)
+            self._selector.modify(connection.transport, connection.interest, connection)
 
     def tick(self) -> None:
         """See to those who are behind, and to what is due."""
@@ -210,9 +214,14 @@ class Connections:
         connection.cut = reason
         self.received.append(Received(connection.member, connection.release(), kind))
         last = Error(f"{CUT_OFF}: {reason}", kind.replace(" ", "_"))
-        replay = self._replay(connection)
-        self.write(connection, encode(last, as_json=replay.json if replay else connection.member in self.programs))
+        self.write(connection, self._format_of(connection.member).encode(last))
         self.end(connection)
+
+    def _format_of(self, member: Member) -> Format:
+        """The format that it reads at this moment; `member.format` may be one that it gets from the next batch on."""
+        if replay := self.replaying.get(member):
+            return replay.format
+        return next((format for format, members in self.subscribers.items() if member in members), TEXT)
 
     def _end_or_close(self, connection: Connection, now: float) -> None:
         """It had `drain_seconds`. Who has read in that time, and wasn't cut off, has more of it."""
@@ -227,11 +236,11 @@ class Connections:
             self._close(connection)
 
     def _close(self, connection: Connection) -> None:
-        if connection.sock in self._selector.get_map():
-            self._selector.unregister(connection.sock)
+        if connection.transport in self._selector.get_map():
+            self._selector.unregister(connection.transport)
         self._all.remove(connection)
         if connection.member and self.replaying.pop(connection.member, None):
-            reset_on_close(connection.sock)  # there would have been more: it must not look like a whole end
+            reset_on_close(connection.transport)  # there would have been more: it must not look like a whole end
         self._behind.discard(connection)
         for deadlines in (self._endings, self._stalls, self._lines, self._pauses):
             deadlines.clear(connection)

@@ -16,7 +16,7 @@ from chatkit.errors import JoinRefused
 from chatkit.events import Notice
 from chatkit.limits import Limits
 from chatkit.net.sockets import Address
-from chatkit.protocol.formats import encode_text
+from chatkit.protocol.formats import TEXT
 from chatkit.protocol.lines import Foreign, Line
 from chatkit.protocol.replies import (
     ACCEPTED,
@@ -26,7 +26,7 @@ from chatkit.protocol.replies import (
     TOO_MUCH_BEFORE_PASSWORD,
     WRONG_PASSWORD,
 )
-from chatkit.room.batch import Member
+from chatkit.room.members import Member
 from chatkit.room.room import Room
 from chatkit.server.connection import Connection
 from chatkit.server.connections import Connections
@@ -146,7 +146,9 @@ class Logins:
         login.lines += lines
         login.held_bytes += sum(LINE_BYTES + (4 * len(line) if isinstance(line, str) else 0) for line in lines)
         self._greet(connection, login)
-        if connection.ready and (not self._auth or self._knows_the_password(connection, login, self._auth)):
+        if connection.transport.is_ready and (
+            not self._auth or self._knows_the_password(connection, login, self._auth)
+        ):
             return self._join(connection, login)
         said_all = connection.end and not login.lines and connection.resume_at is None
         if connection in self._pending and said_all:
@@ -170,7 +172,7 @@ class Logins:
 
     def _greet(self, connection: Connection, login: PendingLogin) -> None:
         """As soon as it can read lines, ask for the password; from then on its time is for that."""
-        if self._auth and connection.ready and not login.asked:
+        if self._auth and connection.transport.is_ready and not login.asked:
             login.asked = True
             login.until = time.monotonic() + self._limits.login_seconds
             self._due.set(connection, login.until)
@@ -227,7 +229,7 @@ class Logins:
         login = self._forget(connection)
         login.lines.clear()
         self._room.release(login.address)
-        if reason and connection.ready:
+        if reason and connection.transport.is_ready:
             self._tell(connection, reason)
         self._connections.end(connection)
 
@@ -236,5 +238,5 @@ class Logins:
         return self._pending.pop(connection)
 
     def _tell(self, connection: Connection, answer: str | bytes) -> None:
-        line = answer if isinstance(answer, bytes) else encode_text(Notice(answer))
+        line = answer if isinstance(answer, bytes) else TEXT.encode(Notice(answer))
         self._connections.write(connection, line)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from chatkit.errors import JoinRefused
 from chatkit.limits import Limits
 from chatkit.net.sockets import Address
+from chatkit.net.transport import PlainTransport
 from chatkit.room.room import Room
 from chatkit.server.acceptor import Acceptor
 from chatkit.server.connection import Connection
@@ -140,11 +141,10 @@ class WorkerPool:
 
     def _connection(self, sock: socket.socket) -> Connection:
         if not self.tls:
-            return Connection(sock, self._limits)
-        from chatkit.net.transport import TlsSocket  # ssl takes longer to load than all of this
-        from chatkit.server.tls_connection import TlsConnection
+            return Connection(PlainTransport.of(sock), self._limits)
+        from chatkit.net.tls_transport import TlsTransport  # ssl takes longer to load than all of this
 
-        return TlsConnection(TlsSocket(sock, self.tls), self._limits)
+        return Connection(TlsTransport(sock, self.tls), self._limits)
 
     def fail(self, error: BaseException) -> None:
         """A thread died: take no more connections, end those there are, wake whoever serves or will shut down."""

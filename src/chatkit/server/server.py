@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from chatkit.events import Error, Notice
+from chatkit.handler import check_handler
 from chatkit.history.base import History
 from chatkit.limits import Limits
 from chatkit.net.descriptors import fit_to_fd_limit
@@ -16,7 +17,7 @@ from chatkit.net.sockets import Address, two_tuple
 from chatkit.protocol.formats import clean_text
 from chatkit.protocol.lines import check_password
 from chatkit.protocol.replies import REMOVED
-from chatkit.room.batch import Member
+from chatkit.room.members import Member
 from chatkit.room.publisher import Publisher
 from chatkit.room.room import Room
 from chatkit.server.acceptor import listen
@@ -36,14 +37,7 @@ class Server:
 
     host: address or host name to listen on; a name that has both gives its IPv4 address, `::` takes both families.
     port: 0 takes a free one; `port` and `address` tell which.
-    handler: an object with any of these methods. They are called one at a time, in the room's order; keep them
-        quick, they hold up the room. They may use the server, but not start it or shut it down.
-            on_listening(address)        once, before the first connection
-            on_join(member)
-            on_message(message)          return it, a changed one, or None to refuse it; also an `Action` (`/me`)
-            on_rename(member, old_name)
-            on_leave(member, reason)     `exit`, `end of stream`, `connection reset`, `slow consumer`, `shutdown` ...
-        Its attribute `dropped`, if it has one, is told in `stats`.
+    handler: a `Handler`, or any object with some of its hooks. TypeError: a hook that can't be called.
     limits: every bound, see `Limits`.
     threads: workers; more than one can pay on a free-threaded Python.
     tls: speak TLS, as `chatkit.tls.server_context` makes it. password: what a connection must say to become a member.
@@ -81,6 +75,7 @@ class Server:
     ) -> None:
         if threads < 1 or replay < 0:
             raise ValueError(f"threads must be at least 1, replay at least 0, not {threads} and {replay}")
+        check_handler(handler)
         self._bind_to = host, port
         self._handler = handler
         self._limits = limits

@@ -27,12 +27,12 @@ class Replay:
 
     __slots__ = (
         *("_ephemeral", "_newest_id", "_said", "after", "awaits", "exclude", "connection", "held", "held_bytes"),
-        *("json", "last", "leaving", "live_after", "member", "message_bytes", "upto"),
+        *("format", "last", "leaving", "live_after", "member", "message_bytes", "upto"),
     )
 
     def __init__(self, connection: Connection, subscribe: Subscribe) -> None:
         self.connection = connection
-        self.member, self.json, self.last = subscribe.member, subscribe.json, subscribe.last
+        self.member, self.format, self.last = subscribe.member, subscribe.format, subscribe.last
         self.after, self.upto = subscribe.after, subscribe.upto
         self.live_after = subscribe.upto
         self.exclude: list[IdRange] = []
@@ -48,7 +48,7 @@ class Replay:
         if self.leaving:
             return
         for batch in batches:
-            lines = batch.json if self.json else batch.text
+            lines = batch.lines(self.format)
             pieces, ephemeral = lines.pieces_for(self.member), lines.ephemeral_for(self.member)
             size = sum(map(len, pieces))
             self.held += pieces
@@ -110,7 +110,7 @@ class Subscribers:
 
     def admit(self, subscribe: Subscribe) -> bool:
         """From here on a member that joined gets what is said, and is read; whether it is one of ours."""
-        connection = self._connections.newcomers.pop(subscribe.member, None)
+        connection = self._connections.joining.pop(subscribe.member, None)
         if not connection or connection.ending:
             return False
         self._begin(connection, subscribe)
@@ -125,8 +125,7 @@ class Subscribers:
     def _begin(self, connection: Connection, subscribe: Subscribe) -> None:
         """First what was said before."""
         connections, member = self._connections, subscribe.member
-        connections.readers.pop(member, None)
-        connections.programs.pop(member, None)
+        connections.unsubscribe(member)
         if unfinished := connections.replaying.pop(member, None):
             self._release(unfinished)
         if subscribe.first:
@@ -137,7 +136,7 @@ class Subscribers:
         if replay.after < replay.upto:
             connections.replaying[member] = replay
         else:
-            (connections.programs if subscribe.json else connections.readers)[member] = connection
+            connections.subscribers[subscribe.format][member] = connection
 
     def tick(self) -> None:
         """Go on with those that have read what they were told."""
@@ -163,7 +162,7 @@ class Subscribers:
         replay.awaits = True
         share = ALL_PAGES_BYTES // len(self._connections.replaying)
         max_bytes = min(MAX_PAGE_BYTES, 1 << share.bit_length() - 1)  # of few sizes, so that pages can be shared
-        request = PageRequest(replay.after, replay.upto, max_bytes, replay.json, replay.exclude)
+        request = PageRequest(replay.after, replay.upto, max_bytes, replay.format, replay.exclude)
         self._publisher.read(request, partial(self._arrived, replay))
 
     def _arrived(self, replay: Replay, lines: bytes, upto: int) -> None:
@@ -186,7 +185,7 @@ class Subscribers:
         if replay.leaving:
             connections.end(replay.connection)
         else:
-            (connections.programs if replay.json else connections.readers)[replay.member] = replay.connection
+            connections.subscribers[replay.format][replay.member] = replay.connection
 
     def _release(self, replay: Replay) -> None:
         self._connections.bytes += sum(map(len, replay.held))

@@ -19,8 +19,9 @@ from functools import partial
 from chatkit.events import Notice
 from chatkit.limits import Limits
 from chatkit.net.sockets import LONGEST_WAIT_SECONDS, Address, Waker
-from chatkit.protocol.formats import encode_text
-from chatkit.room.batch import Batch, Encoded, Member, Received, Subscribe
+from chatkit.protocol.formats import TEXT
+from chatkit.room.batch import Batch, Encoded, Received, Subscribe
+from chatkit.room.members import Member
 from chatkit.room.room import Room
 from chatkit.room.turn import SHUTDOWN
 from chatkit.server.connection import Connection
@@ -99,7 +100,7 @@ class Worker(threading.Thread):
     def admit(self, connection: Connection, member: Member) -> None:
         """Own a member's connection from now on. Inside the room's lock: its `Subscribe` comes later."""
         connection.member = member
-        self._connections.newcomers[member] = connection
+        self._connections.joining[member] = connection
         self._connections.add(connection)
 
     def enter(self, connection: Connection, address: Address) -> None:
@@ -184,7 +185,7 @@ class Worker(threading.Thread):
             item = self._inbox.popleft()
             if isinstance(item, Batch):
                 batches.append(item)
-            elif isinstance(item, Subscribe) and not item.json:
+            elif isinstance(item, Subscribe) and item.format is TEXT:
                 if self._subscribers.admit(item):
                     newcomers[item.member] = len(batches)
             else:
@@ -198,15 +199,13 @@ class Worker(threading.Thread):
         if not batches:
             return
         batch, connections = Batch.merged(batches, newcomers), self._connections
-        members = (
-            len(connections.readers)
-            + len(connections.programs)
-            + sum(not r.leaving for r in connections.replaying.values())
-        )
+        members = sum(map(len, connections.subscribers.values()))
+        members += sum(not replay.leaving for replay in connections.replaying.values())
         self.deliveries += batch.messages * members
         self.deliveries -= sum(early.messages for number in newcomers.values() for early in batches[:number])
-        self._write(batch.text, connections.readers)
-        self._write(batch.json, connections.programs)
+        for format, members_of in connections.subscribers.items():
+            if members_of and format in batch.encoded:
+                self._write(batch.encoded[format], members_of)
         for member, replay in connections.replaying.items():
             replay.hold(batches[newcomers.get(member, 0) :])
         for member, _ in batch.left:
@@ -228,7 +227,7 @@ class Worker(threading.Thread):
                     mark_behind(reader)
 
     def _refuse(self, connection: Connection, reason: str) -> None:
-        self._connections.write(connection, encode_text(Notice(reason)))
+        self._connections.write(connection, TEXT.encode(Notice(reason)))
         self._connections.end(connection)
 
     def _finish(self, deadline: float, all_read: threading.Barrier) -> None:
@@ -242,7 +241,7 @@ class Worker(threading.Thread):
             all_read.wait(min(max(0, deadline - time.monotonic()), LONGEST_WAIT_SECONDS))
         self._take_inbox()
         self._room.receive(
-            [Received(member, [], SHUTDOWN) for member in (*self._connections.members, *self._connections.newcomers)]
+            [Received(member, [], SHUTDOWN) for member in (*self._connections.members, *self._connections.joining)]
         )
         self._take_inbox()
         while len(self._connections) and (left := deadline - time.monotonic()) > 0:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import TextIO
 
-from chatkit import Member, Message
+from chatkit import Handler, Member, Message
 from chatkit.net.sockets import Address, host_and_port
 from chatkit.protocol.sanitize import visible
 
@@ -115,7 +115,7 @@ def _dropped(lines: int) -> str:
     return f"*** {lines} lines were dropped here"
 
 
-class Transcript:
+class Transcript(Handler):
     """The handler of `chat-server`: prints what happens. Uses nothing that other handlers don't have."""
 
     def __init__(self, printer: Printer, listening: Callable[[Address], None] = lambda address: None) -> None:
@@ -124,7 +124,7 @@ class Transcript:
         self._print = printer.put
 
     @property
-    def dropped(self) -> int:
+    def dropped(self) -> int:  # type: ignore[override]  # counted by the printer
         return self._printer.dropped
 
     def on_listening(self, address: Address) -> None:

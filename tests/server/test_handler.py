@@ -1,0 +1,53 @@
+"""Handlers that a server takes, and refuses."""
+
+from __future__ import annotations
+
+import re
+from types import SimpleNamespace
+
+import pytest
+
+from chatkit import Handler, Member, Message, Server
+from tests.helpers.servers import Serve
+
+
+class Misspelled(Handler):
+    def on_mesage(self, message: Message) -> Message:
+        return message
+
+
+class Coroutine(Handler):
+    async def on_join(self, member: Member) -> None:  # type: ignore[override]
+        pass
+
+
+class Other:
+    def on_weather(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("handler", "words"),
+    [
+        (Misspelled(), "has on_mesage, which is no hook; is it on_message?"),
+        (Coroutine(), "on_join is a coroutine"),
+        (Other, "the class Other, not an object of it: write Other()"),
+        (Other(), "has on_weather, which is no hook; the hooks are on_listening, on_join, on_message"),
+    ],
+)
+def test_a_handler_that_cannot_be_called_is_refused(handler: object, words: str) -> None:
+    """When the server is made, with one clear TypeError."""
+    with pytest.raises(TypeError, match=re.escape(words)):
+        Server(port=0, handler=handler)
+
+
+def test_any_object_with_hooks_is_a_handler(serve: Serve) -> None:
+    """A namespace with one hook, and a `Handler` without any of its own."""
+    seen = list[str]()
+    for handler in (SimpleNamespace(on_join=lambda member: seen.append(member.name)), Handler()):
+        started = serve(handler=handler)
+        ann, bob = started.peers(2)
+        ann.send(b"hi\n")
+        assert bob.line() == f"{ann.name}: hi".encode()
+        if not isinstance(handler, Handler):
+            assert sorted(seen) == sorted([ann.name, bob.name])
