@@ -8,7 +8,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 from pathlib import Path
 
@@ -65,6 +65,47 @@ def test_imports_run_one_way() -> None:
                 assert name == "testing", f"{name} imports pytest"
             else:
                 assert imported.partition(".")[0] in sys.stdlib_module_names, f"{name} imports {imported}"
+
+
+def modules_of_tests() -> dict[str, ast.Module]:
+    """Return each module of the tests, parsed, by its path."""
+    folder = ROOT / "tests"
+    return {str(path.relative_to(folder)): ast.parse(path.read_text()) for path in folder.rglob("*.py")}
+
+
+def test_tests_share_through_helpers() -> None:
+    """No test module imports another one, nor a conftest."""
+    for name in modules_of_tests():
+        shared = [each for each in imports(ROOT / "tests" / name) if each.startswith("tests.")]
+        assert all(each.startswith("tests.helpers") for each in shared), f"{name} imports {shared}"
+
+
+def is_private(name: str) -> bool:
+    """Say whether a part of a dotted name begins with an underscore; `__init__` is public."""
+    return any(re.match(r"_(?!_.*__$)", part) for part in name.split("."))
+
+
+def is_own(node: ast.expr) -> bool:
+    return isinstance(node, ast.Name) and node.id in ("self", "cls")
+
+
+def private_names(tree: ast.Module) -> Iterator[tuple[int, str]]:
+    """Yield (line, name) of each private name that is used of something but `self`, also as a string."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and is_private(node.attr) and not is_own(node.value):
+            yield node.lineno, node.attr
+        elif isinstance(node, ast.ImportFrom):
+            yield from ((node.lineno, alias.name) for alias in node.names if is_private(alias.name))
+        elif isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in ("getattr", "setattr"):
+            names = [each.value for each in node.args if isinstance(each, ast.Constant) and isinstance(each.value, str)]
+            yield from ((node.lineno, name) for name in names if is_private(name) and not is_own(node.args[0]))
+
+
+def test_one_module_knows_what_is_private() -> None:
+    """Beside tests/helpers/inside.py no test uses a private attribute of the library."""
+    for name, tree in modules_of_tests().items():
+        if name != "helpers/inside.py":
+            assert not list(private_names(tree)), f"{name}: tests/helpers/inside.py is the place for these"
 
 
 def test_importing_the_library_loads_nothing_but_the_standard_library() -> None:

@@ -25,11 +25,11 @@ from chatkit.room.batch import Batch, BatchBuilder, Received
 from chatkit.room.members import Member
 from chatkit.room.room import Room
 from chatkit.server.connection import Connection
-from chatkit.server.worker import Worker
 from chatkit.testing import ChatRoom, Guest
 from tests.helpers.aio import in_loop, raw_server, waiting_send
 from tests.helpers.commands import Run, client_with, start_server
 from tests.helpers.desks import Desk
+from tests.helpers.inside import hold_up, interrupt_starts, room_of, workers_of
 from tests.helpers.peers import DEADLINE, Peer
 from tests.helpers.processes import resident_kib
 from tests.helpers.servers import Serve
@@ -182,10 +182,7 @@ def test_many_joins_are_few_writes(serve: Serve, monkeypatch: pytest.MonkeyPatch
 
         monkeypatch.setattr(Connection, verb, counted)
 
-    def hold_up() -> None:
-        free.wait(DEADLINE)
-
-    started.server._pool.soon(hold_up)
+    hold_up(workers_of(started.server)[0], free)
     newcomers = started.peers(50)
     order = [started.events.wait_for("join") for _ in newcomers]
     free.set()
@@ -206,15 +203,12 @@ def test_stats_are_exact_while_members_join(serve: Serve, threads: int, held_up:
     assert started.events.wait_for("join") == peers[0].name
     (talker,) = started.server.members
 
-    def hold_up() -> None:
-        free.wait(DEADLINE)
-
-    for worker in started.server._pool._workers if held_up else ():
-        worker.post(hold_up)
+    for worker in workers_of(started.server) if held_up else ():
+        hold_up(worker, free)
     for number in range(30):
         peers.append(started.peer())
         assert started.events.wait_for("join") == peers[-1].name
-        started.server._room.receive([Received(talker, [f"{number}"])])
+        room_of(started.server).receive([Received(talker, [f"{number}"])])
     free.set()
     for first, peer in enumerate(peers[1:]):
         heard = list[bytes]()
@@ -306,7 +300,7 @@ def test_more_pieces_than_one_write_takes(serve: Serve, opening: bytes) -> None:
     ann.line()
     members = {member.name: member for member in started.server.members}
     turns = [Received(members[peer.name], [f"{number:05}"]) for number in range(3000) for peer in (ann, bob)]
-    started.server._room.receive(turns)
+    room_of(started.server).receive(turns)
     started.server.broadcast("end")
     for number in range(3000):
         line = ann.line()
@@ -342,22 +336,7 @@ def test_a_start_that_is_interrupted_leaves_no_thread(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Ctrl-C while a thread begins: what it needs isn't freed before it has ended."""
-    begin, held = Worker._set_ident, threading.Event()  # type: ignore[attr-defined]
-    real_start = Worker.start
-
-    def beginning(worker: Worker) -> None:
-        held.wait(DEADLINE)
-        begin(worker)
-
-    def start(worker: Worker) -> None:
-        threading.Thread(target=real_start, args=(worker,)).start()
-        while worker not in threading.enumerate():
-            pass
-        threading.Timer(0.05, held.set).start()
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Worker, "_set_ident", beginning)
-    monkeypatch.setattr(Worker, "start", start)
+    interrupt_starts(monkeypatch, threading.Event())
     before = set(threading.enumerate())
     with pytest.raises(KeyboardInterrupt):
         Server(port=0).start()

@@ -15,6 +15,7 @@ import pytest
 
 from chatkit import Action, Client, ConnectionClosed, Joined, Limits, Message, Notice, Private, Server, Welcome
 from chatkit.testing import ChatRoom, Guest
+from tests.helpers.inside import inbox_of
 from tests.helpers.marks import needs
 from tests.helpers.peers import DEADLINE
 
@@ -134,7 +135,7 @@ def test_nothing_said_is_nothing(chat_room: ChatRoom) -> None:
     """expect_nothing passes, for each guest, as often as one asks."""
     for guest in chat_room.join(3) * 3:
         guest.expect_nothing()
-        assert list(guest._inbox) == []
+        assert list(inbox_of(guest)) == []
 
 
 def test_expect_nothing_keeps_what_comes_later(chat_room: ChatRoom) -> None:
@@ -199,8 +200,8 @@ def test_expect_nothing_sees_what_the_server_said(how: str, threads: int) -> Non
                     says[how](f"{number}")
                 with pytest.raises(AssertionError, match="received Notice"):
                     bob.expect_nothing()
-                assert list(bob._inbox) == [Notice(f"{number}") for number in range(20)]
-                bob._inbox.clear()
+                assert list(inbox_of(bob)) == [Notice(f"{number}") for number in range(20)]
+                inbox_of(bob).clear()
 
 
 def test_expect_nothing_when_another_guest_has_left(chat_room: ChatRoom) -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from chatkit import Client, ConnectionClosed, Limits, Member, Message, Server
 from tests.helpers.commands import CONNECTED, DISCONNECTED, Run, shell
+from tests.helpers.inside import ending_of, is_sending, nobody_accepted
 from tests.helpers.peers import DEADLINE, Peer, assert_healthy
 from tests.helpers.servers import Serve
 
@@ -105,13 +106,11 @@ def test_hooks_use_the_server_from_first_to_last() -> None:
         greeter.server = Server(port=0, handler=greeter, limits=Limits(drain_seconds=0.1))
         with greeter.server:
             assert greeter.peers[0].line() == b"*** hello"
-            acceptor = greeter.server._pool._acceptor
-            assert acceptor
-            with acceptor._accepting:
+            with nobody_accepted(greeter.server):
                 greeter.peers.append(Peer(greeter.server.port))
                 ending = threading.Thread(target=greeter.server.shutdown)
                 ending.start()
-                assert greeter.server._over.wait(DEADLINE)
+                assert ending_of(greeter.server).wait(DEADLINE)
             ending.join(DEADLINE)
             assert b"handler" not in greeter.peers[1].rest()
         for peer in greeter.peers:
@@ -218,7 +217,7 @@ def test_closing_while_another_thread_sends() -> None:
         with sock:
             sender = threading.Thread(target=send)
             sender.start()
-            while not client._connection.sending.locked():
+            while not is_sending(client):
                 pass
             sock.recv(1000)
             client.close(grace=0.1)

@@ -29,7 +29,7 @@ def proxy(serve: Serve) -> Iterator[tuple[Started, Proxy]]:
 def join(run: Run, proxy: Proxy, *options: str) -> tuple[Running, Link]:
     """A client named ada, and its connection; it is in the room."""
     client = run("chat-client", "--port", str(proxy.port), "--name", "ada", "--reconnect", *options)
-    return client, proxy._new_links.get(timeout=DEADLINE)
+    return client, proxy.next_link()
 
 
 def lose_a_line(client: Running, link: Link) -> None:

@@ -14,10 +14,10 @@ import pytest
 
 from chatkit import AsyncClient, Client, ConnectionClosed, Event, Limits, NameTaken, Notice, ProtocolError, Server
 from chatkit.client import aio_connection
-from chatkit.client.aio_connection import AsyncConnection
 from chatkit.events import Error, Gap, Joined, Left, Message, Renamed, Welcome
 from chatkit.testing import ChatRoom
 from tests.helpers.aio import BLOCK, in_loop, raw_server, waiting_send
+from tests.helpers.inside import aio_connection_of, transport_of
 from tests.helpers.leaks import open_descriptors
 from tests.helpers.peers import DEADLINE, Peer
 
@@ -201,8 +201,7 @@ async def test_send_waits_for_a_slow_server() -> None:
     """Little is piled up for a server that reads nothing; once it reads, the send returns and nothing is missing."""
     async with raw_server() as (client, sock):
         number, task = await waiting_send(client)
-        assert isinstance(client._connection, AsyncConnection)
-        assert client._connection.stream.transport.get_write_buffer_size() < 200_000
+        assert transport_of(client).get_write_buffer_size() < 200_000
         assert await lines_of(sock, number + 1) == [BLOCK] * (number + 1)
         await task
         sock.close()
@@ -463,11 +462,10 @@ async def test_who_takes_nothing_stops_reading(monkeypatch: pytest.MonkeyPatch) 
     async with raw_server() as (client, sock):
         lines = "".join(f"*** {line} {BLOCK}\n" for line in range(number)).encode()
         pouring = asyncio.create_task(asyncio.get_running_loop().sock_sendall(sock, lines))
-        assert isinstance(client._connection, AsyncConnection)
         for _ in range(3):
-            while client._connection.stream.transport.is_reading():
+            while transport_of(client).is_reading():
                 await asyncio.sleep(0)
-        assert len(client._connection.received) <= 10 + one_read // len(BLOCK) + 1
+        assert len(aio_connection_of(client).received) <= 10 + one_read // len(BLOCK) + 1
         assert not pouring.done()
         assert [event.text.split()[0] for event in await received(client, number)] == [str(n) for n in range(number)]
         await pouring

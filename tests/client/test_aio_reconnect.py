@@ -30,6 +30,7 @@ from chatkit.client import aio_connection, aio_reconnect
 from chatkit.client.backoff import Backoff
 from chatkit.errors import NotConnected
 from tests.helpers.aio import in_loop
+from tests.helpers.inside import aio_connection_of, transport_of
 from tests.helpers.peers import DEADLINE, trusting
 from tests.helpers.proxy import Link, Proxy
 from tests.helpers.servers import Serve, Started
@@ -62,12 +63,6 @@ async def member(started: Started, **options: Any) -> AsyncIterator[tuple[AsyncC
 
 def link_of(proxy: Proxy, client: AsyncClient) -> Link:
     return proxy.link_of(client)  # type: ignore[arg-type]  # it asks for no more than the address
-
-
-def transport_of(client: AsyncClient) -> asyncio.Transport:
-    assert isinstance(client._connection, aio_reconnect.AsyncReconnectingConnection)
-    assert client._connection._connection
-    return client._connection._connection.stream.transport
 
 
 async def say(client: AsyncClient, number: int) -> None:
@@ -277,13 +272,12 @@ def test_who_does_not_receive_stops_reading(serve: Serve, delays: Delays, monkey
     @in_loop
     async def check() -> None:
         async with member(started) as (bob, _):
-            assert isinstance(bob._connection, aio_reconnect.AsyncReconnectingConnection)
             transport = transport_of(bob)
             number = 0
             while transport.is_reading():
                 ann.send(b"%d\n" % number)
                 number += 1
-                while len(bob._connection.received) < number:  # each in a read of its own
+                while len(aio_connection_of(bob).received) < number:  # each in a read of its own
                     await asyncio.sleep(0)
             assert number == 11
             assert await texts(bob, f"{number - 1}") == [f"{n}" for n in range(number)]
@@ -300,7 +294,7 @@ def test_a_receiver_misses_nothing(serve: Serve, delays: Delays) -> None:
 
     def cut(proxy: Proxy, ann: Client) -> None:
         for _ in range(times):
-            link = proxy._new_links.get(timeout=DEADLINE)
+            link = proxy.next_link()
             link.to_client.stall(chance.randrange(400))
             for number in range(10):
                 ann.send(f"{number}")

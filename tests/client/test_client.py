@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from chatkit import Client, ConnectionClosed, Event, Message, Notice, ProtocolError, Server
+from tests.helpers.inside import is_receiving, is_sending
 from tests.helpers.peers import DEADLINE
 from tests.helpers.servers import Serve
 
@@ -89,7 +90,7 @@ def test_receive_waits_no_longer_than_asked(serve: Serve) -> None:
                 ann.receive(timeout)
         waiting = threading.Thread(target=ann.receive)
         waiting.start()
-        while not ann._receiving.locked():
+        while not is_receiving(ann):
             pass
         with pytest.raises(TimeoutError):
             ann.receive(0.01)
@@ -116,8 +117,8 @@ def test_close_in_another_thread_ends_the_wait(waits_in: str) -> None:
 
         thread = threading.Thread(target=wait)
         thread.start()
-        lock = client._receiving if waits_in == "receive" else client._connection.sending
-        while not lock.locked():
+        is_waiting = is_receiving if waits_in == "receive" else is_sending
+        while not is_waiting(client):
             pass
         client.close(grace=0.1)
         thread.join(DEADLINE)

@@ -30,6 +30,7 @@ from chatkit import (
 from chatkit.client import connection, reconnect
 from chatkit.client.resume import ResumeState
 from chatkit.errors import NotConnected
+from tests.helpers.inside import after_taking_up, received_events
 from tests.helpers.peers import DEADLINE, Peer
 from tests.helpers.reconnecting import QUICK, Gate, member, next_of, texts
 from tests.helpers.servers import Serve, Started
@@ -71,27 +72,19 @@ def test_the_absence_is_framed_and_the_name_taken_back(serve: Serve, gate: Gate)
 
 def test_the_return_between_looking_and_waiting(serve: Serve, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who receives doesn't wait for more when the thread has brought something in that moment."""
-    take_up, read, wait, is_back = (
-        reconnect.ReconnectingConnection._take_up,
-        reconnect.ReconnectingConnection.read,
-        connection.ClientConnection.read,
-        threading.Event(),
-    )
+    read, wait = reconnect.ReconnectingConnection.read, connection.ClientConnection.read
+    is_back = threading.Event()
 
-    def taken_up(links: reconnect.ReconnectingConnection, link: connection.ClientConnection) -> None:
-        take_up(links, link)
-        is_back.set()
-
-    def late(links: reconnect.ReconnectingConnection, deadline: float | None) -> None:
+    def late(reconnecting: reconnect.ReconnectingConnection, deadline: float | None) -> None:
         gate.put(0)
         assert is_back.wait(DEADLINE)
-        read(links, deadline)
+        read(reconnecting, deadline)
 
     def waits(one: connection.ClientConnection, *arguments: Any) -> None:
-        assert not bob._received, "waits, though something has arrived"
+        assert not received_events(bob), "waits, though something has arrived"
         wait(one, *arguments)
 
-    monkeypatch.setattr(reconnect.ReconnectingConnection, "_take_up", taken_up)
+    after_taking_up(monkeypatch, is_back.set)
     with member(serve()) as (bob, proxy):
         proxy.link_of(bob).reset()
         assert isinstance(bob.receive(DEADLINE), Disconnected)
@@ -264,7 +257,7 @@ def test_who_sends_keeps_what_arrives_meanwhile(serve: Serve) -> None:
         for number in range(3):
             ann.send(b"%d\n" % number)
             heard(bob, ann, 200)
-        assert bob._received  # nobody else has taken them in
+        assert received_events(bob)  # nobody else has taken them in
         ann.send(b"3\n")
         assert texts(bob, "3") == ["0", "1", "2", "3"]
 
@@ -279,7 +272,7 @@ def test_who_sends_takes_in_only_so_much(serve: Serve, monkeypatch: pytest.Monke
             ann.send(b"%d %s\n" % (number, b"x" * 4000))
             started.events.wait_for("message")
         heard(bob, ann, 1000)
-        assert 10 <= len(bob._received) < 10 + connection.READ_BYTES // 4000 + 1
+        assert 10 <= len(received_events(bob)) < 10 + connection.READ_BYTES // 4000 + 1
         assert [text.split()[0] for text in texts(bob, "99 " + "x" * 4000)] == [f"{number}" for number in range(100)]
 
 

@@ -14,6 +14,7 @@ import trustme
 
 from chatkit import Client, ConnectionClosed, Disconnected, Error, PasswordRefused, ProtocolError, Reconnected, Server
 from chatkit.tls import client_context, server_context
+from tests.helpers.inside import is_receiving
 from tests.helpers.papers import Papers
 from tests.helpers.peers import DEADLINE
 from tests.helpers.reconnecting import QUICK, member, next_of
@@ -28,7 +29,7 @@ def test_close_ends_an_absence_at_once(serve: Serve) -> None:
         next_of(bob, Disconnected)
         waiting = threading.Thread(target=lambda: list(bob))
         waiting.start()
-        while not bob._receiving.locked():
+        while not is_receiving(bob):
             pass
         begun = time.monotonic()
         bob.close()

@@ -13,6 +13,7 @@ from chatkit import Client, ConnectionClosed, Disconnected, Notice, Reconnected,
 from chatkit.client import connection, reconnect
 from chatkit.client.backoff import Backoff
 from chatkit.client.reconnect import Reconnector
+from tests.helpers.inside import connection_under, socket_of
 from tests.helpers.peers import DEADLINE, trusting
 from tests.helpers.proxy import Proxy
 from tests.helpers.reconnecting import QUICK, Gate, member, next_of, texts
@@ -25,7 +26,7 @@ HUGE = "x" * 60_000
 @contextmanager
 def in_room(started: Started, **options: object) -> Iterator[tuple[Client, Proxy]]:
     """As `member`, in TLS if the server speaks it."""
-    with member(started, tls=trusting() if started._tls else False, **options) as both:
+    with member(started, tls=trusting() if started.tls else False, **options) as both:
         yield both
 
 
@@ -40,21 +41,12 @@ def data_of(sock: socket.socket) -> None:
     assert sock.recv(1 << 24)
 
 
-def connection_under(client: Client) -> connection.ClientConnection:
-    assert isinstance(client._connection, reconnect.ReconnectingConnection)
-    assert client._connection._connection
-    return client._connection._connection
-
-
 @pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="this system has no TCP_USER_TIMEOUT")
 @pytest.mark.parametrize("reconnect", [False, True])
 def test_the_kernel_finds_a_silent_loss(serve: Serve, reconnect: bool) -> None:
     """A server that the network can't reach any more is asked after 30 s, and given up within a minute."""
     with Client(port=serve().port, reconnect=reconnect) as client:
-        under = connection_under(client) if reconnect else client._connection
-        assert isinstance(under, connection.ClientConnection)
-        sock = under._socket
-        assert isinstance(sock, socket.socket)
+        sock = socket_of(connection_under(client))
         assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
         names = ["TCP_NODELAY", "TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT", "TCP_USER_TIMEOUT"]
         assert [sock.getsockopt(socket.IPPROTO_TCP, getattr(socket, n)) for n in names] == [1, 30, 10, 3, 30_000]

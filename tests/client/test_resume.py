@@ -31,6 +31,7 @@ from chatkit.client.backoff import FIRST_SECONDS, LONGEST_SECONDS, STEADY_SECOND
 from chatkit.client.resume import ResumeState
 from chatkit.errors import NotConnected, PasswordRefused
 from chatkit.protocol.sanitize import clean
+from tests.helpers.inside import current_name, open_questions, take_back
 
 ROOM, OTHER_ROOM = "0" * 16, "1" * 16
 RESET = ConnectionClosed("Connection reset by peer", clean=False)
@@ -230,7 +231,7 @@ def test_a_line_that_was_said_before_a_rename() -> None:
     state = resuming(name="51044")
     state.send("x")
     for name in ("ada", "eve"):
-        state.receive(Renamed(state._name, name))
+        state.receive(Renamed(current_name(state), name))
     state.receive(Synced(7))
     state.send("hi")
     state.receive(Renamed("eve", "zoe"))
@@ -417,7 +418,7 @@ def test_lines_are_proved_one_by_one() -> None:
     for line in ("a", "a", "b"):
         state.send(line)
     back(state)
-    state._in_flight.take_back()
+    take_back(state)
     assert [state.receive(message(number, "a", "ada")) for number in (8, 9)] == [[], []]
     for number, text in ((10, "a"), (11, "b")):
         assert state.receive(message(number, text, "ada")) == [message(number, text, "ada")]
@@ -441,7 +442,7 @@ def test_questions_without_answers_are_bounded(monkeypatch: pytest.MonkeyPatch) 
     state = resuming()
     for line in ["/sync"] * 10 + ["a"]:
         state.send(line)
-    assert len(state._in_flight._questions) == 3
+    assert open_questions(state) == 3
     assert [state.receive(Synced(8)) for _ in range(9)] == [[Synced(8)]] * 9
     assert not state.owes
     assert state.receive(Synced(8)) == [Synced(8)]

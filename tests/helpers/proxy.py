@@ -178,9 +178,13 @@ class Proxy:
     def link_of(self, client: Client) -> Link:
         """The client's connection. When this returns it is connected to the server, too."""
         while client.address[1] not in self._known:
-            link = self._new_links.get(timeout=DEADLINE)
+            link = self.next_link()
             self._known[link.client_port] = link
         return self._known[client.address[1]]
+
+    def next_link(self) -> Link:
+        """The next connection that nobody has asked for. When this returns it is connected to the server, too."""
+        return self._new_links.get(timeout=DEADLINE)
 
     def __enter__(self) -> Self:
         self._listener = socket.create_server(("127.0.0.1", 0))

@@ -41,16 +41,16 @@ class Started:
 
     def __init__(self, stack: ExitStack, **options: Any) -> None:
         self._stack = stack
-        self._tls = options.get("tls") is not None
+        self.tls = options.get("tls") is not None
         self.events = EventLog()
         self.server = stack.enter_context(Server(port=0, **{"handler": self.events, **options}))
         self.port = self.server.port
 
     def peer(self, **options: Any) -> Peer:
-        peer = Peer(self.port, tls=self._tls, **options)
+        peer = Peer(self.port, tls=self.tls, **options)
         self._stack.callback(peer.close)
         until = time.monotonic() + DEADLINE
-        while self._tls and peer.name not in [member.name for member in self.server.members]:
+        while self.tls and peer.name not in [member.name for member in self.server.members]:
             assert time.monotonic() < until  # the server's side of the handshake ends a moment after ours
         return peer
 

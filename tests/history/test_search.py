@@ -22,6 +22,7 @@ from chatkit.history.search import fold
 from chatkit.history.sqlite.schema import APPLICATION_ID, VERSION
 from chatkit.history.sqlite.store import SqliteHistory
 from tests.helpers.history_files import START, connect, has_trigrams, indexing, insert, write
+from tests.helpers.inside import after_each_question
 
 SAID = [
     "Hi!",
@@ -218,17 +219,15 @@ def test_a_server_that_came_and_went_meanwhile(path: Path, monkeypatch: pytest.M
     """What was read while another wrote the file itself doesn't count: it is read once more."""
     write(path, some_messages(2)).close()
     later = [Message("ada", "later", 100, START)]
-    ask, asked = search._Reader._ask_once, list[bool]()
+    asked = list[bool]()
 
-    def ask_and_write(self: Any, *arguments: Any, **options: Any) -> Any:
-        asked.append(options["immutable"])
-        answer = ask(self, *arguments, **options)
+    def write_after_the_first(immutable: bool) -> None:
+        asked.append(immutable)
         if len(asked) == 1:
             with closing(connect(path)) as server:
                 insert(server, later)
-        return answer
 
-    monkeypatch.setattr(search._Reader, "_ask_once", ask_and_write)
+    after_each_question(monkeypatch, write_after_the_first)
     assert list(search.browse(path)) == some_messages(2) + later
     assert asked == [True, True, True]
 

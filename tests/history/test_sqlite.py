@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import sqlite3
 import stat
 import time
@@ -22,6 +21,7 @@ from chatkit.history.sqlite import maintenance
 from chatkit.history.sqlite.schema import VERSION
 from chatkit.history.sqlite.store import RESERVED_IDS, SqliteHistory
 from tests.helpers.history_contract import ALL, TIME, DurableContract, HistoryContract, said
+from tests.helpers.inside import checkpoint, crash, drop_cached_pages, reader_of, writer_of
 
 Open = Callable[..., SqliteHistory]
 
@@ -67,14 +67,6 @@ def tidy_up(history: SqliteHistory) -> None:
     pytest.fail("there is always more to do")
 
 
-def crash(history: SqliteHistory) -> None:
-    """As `kill -9` would leave it: nothing is said to the file any more."""
-    history._disconnect()
-    assert history._lock is not None
-    os.close(history._lock)
-    history._lock = None
-
-
 def test_memory_forgets_the_oldest() -> None:
     """It keeps so many, and knows where they begin."""
     history = MemoryHistory(3)
@@ -109,8 +101,7 @@ def test_options_that_make_no_sense(path: Path) -> None:
 def test_sync(open_history: Open, sync: str, level: int) -> None:
     """SQLite is told how much a commit waits for the disk."""
     history = open_history(sync=sync)
-    assert history._writer
-    assert history._writer.execute("PRAGMA synchronous").fetchone() == (level,)
+    assert writer_of(history).execute("PRAGMA synchronous").fetchone() == (level,)
 
 
 def test_ids_are_never_given_again_after_a_crash(open_history: Open) -> None:
@@ -314,15 +305,12 @@ def test_damage_while_it_runs(path: Path, open_history: Open) -> None:
     history = open_history()
     history.append(said(*range(1, 2001)))
     tidy_up(history)
-    history._upkeep._checkpoint()  # type: ignore[union-attr]
+    checkpoint(history)
     with open(path, "r+b") as file:
         file.seek(4096)
         file.write(b"\xff" * (path.stat().st_size - 4096))
     name = history.epoch
-    for connection in (history._writer, history._reader):
-        if connection:
-            connection.execute("PRAGMA cache_size = 0")
-            connection.execute("PRAGMA shrink_memory")
+    drop_cached_pages(history)
     history.append(said(2001))
     (aside,) = path.parent.glob("chat.db.damaged-*")
     assert b"\xff" * 4096 in aside.read_bytes()
@@ -420,8 +408,7 @@ def test_reading_takes_one_step(open_history: Open) -> None:
     history.append(said(*range(1, 501)))
     steps = list[str]()
     history.read(0, 1, 1)
-    assert history._reader
-    history._reader.set_trace_callback(steps.append)
+    reader_of(history).set_trace_callback(steps.append)
     assert len(history.read(0, ALL, ALL)) == 500
     assert len(steps) == 1
     assert json.dumps(steps).count("json_group_array") == 1

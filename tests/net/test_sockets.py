@@ -6,13 +6,14 @@ import selectors
 from typing import Any
 
 from chatkit.net.sockets import Waker
+from tests.helpers.inside import waker_reading, waker_socket
 
 
 def test_a_wake_up_while_another_is_cleared_is_not_lost() -> None:
     """Whatever `wake` falls into `clear`, the next one wakes again."""
     with selectors.DefaultSelector() as selector:
         waker = Waker(selector)
-        reader = waker._reader
+        reader = waker_socket(waker)
 
         class WokenMeanwhile:
             def recv(self, size: int) -> bytes:
@@ -22,10 +23,9 @@ def test_a_wake_up_while_another_is_cleared_is_not_lost() -> None:
             def __getattr__(self, name: str) -> Any:
                 return getattr(reader, name)
 
-        waker._reader = WokenMeanwhile()  # type: ignore[assignment]
-        waker.wake()
-        waker.clear()
-        waker._reader = reader
+        with waker_reading(waker, WokenMeanwhile()):
+            waker.wake()
+            waker.clear()
         waker.wake()
         assert selector.select(0)
         waker.clear()
@@ -40,5 +40,5 @@ def test_waking_twice_costs_one_byte() -> None:
         waker.clear()
         waker.wake()
         waker.wake()
-        assert waker._reader.recv(10) == b"\0"
+        assert waker_socket(waker).recv(10) == b"\0"
         waker.close()

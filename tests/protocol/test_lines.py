@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from chatkit.protocol.lines import BadLine, Foreign, Line
 from chatkit.protocol.sanitize import clean, visible
 from chatkit.protocol.sniff import SniffingDecoder
+from tests.helpers.inside import partial_line
 
 LIMIT = 8
 TOO_LONG = BadLine("too_long", "longer than 8 bytes")
@@ -101,7 +102,7 @@ def test_a_line_without_end_takes_no_memory() -> None:
     decoder = SniffingDecoder(LIMIT)
     reported = [line for _ in range(1000) for line in decoder.receive_data(b"x" * 100)]
     assert reported == [TOO_LONG]
-    assert decoder._partial == b""
+    assert partial_line(decoder) == b""
     assert decoder.in_line
 
 

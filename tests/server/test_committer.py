@@ -21,7 +21,17 @@ from chatkit.room import committer
 from chatkit.room.batch import Batch, Encoded, Subscribe
 from chatkit.room.committer import Committer
 from chatkit.room.publisher import PageRequest
-from chatkit.server.worker import Worker
+from tests.helpers.inside import (
+    after_forgetting,
+    before_waiting_for_publisher,
+    break_publisher,
+    committer_of,
+    next_retry,
+    publisher_of,
+    recover,
+    threads_of,
+    waiting_bytes,
+)
 from tests.helpers.peers import DEADLINE, Peer
 from tests.helpers.servers import Serve
 
@@ -205,7 +215,8 @@ def test_the_end_doesnt_wait_for_a_history_that_hangs(store: Scripted) -> None:
         store.gate.set()
         for peer in (ann, bob):
             peer.close()
-        server._room.publisher._writer.join(DEADLINE)  # type: ignore[attr-defined]
+        for thread in threads_of(committer_of(server)):
+            thread.join(DEADLINE)
 
 
 def test_required(serve: Serve, store: Scripted, log: Log) -> None:
@@ -241,13 +252,8 @@ def test_required_needs_a_history() -> None:
 
 def test_who_says_much_waits(serve: Serve, store: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
     """What waits to be kept has a bound: beyond it the room reads no more, and afterwards nothing is lost."""
-    full, wait = threading.Event(), Worker._wait_for_publisher
-
-    def waits(worker: Worker) -> bool:
-        full.set()
-        return wait(worker)
-
-    monkeypatch.setattr(Worker, "_wait_for_publisher", waits)
+    full = threading.Event()
+    before_waiting_for_publisher(monkeypatch, full.set)
     started = serve(history=store, limits=Limits(history_seconds=60))
     ann, bob = started.peers(2)
     store.gate.clear()
@@ -255,9 +261,8 @@ def test_who_says_much_waits(serve: Serve, store: Scripted, monkeypatch: pytest.
     thread = threading.Thread(target=ann.send, args=(line * 20_000,))
     thread.start()
     assert full.wait(DEADLINE)
-    publisher: Any = started.server._room.publisher
-    assert publisher.is_backlogged
-    assert publisher._put_bytes - publisher._taken_bytes < 4 * committer.MAX_WAITING_BYTES
+    assert publisher_of(started.server).is_backlogged
+    assert waiting_bytes(committer_of(started.server)) < 4 * committer.MAX_WAITING_BYTES
     store.gate.set()
     bob.lines(20_000)
     thread.join(DEADLINE)
@@ -269,7 +274,7 @@ def test_a_committer_that_dies_ends_the_server(serve: Serve, store: Scripted, ca
     server = Server(port=0, history=store)
     server.start()
     ann = Peer(server.port)
-    server._room.publisher._fan_out = None  # type: ignore[method-assign, assignment]
+    break_publisher(publisher_of(server))
     ann.send(b"Hi!\n")
     ann.rest()
     ann.close()
@@ -307,8 +312,7 @@ def test_a_history_that_is_slower_than_the_end(store: Scripted, caplog: pytest.L
     server.shutdown(grace=0.2)
     ann.close()
     store.gate.set()
-    publisher: Any = server._room.publisher
-    for thread in (publisher._thread, publisher._writer):
+    for thread in threads_of(committer_of(server)):
         thread.join(DEADLINE)
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
     server.shutdown()
@@ -342,13 +346,13 @@ def test_trouble_that_comes_back_is_tried_less_often(store: Scripted, monkeypatc
     now = 1000.0
     monkeypatch.setattr(committer, "time", SimpleNamespace(monotonic=lambda: now))
     committing = Committer(store, Limits(), required=False)
-    waits = [committing._next_retry()]
+    waits = [next_retry(committing)]
     for _ in range(6):
-        committing._well_since = now
-        waits.append(committing._next_retry())
+        recover(committing, now)
+        waits.append(next_retry(committing))
     assert waits == [1, 2, 4, 8, 16, 30, 30]
     now += 60
-    assert committing._next_retry() == 1
+    assert next_retry(committing) == 1
 
 
 def test_what_was_pruned_is_forgotten(serve: Serve, tmp_path: Path) -> None:
@@ -357,8 +361,7 @@ def test_what_was_pruned_is_forgotten(serve: Serve, tmp_path: Path) -> None:
     ann = started.peer()
     ann.send(b"".join(b"%d\n" % number for number in range(300)) + b"/sync\n")
     ann.line()
-    publisher: Any = started.server._room.publisher
-    pruned, forget = threading.Event(), publisher._forget
+    publisher, pruned = committer_of(started.server), threading.Event()
     pages = SimpleQueue[bytes]()
 
     def page() -> bytes:
@@ -367,12 +370,11 @@ def test_what_was_pruned_is_forgotten(serve: Serve, tmp_path: Path) -> None:
 
     assert page().startswith(b"%s: 0\n" % ann.name.encode())
 
-    def forgets(upto: int) -> None:
-        forget(upto)
+    def forgotten(upto: int) -> None:
         if upto == 295:
             pruned.set()
 
-    publisher._forget = forgets
+    after_forgetting(publisher, forgotten)
     ann.send(b"/sync\n")
     assert pruned.wait(DEADLINE)
     bob = started.peer()

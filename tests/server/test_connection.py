@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from chatkit import Limits
 from chatkit.server.connection import WRITE_BYTES, Connection
+from tests.helpers.inside import pending_pieces
 
 
 class ScriptedSocket:
@@ -113,8 +114,7 @@ def test_large_pieces_are_shared() -> None:
     for conn in slow:
         conn.write(batch)
         conn.flush()
-        assert conn._pending
-        assert conn._pending[0] is batch
+        assert pending_pieces(conn)[0] is batch
 
 
 def test_ends_after_what_is_pending() -> None:

@@ -22,6 +22,7 @@ from chatkit.protocol.lines import check_password
 from chatkit.server import login as password
 from chatkit.server.login import PasswordAuth
 from tests.helpers.commands import BIN, CONNECTED, DISCONNECTED, Run
+from tests.helpers.inside import failed_addresses, places, room_of
 from tests.helpers.peers import DEADLINE, Peer, assert_healthy
 from tests.helpers.servers import Started
 
@@ -75,8 +76,8 @@ def asked(started: Started) -> Peer:
 
 def assert_no_place_is_lost(started: Started) -> None:
     started.server.shutdown(grace=0)
-    roster = started.server._room.roster
-    assert (roster._reserved, roster._from_address, roster.members) == (0, {}, [])
+    roster = room_of(started.server).roster
+    assert (*places(roster), roster.members) == (0, {}, [])
 
 
 def test_auth_compares_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,7 +139,7 @@ def test_auth_remembers_so_many_addresses(clock: SimpleNamespace, monkeypatch: p
     auth = PasswordAuth("sesame")
     for number in range(100):
         auth.verify(f"10.0.0.{number}", "open")
-    assert len(auth._failures) == 10
+    assert failed_addresses(auth) == 10
     assert [auth.next_attempt_at(f"10.0.0.{number}") > clock.now for number in (0, 89, 90, 99)] == [
         False,
         False,

@@ -14,6 +14,7 @@ import pytest
 
 from chatkit import Limits, Member, Message, Server
 from chatkit.room.room import Room
+from tests.helpers.inside import ending_of, replace_listener
 from tests.helpers.marks import over_tls
 from tests.helpers.peers import DEADLINE, Peer
 from tests.helpers.servers import EventLog, Serve, Started
@@ -226,7 +227,7 @@ def test_shutdown_delivers_what_another_worker_still_reads(serve: Serve) -> None
     assert seen.wait(DEADLINE)
     ending = threading.Thread(target=started.server.shutdown)
     ending.start()
-    assert started.server._over.wait(DEADLINE)
+    assert ending_of(started.server).wait(DEADLINE)
     go_on.set()
     assert bob.rest().count(b"\n") == 50_000
     for thread in (sender, ending):
@@ -439,20 +440,21 @@ def test_a_dead_worker_ends_the_server(monkeypatch: pytest.MonkeyPatch, caplog: 
 def test_accept_that_fails_pauses_and_goes_on(serve: Serve, caplog: pytest.LogCaptureFixture, code: int) -> None:
     """Lack of descriptors is logged once, and ends by itself; a peer that gave up while it waited is no matter."""
     started = serve()
-    acceptor = started.server._pool._acceptor
-    assert acceptor
-    listener, failures = acceptor._listener, [OSError(code, os.strerror(code))] * 3 + [ConnectionAbortedError()]
+    failures = [OSError(code, os.strerror(code))] * 3 + [ConnectionAbortedError()]
 
     class Failing:
+        def __init__(self, listener: socket.socket) -> None:
+            self.listener = listener
+
         def accept(self) -> Any:
             if failures:
                 raise failures.pop(0)
-            return listener.accept()
+            return self.listener.accept()
 
         def __getattr__(self, name: str) -> Any:
-            return getattr(listener, name)
+            return getattr(self.listener, name)
 
-    acceptor._listener = Failing()  # type: ignore[assignment]
+    replace_listener(started.server, Failing)
     ann, bob = started.peers(2)
     started.events.wait_for("join")
     started.events.wait_for("join")

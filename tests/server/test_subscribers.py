@@ -14,6 +14,7 @@ from chatkit.history.base import HistoryError
 from chatkit.history.memory import MemoryHistory
 from chatkit.protocol.formats import parse_json
 from chatkit.server import subscribers
+from tests.helpers.inside import before_release, call_soon, connections_of, publisher_of, workers_of
 from tests.helpers.marks import over_tls
 from tests.helpers.peers import Peer
 from tests.helpers.servers import Serve, Started
@@ -114,7 +115,7 @@ def test_in_pages(serve: Serve, where: dict[str, Any], monkeypatch: pytest.Monke
     ann.send(b"".join(b"%d\n" % number for number in range(1, 2001)))
     bob.lines(2000)
     bob.send(b"/json 7\n")
-    assert event(bob.line()) == Welcome(bob.name, 2000, started.server._room.publisher.epoch)
+    assert event(bob.line()) == Welcome(bob.name, 2000, publisher_of(started.server).epoch)
     assert [message.text for message in messages_upto(bob, 2000)] == [str(number) for number in range(8, 2001)]
 
 
@@ -222,7 +223,7 @@ def test_who_leaves_and_stops_reading_gets_no_whole_end(serve: Serve, tmp_path: 
     bob = started.peer(receive_buffer=4096)
     bob.send(b"/json 0\nexit\n")
     started.events.wait_for("leave")
-    worker = started.server._pool._workers[0]
+    (worker,) = workers_of(started.server)
     done = threading.Event()
 
     def look() -> None:
@@ -245,12 +246,12 @@ def test_nobody_is_told_anything_after_a_reset(serve: Serve, tmp_path: Path) -> 
         peer.send(b"/json 0\n")
         peer.line()
         peer.reset()
-    connections, done = started.server._pool._workers[0]._connections, threading.Event()
+    connections, done = connections_of(started.server), threading.Event()
 
     def look() -> None:
-        done.set() if len(connections) == 1 and not connections.replaying else started.server._pool.soon(look)
+        done.set() if len(connections) == 1 and not connections.replaying else call_soon(started.server, look)
 
-    started.server._pool.soon(look)
+    call_soon(started.server, look)
     assert done.wait(5)
 
 
@@ -264,7 +265,7 @@ def test_pages_of_all_who_dont_read_have_a_bound(serve: Serve, tmp_path: Path, m
     idle = [started.peer(receive_buffer=4096) for _ in range(4)]
     for peer in idle:
         peer.send(b"/json 0\n")
-    connections = started.server._pool._workers[0]._connections
+    connections = connections_of(started.server)
     until_all_wait = threading.Event()
 
     def look() -> None:
@@ -273,23 +274,18 @@ def test_pages_of_all_who_dont_read_have_a_bound(serve: Serve, tmp_path: Path, m
             pending.extend(waiting)
             until_all_wait.set()
         else:
-            started.server._pool.soon(look)
+            call_soon(started.server, look)
 
     pending: list[int] = []
-    started.server._pool.soon(look)
+    call_soon(started.server, look)
     assert until_all_wait.wait(10)
     assert sum(pending) <= 2 * 200_000
 
 
 def test_a_replay_leaves_room_for_what_follows(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     """At its end at most half of what may be pending is waiting, so that nobody is cut off for the next burst."""
-    waiting, release = list[int](), subscribers.Subscribers._release
-
-    def look(all_of_them: subscribers.Subscribers, told: Any) -> None:
-        waiting.append(told.held_bytes)
-        release(all_of_them, told)
-
-    monkeypatch.setattr(subscribers.Subscribers, "_release", look)
+    waiting = list[int]()
+    before_release(monkeypatch, lambda replay: waiting.append(replay.held_bytes))
     limits = Limits(history_size=3, max_pending_bytes=100_000)
     started = serve(replay=50_000, history=MemoryHistory(100_000), limits=limits)
     ann = started.peer()
@@ -379,7 +375,7 @@ def test_gaps_are_where_they_are(
     ann, bob = started.peers(2)
     for broken, lines in ((False, b"1\n2\n"), (True, b"3\n4\n5\n"), (False, b"6\n7\n8\n9\n")):
         store.broken = broken
-        while store.broken != bool(started.server._room.publisher.failure) and not broken:
+        while store.broken != bool(publisher_of(started.server).failure) and not broken:
             sync(ann)
         ann.send(lines)
         bob.lines(lines.count(b"\n"))

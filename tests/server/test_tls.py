@@ -22,6 +22,7 @@ from chatkit import AsyncClient, Client, ConnectionClosed, Limits, Message, Noti
 from chatkit.net.tls_transport import NOT_TLS, TlsTransport
 from chatkit.server.connection import Connection
 from chatkit.tls import client_context, server_context
+from tests.helpers.inside import fill_outgoing
 from tests.helpers.papers import HOST, Papers
 from tests.helpers.peers import DEADLINE, Peer
 from tests.helpers.servers import Started
@@ -584,7 +585,7 @@ def test_who_reads_no_answers_of_tls_is_ended(papers: Papers) -> None:
         client, server = shaken(papers, near, far)
         connection = Connection(server, Limits())
         connection.write(b"x" * 1_000_000)  # the kernel is full
-        server._outgoing.write(b"x" * 70_000)  # as thousands of key updates would
+        fill_outgoing(server, b"x" * 70_000)  # as thousands of key updates would
         client.send(b"hello\n")
         assert connection.receive(65536) == []
         assert connection.end == "connection reset"

@@ -18,6 +18,7 @@ from chatkit import Limits, Message
 from chatkit.history.base import HistoryError
 from chatkit.history.sqlite.store import SqliteHistory
 from tests.helpers.commands import Run
+from tests.helpers.inside import path_of
 from tests.helpers.peers import DEADLINE
 from tests.helpers.servers import Serve
 from tests.helpers.witness import BACK, LOST, REFUSING, Log, Talk, Witness, rows
@@ -54,7 +55,7 @@ def failing(history: Troubled) -> Iterator[None]:
 
 @contextmanager
 def locked(history: Troubled) -> Iterator[None]:
-    with closing(sqlite3.connect(history._path, isolation_level=None)) as other:
+    with closing(sqlite3.connect(path_of(history), isolation_level=None)) as other:
         other.execute("BEGIN EXCLUSIVE")
         yield
 
@@ -109,7 +110,7 @@ def test_the_chat_goes_on_without(
     talker.close()
     started.server.shutdown()
     assert log.rest() == []
-    assert rows(history._path) == [(1, "before"), (2, "first"), (5, "after")][:: 1 if late else 2]
+    assert rows(path_of(history)) == [(1, "before"), (2, "first"), (5, "after")][:: 1 if late else 2]
 
 
 @pytest.mark.parametrize(("trouble", "limits"), [(failing, patient), (locked, patient), (hanging, hasty)])
@@ -128,14 +129,14 @@ def test_messages_are_refused(
         assert (refused["code"], refused["text"]) == ("not_kept", NOT_SENT)
         assert log.line().startswith(REFUSING)
     assert log.line().startswith("the history is kept again")
-    assert rows(history._path) == [(before, "before")]  # not even what the disk took late
+    assert rows(path_of(history)) == [(before, "before")]  # not even what the disk took late
     (after,) = talker.say("after")
     with Witness(started.port, 0) as newcomer:
         newcomer.wait_for("message", "after")
     talker.close()
     started.server.shutdown()
     assert before < after
-    assert newcomer.seen == talker.witness.seen == rows(history._path) == [(before, "before"), (after, "after")]
+    assert newcomer.seen == talker.witness.seen == rows(path_of(history)) == [(before, "before"), (after, "after")]
     assert not [event for event in newcomer.events if event["type"] == "gap"]
     assert log.rest() == []
 

@@ -21,7 +21,7 @@ def cut_at_random_bytes(proxy: Proxy, times: int, way: Callable[[Link], Directio
     """Each connection, one after the other, after some bytes one way; `talk` makes them flow."""
     chance = random.Random(times)
     for _ in range(times):
-        link = proxy._new_links.get(timeout=DEADLINE)
+        link = proxy.next_link()
         direction = way(link)
         direction.stall(chance.randrange(MOST_BYTES))
         talk()

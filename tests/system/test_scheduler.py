@@ -24,10 +24,10 @@ from chatkit.errors import JoinRefused
 from chatkit.history.memory import MemoryHistory
 from chatkit.protocol.formats import parse_json
 from chatkit.protocol.sanitize import clean
-from chatkit.room.committer import Committer
 from chatkit.room.room import Room
 from chatkit.server.connection import Connection
 from chatkit.server.worker import Worker
+from tests.helpers.inside import SteppedCommitter, drive, known_connections, places, selector_of, turn
 
 SEEDS = [int(os.environ["CHATKIT_SEED"])] if "CHATKIT_SEED" in os.environ else list(range(200))
 STEPS = 250
@@ -155,7 +155,7 @@ class Peer:
     def close(self) -> None:
         self.closed += 1
         self.reset_by_us |= self.heard < min(self.said, len(self.script))  # the kernel's answer to unread input
-        worker_maps: list[Mapping[Any, Any]] = [worker._selector.get_map() for worker in self.world.workers]
+        worker_maps: list[Mapping[Any, Any]] = [selector_of(worker).get_map() for worker in self.world.workers]
         assert all(self not in registered for registered in worker_maps), "closed, but registered"
 
 
@@ -225,30 +225,29 @@ class Script:
             self.jobs.pop(0)()
 
 
-class Kept(Committer):
+class Kept(SteppedCommitter):
     """A history that takes its time, and keeps more than the memory does."""
 
     def __init__(self, world: World) -> None:
-        super().__init__(MemoryHistory(10**6), world.limits, required=world.random.random() < 0.5)
-        self._reads = Script(now=False)
-        self._writer, self._reader._clerk = Script(now=True), self._reads  # type: ignore[assignment]
-        self.world = world
+        self.world, self.reads = world, Script(now=False)
+        required = world.random.random() < 0.5
+        super().__init__(MemoryHistory(10**6), world.limits, Script(now=True), self.reads, required=required)
 
     @property
     def is_backlogged(self) -> bool:  # type: ignore[override]
-        return self._put_bytes - self._taken_bytes > 60
+        return self.waiting_bytes > 60
 
     @property
     def waits(self) -> bool:
         """Whether there is something for its threads."""
-        return bool(self._queue.qsize() or self._reads.jobs)
+        return self.has_queued or bool(self.reads.jobs)
 
     def work(self) -> None:
         """What its threads would do."""
         self.world.interrupt()
-        self._step(0)
+        self.step()
         self.world.interrupt()
-        self._reads.work()
+        self.reads.work()
 
 
 class World:
@@ -270,8 +269,7 @@ class World:
         self.wakes_at: dict[Worker, float] = {}
         for number in range(self.random.randint(1, 3)):
             worker = Worker(f"worker-{number}", self.room, self.limits, self.accept, print)
-            worker.release()
-            worker._selector = worker._waker = worker._connections._selector = Selector(self, worker)  # type: ignore[assignment]
+            drive(worker, Selector(self, worker))
             self.workers.append(worker)
             self.wakes_at[worker] = 0.0
         self.keeping = False
@@ -336,8 +334,7 @@ class World:
 
     def turn(self, worker: Worker) -> None:
         self.running.append(worker)
-        worker._turn(0)
-        patience = worker._patience()
+        patience = turn(worker)
         self.running.pop()
         self.wakes_at[worker] = self.now + (math.inf if patience is None else patience)
 
@@ -373,7 +370,7 @@ class World:
                 stalled = peer.deaf and peer in self.connections and self.connections[peer].pending_bytes
                 if not stalled or self.connections[peer].ending:  # the stalled don't leave: they must be cut off
                     peer.talk()
-            woken = [w for w in self.workers if w._selector.select() or self.wakes_at[w] <= self.now]
+            woken = [w for w in self.workers if selector_of(w).select() or self.wakes_at[w] <= self.now]
             for worker in woken:
                 self.turn(worker)
             if self.publisher and self.publisher.waits:
@@ -491,22 +488,9 @@ def check(world: World) -> None:
         heard_by(peer, world, whole)
         said_by(peer, world)
     assert world.room.roster.members == []
-    assert not world.room.roster._from_address
-    assert not world.room.roster._reserved
+    assert places(world.room.roster) == (0, {})
     for worker in world.workers:
-        connections = worker._connections
-        kept = [
-            connections._all,
-            connections.members,
-            connections._behind,
-            connections.received,
-            worker._selector.get_map(),
-        ]
-        kept += [
-            deadlines._times
-            for deadlines in (connections._endings, connections._stalls, connections._lines, connections._pauses)
-        ]
-        assert not any(kept), "an ended connection is still known"
+        assert not any(known_connections(worker)), "an ended connection is still known"
 
 
 @pytest.mark.parametrize("seed", SEEDS)

@@ -19,6 +19,7 @@ import pytest
 
 from chatkit import Limits
 from tests.helpers.commands import BIN, Run, Running, start_server
+from tests.helpers.inside import throttled_lines
 from tests.helpers.marks import needs, over_tls
 from tests.helpers.peers import DEADLINE, Peer, assert_healthy, token_seconds
 from tests.helpers.processes import resident_kib
@@ -218,11 +219,7 @@ def test_what_a_rate_holds_back_is_little(serve: Serve) -> None:
     paster, reader = started.peers(2)
     paster.send(b"x\n" * 20_000)
     reader.lines(100)
-    connections = started.server._pool._workers[0]._connections
-    connection = connections.find(next(member for member in connections.members if member.name == paster.name))
-    assert connection
-    assert connection._throttle
-    assert len(connection._throttle._held) <= 512
+    assert throttled_lines(started.server, paster.name) <= 512
 
 
 def test_clients_per_address(serve: Serve) -> None:

@@ -1,0 +1,427 @@
+"""The one module that knows private attributes of the library: a change inside needs a change here, and nowhere else."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import socket
+import sqlite3
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+
+from chatkit import AsyncClient, Client, Event, Server
+from chatkit.client.aio_connection import AsyncConnection
+from chatkit.client.aio_reconnect import AsyncReconnectingConnection
+from chatkit.client.connection import ClientConnection
+from chatkit.client.reconnect import ReconnectingConnection
+from chatkit.client.resume import ResumeState
+from chatkit.history import search
+from chatkit.history.base import History
+from chatkit.history.sqlite.store import SqliteHistory
+from chatkit.limits import Limits
+from chatkit.net.sockets import Waker
+from chatkit.net.tls_transport import TlsTransport
+from chatkit.protocol.lines import LineDecoder
+from chatkit.room.committer import Committer
+from chatkit.room.members import Roster
+from chatkit.room.publisher import Publisher
+from chatkit.room.room import Room
+from chatkit.server.connection import Connection
+from chatkit.server.connections import Connections
+from chatkit.server.login import PasswordAuth
+from chatkit.server.subscribers import Replay, Subscribers
+from chatkit.server.worker import Worker
+from chatkit.testing import Guest
+from tests.helpers.peers import DEADLINE
+
+# protocol
+
+
+def partial_line(decoder: LineDecoder) -> bytes:
+    """Return the bytes of the line that hasn't ended."""
+    return decoder._partial
+
+
+# net
+
+
+def waker_socket(waker: Waker) -> socket.socket:
+    """Return the socket that a wake-up is read from."""
+    return waker._reader
+
+
+@contextmanager
+def waker_reading(waker: Waker, reader: Any) -> Iterator[None]:
+    """Have the waker read from another object."""
+    before, waker._reader = waker._reader, reader
+    yield
+    waker._reader = before
+
+
+def fill_outgoing(transport: TlsTransport, data: bytes) -> None:
+    """Add bytes to those that TLS itself has to send."""
+    transport._outgoing.write(data)
+
+
+# history
+
+
+def path_of(history: SqliteHistory) -> Path:
+    """Return the path of the history's file."""
+    return history._path
+
+
+def crash(history: SqliteHistory) -> None:
+    """Leave the file as `kill -9` would: without an orderly end."""
+    history._disconnect()
+    assert history._lock is not None
+    os.close(history._lock)
+    history._lock = None
+
+
+def writer_of(history: SqliteHistory) -> sqlite3.Connection:
+    """Return the connection that writes."""
+    assert history._writer
+    return history._writer
+
+
+def reader_of(history: SqliteHistory) -> sqlite3.Connection:
+    """Return the connection that reads."""
+    assert history._reader
+    return history._reader
+
+
+def checkpoint(history: SqliteHistory) -> None:
+    """Move all of the log into the file."""
+    assert history._upkeep
+    history._upkeep._checkpoint()
+
+
+def drop_cached_pages(history: SqliteHistory) -> None:
+    """Have both connections read the file anew."""
+    for connection in (history._writer, history._reader):
+        if connection:
+            connection.execute("PRAGMA cache_size = 0")
+            connection.execute("PRAGMA shrink_memory")
+
+
+def after_each_question(monkeypatch: pytest.MonkeyPatch, asked: Callable[[bool], None]) -> None:
+    """Call asked(whether the file was read as immutable) after each question that a search asks."""
+    ask = search._Reader._ask_once
+
+    def ask_and_tell(self: Any, *arguments: Any, **options: Any) -> Any:
+        answer = ask(self, *arguments, **options)
+        asked(options["immutable"])
+        return answer
+
+    monkeypatch.setattr(search._Reader, "_ask_once", ask_and_tell)
+
+
+# room
+
+
+def places(roster: Roster) -> tuple[int, dict[str, int]]:
+    """Return how many places are reserved, and how many each address has."""
+    return roster._reserved, dict(roster._from_address)
+
+
+def waiting_bytes(committer: Committer) -> int:
+    """Return how much waits to be committed."""
+    return committer._put_bytes - committer._taken_bytes
+
+
+def threads_of(committer: Committer) -> tuple[threading.Thread, threading.Thread]:
+    """Return the thread that publishes, and the one that writes."""
+    return committer._thread, committer._writer
+
+
+def break_publisher(publisher: Publisher) -> None:
+    """Have the next publication raise TypeError."""
+    publisher._fan_out = None  # type: ignore[method-assign, assignment]
+
+
+def next_retry(committer: Committer) -> float:
+    """Fail once more, and return in how many seconds the history is tried again."""
+    return committer._next_retry()
+
+
+def recover(committer: Committer, now: float) -> None:
+    """Take the history for healthy since `now`."""
+    committer._well_since = now
+
+
+def after_forgetting(committer: Committer, forgotten: Callable[[int], None]) -> None:
+    """Call forgotten(upto) each time that pruned messages were dropped from memory."""
+    forget = committer._forget
+
+    def forget_and_tell(upto: int) -> None:
+        forget(upto)
+        forgotten(upto)
+
+    committer._forget = forget_and_tell  # type: ignore[method-assign]
+
+
+class Executor(Protocol):
+    """Anything that does the jobs of a committer's thread."""
+
+    def do(self, call: Callable[[], Any]) -> Future[Any]: ...
+
+
+class SteppedCommitter(Committer):
+    """A committer without threads: `step` does what its own thread would, `writer` and `reader` do the jobs of the others."""
+
+    def __init__(self, history: History, limits: Limits, writer: Executor, reader: Executor, *, required: bool) -> None:
+        super().__init__(history, limits, required=required)
+        self._writer, self._reader._clerk = writer, reader  # type: ignore[assignment]
+
+    @property
+    def waiting_bytes(self) -> int:
+        return self._put_bytes - self._taken_bytes
+
+    @property
+    def has_queued(self) -> bool:
+        return bool(self._queue.qsize())
+
+    def step(self) -> None:
+        self._step(0)
+
+
+# server
+
+
+def room_of(server: Server) -> Room:
+    """Return the server's room."""
+    return server._room
+
+
+def publisher_of(server: Server) -> Publisher:
+    """Return the room's publisher."""
+    return server._room.publisher
+
+
+def committer_of(server: Server) -> Committer:
+    """Return the publisher of a server with a history."""
+    assert isinstance(server._room.publisher, Committer)
+    return server._room.publisher
+
+
+def workers_of(server: Server) -> list[Worker]:
+    """Return the threads that serve."""
+    return server._pool._workers
+
+
+def connections_of(server: Server) -> Connections:
+    """Return the connections of the first worker."""
+    return server._pool._workers[0]._connections
+
+
+def call_soon(server: Server, call: Callable[[], None]) -> None:
+    """Have a worker call it."""
+    server._pool.soon(call)
+
+
+def hold_up(worker: Worker, free: threading.Event) -> None:
+    """Have a worker wait until `free` is set."""
+
+    def wait() -> None:
+        assert free.wait(DEADLINE)
+
+    worker.post(wait)
+
+
+def ending_of(server: Server) -> threading.Event:
+    """Return the event that a shutdown or a failure sets first."""
+    return server._over
+
+
+@contextmanager
+def nobody_accepted(server: Server) -> Iterator[None]:
+    """Hold the lock around accepting: a peer that connects waits."""
+    acceptor = server._pool._acceptor
+    assert acceptor
+    with acceptor._accepting:
+        yield
+
+
+def replace_listener(server: Server, replacement: Callable[[socket.socket], Any]) -> None:
+    """Have the server accept from replacement(its listener)."""
+    acceptor = server._pool._acceptor
+    assert acceptor
+    acceptor._listener = replacement(acceptor._listener)
+
+
+def before_waiting_for_publisher(monkeypatch: pytest.MonkeyPatch, waits: Callable[[], None]) -> None:
+    """Call waits() each time that a worker reads no more because the publisher is backlogged."""
+    wait = Worker._wait_for_publisher
+
+    def tell_and_wait(worker: Worker) -> bool:
+        waits()
+        return wait(worker)
+
+    monkeypatch.setattr(Worker, "_wait_for_publisher", tell_and_wait)
+
+
+def before_release(monkeypatch: pytest.MonkeyPatch, look: Callable[[Replay], None]) -> None:
+    """Call look(replay) before each replay that ends."""
+    release = Subscribers._release
+
+    def look_and_release(subscribers: Subscribers, replay: Replay) -> None:
+        look(replay)
+        release(subscribers, replay)
+
+    monkeypatch.setattr(Subscribers, "_release", look_and_release)
+
+
+def interrupt_starts(monkeypatch: pytest.MonkeyPatch, held: threading.Event) -> None:
+    """Raise KeyboardInterrupt in the start of a worker whose thread waits for `held` before it runs."""
+    begin, start = Worker._set_ident, Worker.start  # type: ignore[attr-defined]
+
+    def wait_and_begin(worker: Worker) -> None:
+        held.wait(DEADLINE)
+        begin(worker)
+
+    def start_and_raise(worker: Worker) -> None:
+        threading.Thread(target=start, args=(worker,)).start()
+        while worker not in threading.enumerate():
+            pass
+        threading.Timer(0.05, held.set).start()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Worker, "_set_ident", wait_and_begin)
+    monkeypatch.setattr(Worker, "start", start_and_raise)
+
+
+def pending_pieces(connection: Connection) -> list[bytes | memoryview]:
+    """Return the pieces that wait for the kernel."""
+    return list(connection._pending or ())
+
+
+def throttled_lines(server: Server, name: str) -> int:
+    """Return how many lines of a member its rate holds back."""
+    connections = connections_of(server)
+    connection = connections.find(next(member for member in connections.members if member.name == name))
+    assert connection
+    assert connection._throttle
+    return len(connection._throttle._held)
+
+
+def failed_addresses(auth: PasswordAuth) -> int:
+    """Return how many addresses are remembered for a wrong password."""
+    return len(auth._failures)
+
+
+def drive(worker: Worker, selector: Any) -> None:
+    """Give a worker that runs by hand a selector, which is its waker, too."""
+    worker.release()
+    worker._selector = worker._waker = worker._connections._selector = selector
+
+
+def turn(worker: Worker) -> float | None:
+    """Run one turn, and return how long the worker may sleep then."""
+    worker._turn(0)
+    return worker._patience()
+
+
+def selector_of(worker: Worker) -> selectors.BaseSelector:
+    """Return the selector that a worker waits in."""
+    return worker._selector
+
+
+def known_connections(worker: Worker) -> list[Mapping[Any, Any] | set[Any] | list[Any]]:
+    """Return everything that holds a connection: all of it is empty when none is left."""
+    connections = worker._connections
+    deadlines = (connections._endings, connections._stalls, connections._lines, connections._pauses)
+    return [
+        connections._all,
+        connections.members,
+        connections._behind,
+        connections.received,
+        worker._selector.get_map(),
+        *(each._times for each in deadlines),
+    ]
+
+
+# client
+
+
+def is_receiving(client: Client) -> bool:
+    """Say whether a thread waits in `receive`."""
+    return client._receiving.locked()
+
+
+def is_sending(client: Client) -> bool:
+    """Say whether a thread is inside of `send`."""
+    return client._connection.sending.locked()
+
+
+def received_events(client: Client) -> list[Event]:
+    """Return the events that wait for `receive`."""
+    return list(client._received)
+
+
+def connection_under(client: Client) -> ClientConnection:
+    """Return the connection that stands now, under one that reconnects, too."""
+    if isinstance(client._connection, ReconnectingConnection):
+        assert client._connection._connection
+        return client._connection._connection
+    return client._connection
+
+
+def socket_of(connection: ClientConnection) -> socket.socket:
+    """Return the socket of a connection without TLS."""
+    assert isinstance(connection._socket, socket.socket)
+    return connection._socket
+
+
+def after_taking_up(monkeypatch: pytest.MonkeyPatch, taken_up: Callable[[], None]) -> None:
+    """Call taken_up() each time that a new connection replaces a lost one."""
+    take_up = ReconnectingConnection._take_up
+
+    def take_up_and_tell(connection: ReconnectingConnection, new: ClientConnection) -> None:
+        take_up(connection, new)
+        taken_up()
+
+    monkeypatch.setattr(ReconnectingConnection, "_take_up", take_up_and_tell)
+
+
+def aio_connection_of(client: AsyncClient) -> AsyncConnection | AsyncReconnectingConnection:
+    """Return what an asyncio client sends and receives over."""
+    assert client._connection
+    return client._connection
+
+
+def transport_of(client: AsyncClient) -> Any:
+    """Return the asyncio transport that stands now."""
+    connection = client._connection
+    stands = connection._connection if isinstance(connection, AsyncReconnectingConnection) else connection
+    assert stands
+    return stands.stream.transport
+
+
+def current_name(state: ResumeState) -> str:
+    """Return the name that the client has now."""
+    return state._name
+
+
+def take_back(state: ResumeState) -> None:
+    """Forget the line that was sent last, which didn't get away."""
+    state._in_flight.take_back()
+
+
+def open_questions(state: ResumeState) -> int:
+    """Return how many `/sync` are under way."""
+    return len(state._in_flight._questions)
+
+
+# testing
+
+
+def inbox_of(guest: Guest) -> Any:
+    """Return the events that wait for a guest's `receive`."""
+    return guest._inbox
