@@ -14,6 +14,7 @@ from contextlib import suppress
 from chatkit.limits import Limits
 from chatkit.net.descriptors import EXHAUSTED, SpareDescriptor
 from chatkit.net.sockets import Address, Waker, keep_alive, two_tuple
+from chatkit.net.transport import PlainTransport
 from chatkit.protocol.replies import NO_DESCRIPTOR
 
 logger = logging.getLogger("chatkit")
@@ -61,7 +62,7 @@ class Acceptor(threading.Thread):
         self,
         listener: socket.socket,
         limits: Limits,
-        accepted: Callable[[socket.socket, Address], None],
+        accepted: Callable[[PlainTransport, Address], None],
         failed: Callable[[BaseException], None],
     ) -> None:
         super().__init__(name="chatkit-acceptor", daemon=True)
@@ -121,7 +122,7 @@ class Acceptor(threading.Thread):
 
     def _accept(self) -> None:
         try:
-            sock, address = self._listener.accept()
+            accepted, address = self._listener.accept()
         except ConnectionAbortedError:  # that peer gave up while it waited
             return
         except OSError as error:
@@ -132,6 +133,7 @@ class Acceptor(threading.Thread):
         if self._trouble and time.monotonic() > self._trouble_until:
             self._trouble = False
             logger.warning("accepting connections again; %d were refused", self._refused)
+        sock = PlainTransport.of(accepted)
         try:
             prepare(sock, self._limits)
             self._accepted(sock, two_tuple(address))

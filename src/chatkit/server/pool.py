@@ -124,7 +124,7 @@ class WorkerPool:
             worker.release()
         self._acceptor = None
 
-    def _assign(self, sock: socket.socket, address: Address) -> None:
+    def _assign(self, sock: PlainTransport, address: Address) -> None:
         if self.failure:
             sock.close()
             return
@@ -139,9 +139,9 @@ class WorkerPool:
         except JoinRefused as refusal:
             worker.refuse(connection, refusal.reason)
 
-    def _connection(self, sock: socket.socket) -> Connection:
+    def _connection(self, sock: PlainTransport) -> Connection:
         if not self.tls:
-            return Connection(PlainTransport.of(sock), self._limits)
+            return Connection(sock, self._limits)
         from chatkit.net.tls_transport import TlsTransport  # ssl takes longer to load than all of this
 
         return Connection(TlsTransport(sock, self.tls), self._limits)
