@@ -24,6 +24,7 @@ from tests.helpers.papers import HOST, Papers
 from tests.helpers.peers import DEADLINE
 from tests.helpers.reconnecting import Gate
 from tests.helpers.servers import Started
+from tests.helpers.witness import Talk, Talker
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -118,6 +119,19 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
 def never(monkeypatch: pytest.MonkeyPatch) -> None:
     """Away for as long as the test runs."""
     monkeypatch.setattr(reconnect, "Backoff", lambda: Backoff(lambda least, most: 3000))
+
+
+@pytest.fixture
+def talk() -> Iterator[Talk]:
+    """talk(port) makes a talker that is gone at the end of the test."""
+    with ExitStack() as stack:
+
+        def start(port: int | str) -> Talker:
+            talker = Talker(port)
+            stack.callback(talker.close)
+            return talker
+
+        yield start
 
 
 @pytest.fixture(autouse=True)

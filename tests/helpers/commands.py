@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -125,3 +126,16 @@ def stop(server: Running) -> str:
     status, out, err = server.ends()
     assert (status, clean(out)) == (0, out)
     return clean(err)
+
+
+def traffic(run: Run, port: str, seconds: float, most_bytes: int, tls: bool) -> Running:
+    return run(
+        sys.executable, "-m", "tests.helpers.traffic", port, str(seconds), str(most_bytes), *(["tls"] if tls else [])
+    )
+
+
+def limited_server(run: Run, descriptors: int, *options: str) -> tuple[Running, int]:
+    """A chat-server that may have so many descriptors."""
+    command = f'ulimit -n {descriptors}; exec "{BIN}/chat-server" --port 0 {" ".join(options)}'
+    server = run(shutil.which("bash") or "bash", "-c", command)
+    return server, int(server.line().rpartition(":")[2])
