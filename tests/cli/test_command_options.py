@@ -200,6 +200,17 @@ def test_once_with_a_line_that_the_room_did_not_take(
     assert [received.partition(b": ")[2] for received in peer.lines(2)] == [b"one", b"two"]
 
 
+@pytest.mark.parametrize("line", ["/json", "/json 0", "/json x"])
+def test_once_is_not_fooled_by_json_in_its_input(run: Run, serve: Serve, line: str) -> None:
+    """Its input is said and its refusals told; the room is known to have heard all of it."""
+    started = serve()
+    peer = started.peer()
+    status, out, err = client_with(run, started.port, f"before\n{line}\nafter\n", "--once")
+    assert (status, out) == (1, "")
+    assert err in ("chat-client: you read JSON already\n", "chat-client: usage: /json [AFTER [EPOCH]]\n")
+    assert [peer.line().partition(b": ")[2] for _ in range(2)] == [b"before", b"after"]
+
+
 @pytest.mark.parametrize("how", ["end", "reset", "kick"])
 def test_once_when_the_server_goes_away(run: Run, serve: Serve, how: str) -> None:
     """Exit status 3 and one line, even while its input is still open."""

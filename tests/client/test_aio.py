@@ -231,6 +231,23 @@ async def test_close_ends_every_wait(waits_in: str) -> None:
                 pass
 
 
+async def read_to_the_end(sock: socket.socket) -> None:
+    while await asyncio.get_running_loop().sock_recv(sock, 1 << 20):
+        pass
+
+
+@in_loop
+async def test_close_of_an_async_client_never_cuts_a_line_in_order() -> None:
+    """Towards a server that reads nothing it ends with a reset, not with half a line and a clean end."""
+    async with raw_server() as (client, sock):
+        _, waiting = await waiting_send(client)
+        await client.close(grace=0.1)
+        with pytest.raises(ConnectionClosed):
+            await waiting
+        with pytest.raises(ConnectionResetError):
+            await read_to_the_end(sock)
+
+
 @in_loop
 async def test_whoever_sends_while_it_closes() -> None:
     """A send that begins after `close` did gets ConnectionClosed, as one that begins after it ended."""
@@ -417,6 +434,24 @@ async def test_a_cancelled_connect_leaves_nothing(steps: int) -> None:
             await task
         await client.close()
         assert open_descriptors() <= before
+
+
+@pytest.mark.parametrize("options", [{}, {"name": "ada"}, {"events": True}])
+@pytest.mark.parametrize("steps", range(1, 4))
+def test_close_while_it_connects(chat_server: Server, steps: int, options: dict[str, Any]) -> None:
+    """`connect` ends with ConnectionClosed, soon, and nothing is left."""
+
+    @in_loop
+    async def close_soon() -> None:
+        client = AsyncClient(port=chat_server.port, timeout=2, **options)
+        connecting = asyncio.create_task(client.connect())
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        await client.close()
+        with pytest.raises(ConnectionClosed, match="this client is closed"):
+            await connecting
+
+    close_soon()
 
 
 @in_loop

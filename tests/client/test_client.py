@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from chatkit import Client, ConnectionClosed, Event, Message, Notice, ProtocolError, Server
+from chatkit import AsyncClient, Client, ConnectionClosed, Event, Message, Notice, ProtocolError, Server
+from tests.helpers.aio import in_loop
 from tests.helpers.inside import is_receiving, is_sending
 from tests.helpers.peers import DEADLINE
 from tests.helpers.servers import Serve
@@ -51,6 +52,28 @@ def test_send_eof_says_the_end_and_still_hears(serve: Serve) -> None:
         ann.send_eof()
         assert list(ann) == []
         assert started.events.wait_for("leave") == "end of stream"
+
+
+def test_send_after_send_eof(chat_server: Server) -> None:
+    """Both clients: ConnectionClosed, at once and again; what comes can still be received."""
+    with Client(port=chat_server.port) as client:
+        client.send_eof()
+        for _ in range(2):
+            with pytest.raises(ConnectionClosed):
+                client.send("x")
+        assert list(client) == []
+
+    @in_loop
+    async def in_a_loop() -> None:
+        async with AsyncClient(port=chat_server.port) as client:
+            await client.send_eof()
+            for _ in range(2):
+                with pytest.raises(ConnectionClosed):
+                    await client.send("x")
+            assert [event async for event in client] == []
+
+    in_a_loop()
+    assert chat_server.stats.messages == 0
 
 
 def test_close_returns_when_all_was_heard(serve: Serve) -> None:

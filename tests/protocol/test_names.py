@@ -178,6 +178,21 @@ def test_names_that_may_not_be_taken(name: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "name",
+    [
+        *("\u115f", "\u1160", "\uac00\u115f", "\uac00\u1160", "\U00013441", "\U00013442", "\U00013000\U00013441"),
+        *("\U00010300\U00010a80", "\U00010a80\U00010300"),
+    ],
+)
+def test_names_that_deceive(name: str) -> None:
+    """Letters that can't be seen, and two scripts whose names begin with the same word; one by one they may."""
+    with pytest.raises(ValueError, match="a name begins with a letter"):
+        check_name(name)
+    for letter in "\uac00\U00010300\U00010a80\U00013000":
+        check_name(letter)
+
+
+@pytest.mark.parametrize(
     ("one", "other"),
     [("Ada", "ada"), ("Straße", "STRASSE"), ("Zoë", "ZOË"), ("Σίσυφος", "σίσυφοσ"), ("Ольга", "ОЛЬГА"), ("ẞa", "ssA")],
 )

@@ -43,6 +43,27 @@ def test_fifty_slow_members_cost_as_much_as_one(run: Run, tls: bool, tls_options
 
 
 @pytest.mark.skipif(not Path("/proc").exists(), reason="this system has no /proc")
+def test_a_replay_is_shared(run: Run) -> None:
+    """300 members that ask for 1000 long lines and don't read them cost little more memory than one."""
+    server, port = start_server(run, "--drain-seconds", "0.1")
+    talker, reader = Peer(int(port)), Peer(int(port))
+    for number in range(1000):
+        talker.send(b"%08d" % number + b"x" * 8000 + b"\n")
+        reader.line()
+    askers = [Peer(int(port), receive_buffer=4096) for _ in range(300)]
+    grown = []
+    for asking in (askers[:1], askers[1:]):
+        before = resident_kib(server.process.pid)
+        for asker in asking:
+            asker.send(b"/json 0\n")
+            assert asker.line().startswith(b'{"type":"welcome"')
+        grown.append(resident_kib(server.process.pid) - before)
+    assert sum(grown) < 100_000
+    for peer in (talker, reader, *askers):
+        peer.reset()
+
+
+@pytest.mark.skipif(not Path("/proc").exists(), reason="this system has no /proc")
 def test_an_idle_member_in_tls_takes_little(run: Run, certificate: Path) -> None:
     """At most 60 KiB, which are OpenSSL's own."""
     server, port = start_server(run, "--tls-cert", str(certificate))
