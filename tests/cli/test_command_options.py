@@ -17,8 +17,6 @@ from tests.helpers.peers import DEADLINE, Peer
 from tests.helpers.servers import Serve
 
 pytestmark = pytest.mark.slow
-
-
 ONCE = ("--once",)
 
 

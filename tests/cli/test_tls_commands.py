@@ -22,7 +22,7 @@ from tests.helpers.commands import (
     DISCONNECTED,
     Run,
     Running,
-    clean,
+    checked,
     ended,
     err_line,
     join,
@@ -241,7 +241,7 @@ def test_a_plain_client_to_a_tls_server(run: Run, papers: Papers, typed: str) ->
     assert client.line() == "*** this port speaks TLS (chat-client --tls)"
     status, out, err = client.ends()
     assert (status, out) == (3, "")
-    assert clean(err).startswith("chat-client: disconnected: ")
+    assert checked(err).startswith("chat-client: disconnected: ")
     assert err.count("\n") == 1
     assert stop(server) == ""
 
@@ -264,7 +264,7 @@ class Person:
         """What is shown up to `end`."""
         text, self._waiting = read_line(self.master, self._waiting, end.encode())
         self.shown += text.decode() + end
-        return clean(text.decode())
+        return checked(text.decode())
 
     def types(self, keys: str) -> None:
         os.write(self.master, keys.encode())

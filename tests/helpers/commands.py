@@ -94,8 +94,8 @@ def shell(command: str) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
-def clean(text: str) -> str:
-    """`text`, which must hold no traceback and no key."""
+def checked(text: str) -> str:
+    """Return `text`, which must hold no traceback and no key."""
     assert "Traceback" not in text
     assert "PRIVATE KEY" not in text
     return text
@@ -110,22 +110,22 @@ def err_line(running: Running) -> str:
         byte = os.read(descriptor, 1)
         assert byte, f"ended after {line!r}"
         line += byte
-    return clean(line.decode().removesuffix("\n"))
+    return checked(line.decode().removesuffix("\n"))
 
 
 def ended(running: Running) -> tuple[int, str]:
     """Exit status and stderr of a command that showed nothing else."""
     status, out, err = running.ends()
-    assert clean(out) == ""
-    return status, clean(err)
+    assert checked(out) == ""
+    return status, checked(err)
 
 
 def stop(server: Running) -> str:
     """Its stderr, up to its end."""
     server.process.send_signal(signal.SIGTERM)
     status, out, err = server.ends()
-    assert (status, clean(out)) == (0, out)
-    return clean(err)
+    assert (status, checked(out)) == (0, out)
+    return checked(err)
 
 
 def traffic(run: Run, port: str, seconds: float, most_bytes: int, tls: bool) -> Running:

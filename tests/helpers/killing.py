@@ -11,8 +11,6 @@ from tests.helpers.peers import Peer
 from tests.helpers.witness import Witness
 
 LINES_PER_SECOND = 500
-
-
 LONGEST_LIFE_SECONDS = 0.6
 
 
