@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-pytestmark = pytest.mark.slow
-
-import pytest
-
 from chatkit import Limits
-from tests.helpers.commands import CONNECTED, DISCONNECTED, Run, shell
+from tests.helpers.commands import CONNECTED, DISCONNECTED, Run, invoke, shell
 from tests.helpers.peers import DEADLINE
 from tests.helpers.servers import Serve
+
+pytestmark = pytest.mark.slow
 
 
 def test_input_that_looks_like_another_protocol(run: Run, serve: Serve) -> None:
@@ -34,9 +32,9 @@ def test_a_refusal_is_no_success(run: Run, serve: Serve) -> None:
     assert err == "chat-client: disconnected: the server ended the conversation\n"
 
 
-def test_options_that_are_none(run: Run) -> None:
+def test_options_that_are_none() -> None:
     """The command says so, with exit status 2."""
-    status, _, err = run("chat-server", "--stall-seconds", "nan").ends()
+    status, _, err = invoke("chat-server", "--stall-seconds", "nan")
     assert status == 2
     assert "stall_seconds must be above zero" in err
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import pytest
-
-pytestmark = pytest.mark.slow
-
 import os
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.helpers.commands import BIN, CONNECTED, DISCONNECTED, Run
+from tests.helpers.commands import BIN, CONNECTED, DISCONNECTED, Run, invoke
 from tests.helpers.login import ASKED, GUESS, WRONG, Guarded
 from tests.helpers.peers import DEADLINE, Peer
+
+pytestmark = pytest.mark.slow
 
 
 def secrets_for(how: str, tmp_path: Path, word: bytes = b"sesame\nnot this") -> tuple[tuple[str, ...], dict[str, str]]:
@@ -78,10 +76,9 @@ def test_files_that_hold_no_password(tmp_path: Path, command: str, held: bytes |
     path = tmp_path / "file"
     if held is not None:
         path.write_bytes(held)
-    program = [str(BIN / command), "--port", "1", "--password-file", str(path)]
-    done = subprocess.run(program, stdin=subprocess.DEVNULL, capture_output=True, timeout=DEADLINE)
-    assert (done.returncode, done.stdout) == (1, b"")
-    (line,) = done.stderr.decode().splitlines()
+    status, out, err = invoke(command, "--port", "1", "--password-file", str(path))
+    assert (status, out) == (1, "")
+    (line,) = err.splitlines()
     assert line.startswith(f"{command}: ")
     assert str(path) in line
     assert "sesame" not in line

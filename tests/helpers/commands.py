@@ -13,7 +13,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import click
+from click.testing import CliRunner
+
+from chatkit.__main__ import main as chatkit_main
+from chatkit.cli.client.main import main as client_main
+from chatkit.cli.history import main as history_main
+from chatkit.cli.server.main import main as server_main
 from tests.helpers.peers import DEADLINE
+
+MAINS: dict[str, click.Command] = {
+    "chat-server": server_main,
+    "chat-client": client_main,
+    "chat-history": history_main,
+    "python -m chatkit": chatkit_main,
+}
 
 BIN = Path(sys.executable).parent
 CONNECTED = "Connected to chat server. Type 'exit' to leave."
@@ -62,6 +76,12 @@ class Running:
 
 
 Run = Callable[..., Running]
+
+
+def invoke(command: str, *arguments: str, **env: str) -> tuple[int, str, str]:
+    """Run a command in this process, for what it says of its options: exit status, stdout, stderr."""
+    result = CliRunner().invoke(MAINS[command], arguments, prog_name=command, env=env, catch_exceptions=False)
+    return result.exit_code, result.stdout, result.stderr
 
 
 def start_server(run: Run, *options: str) -> tuple[Running, str]:
