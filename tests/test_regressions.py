@@ -140,7 +140,7 @@ def some_batch(random: random.Random, members: list[Member]) -> Batch:
         member = random.choice(members)
         match random.randrange(4):
             case 0:
-                builder.tell(member, Notice(f"told {number}"))
+                builder.tell(member, TEXT, TEXT.encode(Notice(f"told {number}")))
             case 1:
                 builder.announce(Joined(member.name), random.choice([FORMATS, (JSON,)]), exclude=member)
             case 2:
@@ -165,7 +165,7 @@ def test_merged_batches_are_the_batches(seed: int) -> None:
             after = joining.get(member, 0) if format is TEXT else 0
             pieces = [piece for batch in batches[after:] for piece in batch.lines(format).pieces_for(member)]
             assert b"".join(merged.lines(format).pieces_for(member)) == b"".join(pieces)
-    assert merged.messages == sum(batch.messages for batch in batches)
+    assert merged.messages == [message for batch in batches for message in batch.messages]
 
 
 def test_many_joins_are_few_writes(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -141,9 +141,9 @@ def threads_of(committer: Committer) -> tuple[threading.Thread, threading.Thread
     return committer._thread, committer._writer
 
 
-def break_publisher(publisher: Publisher) -> None:
-    """Have the next publication raise TypeError."""
-    publisher._fan_out = None  # type: ignore[method-assign, assignment]
+def break_committer(committer: Committer) -> None:
+    """Have it raise TypeError when it fans out the next time."""
+    committer._fan_out = None  # type: ignore[assignment]
 
 
 def next_retry(committer: Committer) -> float:
@@ -156,15 +156,15 @@ def recover(committer: Committer, now: float) -> None:
     committer._well_since = now
 
 
-def after_forgetting(committer: Committer, forgotten: Callable[[int], None]) -> None:
+def after_forgetting(publisher: Publisher, forgotten: Callable[[int], None]) -> None:
     """Call forgotten(upto) each time that pruned messages were dropped from memory."""
-    forget = committer._forget
+    forget = publisher.pages.forget
 
     def forget_and_tell(upto: int) -> None:
         forget(upto)
         forgotten(upto)
 
-    committer._forget = forget_and_tell  # type: ignore[method-assign]
+    publisher.pages.forget = forget_and_tell  # type: ignore[method-assign]
 
 
 class Executor(Protocol):
@@ -178,7 +178,7 @@ class SteppedCommitter(Committer):
 
     def __init__(self, history: History, limits: Limits, writer: Executor, reader: Executor, *, required: bool) -> None:
         super().__init__(history, limits, required=required)
-        self._writer, self._reader._clerk = writer, reader  # type: ignore[assignment]
+        self._writer, self._reader._thread = writer, reader  # type: ignore[assignment]
 
     @property
     def waiting_bytes(self) -> int:
@@ -206,9 +206,9 @@ def publisher_of(server: Server) -> Publisher:
 
 
 def committer_of(server: Server) -> Committer:
-    """Return the publisher of a server with a history."""
-    assert isinstance(server._room.publisher, Committer)
-    return server._room.publisher
+    """Return the committer of a server with a history."""
+    assert server._room.publisher._committer
+    return server._room.publisher._committer
 
 
 def workers_of(server: Server) -> list[Worker]:

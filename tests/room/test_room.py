@@ -59,7 +59,7 @@ def test_one_turn_is_one_batch() -> None:
     assert [batch.lines(TEXT).data for batch in batches] == [b"1: a\n1: b\n2: c\n1: d\n"]
     assert (ann.received, bob.received) == (b"2: c\n", b"1: a\n1: b\n1: d\n")
     assert cid.received == batches[0].lines(TEXT).data
-    assert batches[0].messages == 4
+    assert [message.text for message in batches[0].messages] == ["a", "b", "c", "d"]
 
 
 def test_merged_batches_read_like_one_after_the_other() -> None:
@@ -67,9 +67,14 @@ def test_merged_batches_read_like_one_after_the_other() -> None:
     ann, bob = Member("1", ("", 1)), Member("2", ("", 2))
     first = Encoded(b"1: a\n2: b\n", {ann: [(0, 5, b"")], bob: [(5, 5, b"*** y\n"), (5, 10, b"")]})
     second = Encoded(b"1: c\n", {ann: [(0, 5, b""), (5, 5, b"*** x\n")]})
-    batches = [Batch({TEXT: first, JSON: second}, 2, [(bob, "exit")]), Batch({TEXT: second}, 1), Batch({JSON: first})]
+    said = [Message("1", "a", 1), Message("2", "b", 2), Message("1", "c", 3)]
+    batches = [
+        Batch({TEXT: first, JSON: second}, said[:2], [(bob, "exit")]),
+        Batch({TEXT: second}, said[2:]),
+        Batch({JSON: first}),
+    ]
     merged = Batch.merged(batches, {})
-    assert (merged.messages, merged.left) == (3, [(bob, "exit")])
+    assert (merged.messages, merged.left) == (said, [(bob, "exit")])
     for member in (ann, bob, Member("3", ("", 3))):
         for format in FORMATS:
             parts = [b"".join(batch.lines(format).pieces_for(member)) for batch in batches]
@@ -218,7 +223,7 @@ def test_a_failing_hook_ends_one_conversation(failing: str, caplog: pytest.LogCa
             assert ann.left == ("exit" if failing == "leave" else "handler error")
     desk.hear(bob, "fine")
     assert cid.received.endswith(b"2: fine\n")
-    assert [publisher.exc_info is not None for publisher in caplog.records] == [True]
+    assert [record.exc_info is not None for record in caplog.records] == [True]
 
 
 def steps() -> st.SearchStrategy[list[tuple[str, int, int]]]:

@@ -20,11 +20,11 @@ from chatkit.protocol.formats import TEXT, encode_text
 from chatkit.room import committer
 from chatkit.room.batch import Batch, Encoded, Subscribe
 from chatkit.room.committer import Committer
-from chatkit.room.publisher import PageRequest
+from chatkit.room.pages import PageRequest, Pages
 from tests.helpers.inside import (
     after_forgetting,
     before_waiting_for_publisher,
-    break_publisher,
+    break_committer,
     committer_of,
     next_retry,
     publisher_of,
@@ -95,7 +95,7 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scripted]:
 
 
 def batch(*messages: Message) -> Batch:
-    return Batch({TEXT: Encoded(encode_text(*messages))}, messages=len(messages))
+    return Batch({TEXT: Encoded(encode_text(*messages))}, messages=list(messages))
 
 
 def test_nobody_sees_what_isnt_kept(serve: Serve, store: Scripted) -> None:
@@ -130,14 +130,14 @@ def test_kept_then_handed_out(store: Scripted) -> None:
         if len(order) == 4:
             done.set()
 
-    committing.subscribers.append(subscriber)
+    committing.attach(Pages(10, store), subscriber)
     committing.start(print)
     member: Any = None
     for number in (1, 2, 3):
         message = Message("ada", str(number), number, 0.0)
-        committing.publish(batch(message), [message])
+        committing.put(batch(message))
         if number == 2:
-            committing.publish(Subscribe(member, TEXT))
+            committing.put(Subscribe(member, TEXT))
     assert done.wait(DEADLINE)
     committing.end(DEADLINE)
     assert order == [b"ada: 1\n", b"ada: 2\n", "switch", b"ada: 3\n"]
@@ -274,13 +274,13 @@ def test_a_committer_that_dies_ends_the_server(serve: Serve, store: Scripted, ca
     server = Server(port=0, history=store)
     server.start()
     ann = Peer(server.port)
-    break_publisher(publisher_of(server))
+    break_committer(committer_of(server))
     ann.send(b"Hi!\n")
     ann.rest()
     ann.close()
     with pytest.raises(RuntimeError, match="a thread of the server died"):
         server.shutdown()
-    assert "chatkit-recorder died" in caplog.text
+    assert "chatkit-committer died" in caplog.text
 
 
 def test_who_has_just_come_leaves_in_order(serve: Serve, store: Scripted) -> None:
@@ -361,11 +361,11 @@ def test_what_was_pruned_is_forgotten(serve: Serve, tmp_path: Path) -> None:
     ann = started.peer()
     ann.send(b"".join(b"%d\n" % number for number in range(300)) + b"/sync\n")
     ann.line()
-    publisher, pruned = committer_of(started.server), threading.Event()
+    publisher, pruned = publisher_of(started.server), threading.Event()
     pages = SimpleQueue[bytes]()
 
     def page() -> bytes:
-        publisher.read(PageRequest(0, 300, 1 << 20, TEXT), lambda lines, upto: pages.put(lines))
+        publisher.pages.read(PageRequest(0, 300, 1 << 20, TEXT), lambda lines, upto: pages.put(lines))
         return pages.get(timeout=DEADLINE)
 
     assert page().startswith(b"%s: 0\n" % ann.name.encode())

@@ -14,7 +14,7 @@ from chatkit.history.base import HistoryError
 from chatkit.history.memory import MemoryHistory
 from chatkit.protocol.formats import parse_json
 from chatkit.server import subscribers
-from tests.helpers.inside import before_release, call_soon, connections_of, publisher_of, workers_of
+from tests.helpers.inside import before_release, call_soon, committer_of, connections_of, publisher_of, workers_of
 from tests.helpers.marks import over_tls
 from tests.helpers.peers import Peer
 from tests.helpers.servers import Serve, Started
@@ -375,7 +375,7 @@ def test_gaps_are_where_they_are(
     ann, bob = started.peers(2)
     for broken, lines in ((False, b"1\n2\n"), (True, b"3\n4\n5\n"), (False, b"6\n7\n8\n9\n")):
         store.broken = broken
-        while store.broken != bool(publisher_of(started.server).failure) and not broken:
+        while store.broken != bool(committer_of(started.server).failure) and not broken:
             sync(ann)
         ann.send(lines)
         bob.lines(lines.count(b"\n"))

@@ -7,7 +7,8 @@ from functools import partial
 
 from chatkit.limits import Limits
 from chatkit.room.batch import Batch, IdRange, Subscribe
-from chatkit.room.publisher import PageRequest, Publisher
+from chatkit.room.pages import PageRequest
+from chatkit.room.publisher import Publisher
 from chatkit.server.connection import Connection
 from chatkit.server.connections import Connections
 
@@ -163,7 +164,7 @@ class Subscribers:
         share = ALL_PAGES_BYTES // len(self._connections.replaying)
         max_bytes = min(MAX_PAGE_BYTES, 1 << share.bit_length() - 1)  # of few sizes, so that pages can be shared
         request = PageRequest(replay.after, replay.upto, max_bytes, replay.format, replay.exclude)
-        self._publisher.read(request, partial(self._arrived, replay))
+        self._publisher.pages.read(request, partial(self._arrived, replay))
 
     def _arrived(self, replay: Replay, lines: bytes, upto: int) -> None:
         self._post(partial(self._tell, replay, lines, upto))

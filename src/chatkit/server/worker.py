@@ -201,8 +201,8 @@ class Worker(threading.Thread):
         batch, connections = Batch.merged(batches, newcomers), self._connections
         members = sum(map(len, connections.subscribers.values()))
         members += sum(not replay.leaving for replay in connections.replaying.values())
-        self.deliveries += batch.messages * members
-        self.deliveries -= sum(early.messages for number in newcomers.values() for early in batches[:number])
+        self.deliveries += len(batch.messages) * members
+        self.deliveries -= sum(len(early.messages) for number in newcomers.values() for early in batches[:number])
         for format, members_of in connections.subscribers.items():
             if members_of and format in batch.encoded:
                 self._write(batch.encoded[format], members_of)
