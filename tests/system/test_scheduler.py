@@ -369,7 +369,7 @@ class World:
             for peer in self.peers:
                 peer.read()
                 stalled = peer.deaf and peer in self.connections and self.connections[peer].pending_bytes
-                if not stalled or self.connections[peer].ending:  # the stalled don't leave: they must be cut off
+                if not stalled or self.connections[peer].is_closing:  # the stalled don't leave: they must be cut off
                     peer.talk()
             woken = [w for w in self.workers if selector_of(w).select() or self.wakes_at[w] <= self.now]
             for worker in woken:

@@ -188,13 +188,13 @@ class Server:
     @property
     def stats(self) -> Stats:
         """Counters of this moment."""
-        messages, roster = self._room.publisher.messages, self._room.roster
+        messages, roster, counters = self._room.publisher.messages, self._room.roster, self._pool.counters
         return Stats(
             members=len(roster),
             messages=messages,
-            deliveries=max(0, self._pool.deliveries - messages),  # not to the sender
-            bytes=self._pool.bytes,
-            slow_consumers=self._pool.slow_consumers,
+            deliveries=max(0, counters.deliveries - messages),  # not to the sender
+            bytes=counters.sent_bytes,
+            slow_consumers=counters.slow_consumers,
             refused=dict(roster.refused),
             unstored=self._room.publisher.unstored,
             dropped=getattr(self._handler, "dropped", 0),
