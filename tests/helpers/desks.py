@@ -6,7 +6,7 @@ from chatkit import Member
 from chatkit.protocol.formats import TEXT
 from chatkit.protocol.lines import Line
 from chatkit.room.batch import Batch, Received, Subscribe
-from chatkit.room.publisher import PageRequest
+from chatkit.room.pages import PageRequest
 from chatkit.room.room import Room
 
 
@@ -58,7 +58,7 @@ class Desk:
         while after < switch.upto:
             pages = list[tuple[bytes, int]]()
             wanted = PageRequest(after, switch.upto, 1, seat.format)
-            self.room.publisher.read(wanted, lambda *page: pages.append(page))  # noqa: B023
+            self.room.publisher.pages.read(wanted, lambda *page: pages.append(page))  # noqa: B023
             ((lines, after),) = pages
             seat.received += lines
         seat.received += switch.last

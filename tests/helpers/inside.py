@@ -35,7 +35,7 @@ from chatkit.room.room import Room
 from chatkit.server.connection import Connection
 from chatkit.server.connections import Connections
 from chatkit.server.login import PasswordAuth
-from chatkit.server.subscribers import Replay, Subscribers
+from chatkit.server.replays import Replay, Replays
 from chatkit.server.worker import Worker
 from chatkit.testing import Guest
 from tests.helpers.peers import DEADLINE
@@ -141,9 +141,9 @@ def threads_of(committer: Committer) -> tuple[threading.Thread, threading.Thread
     return committer._thread, committer._writer
 
 
-def break_publisher(publisher: Publisher) -> None:
-    """Have the next publication raise TypeError."""
-    publisher._fan_out = None  # type: ignore[method-assign, assignment]
+def break_committer(committer: Committer) -> None:
+    """Have it raise TypeError when it fans out the next time."""
+    committer._fan_out = None  # type: ignore[assignment]
 
 
 def next_retry(committer: Committer) -> float:
@@ -156,15 +156,15 @@ def recover(committer: Committer, now: float) -> None:
     committer._well_since = now
 
 
-def after_forgetting(committer: Committer, forgotten: Callable[[int], None]) -> None:
+def after_forgetting(publisher: Publisher, forgotten: Callable[[int], None]) -> None:
     """Call forgotten(upto) each time that pruned messages were dropped from memory."""
-    forget = committer._forget
+    forget = publisher.pages.forget
 
     def forget_and_tell(upto: int) -> None:
         forget(upto)
         forgotten(upto)
 
-    committer._forget = forget_and_tell  # type: ignore[method-assign]
+    publisher.pages.forget = forget_and_tell  # type: ignore[method-assign]
 
 
 class Executor(Protocol):
@@ -178,7 +178,7 @@ class SteppedCommitter(Committer):
 
     def __init__(self, history: History, limits: Limits, writer: Executor, reader: Executor, *, required: bool) -> None:
         super().__init__(history, limits, required=required)
-        self._writer, self._reader._clerk = writer, reader  # type: ignore[assignment]
+        self._writer, self._reader._thread = writer, reader  # type: ignore[assignment]
 
     @property
     def waiting_bytes(self) -> int:
@@ -206,9 +206,9 @@ def publisher_of(server: Server) -> Publisher:
 
 
 def committer_of(server: Server) -> Committer:
-    """Return the publisher of a server with a history."""
-    assert isinstance(server._room.publisher, Committer)
-    return server._room.publisher
+    """Return the committer of a server with a history."""
+    assert server._room.publisher._committer
+    return server._room.publisher._committer
 
 
 def workers_of(server: Server) -> list[Worker]:
@@ -269,13 +269,13 @@ def before_waiting_for_publisher(monkeypatch: pytest.MonkeyPatch, waits: Callabl
 
 def before_release(monkeypatch: pytest.MonkeyPatch, look: Callable[[Replay], None]) -> None:
     """Call look(replay) before each replay that ends."""
-    release = Subscribers._release
+    release = Replays._release
 
-    def look_and_release(subscribers: Subscribers, replay: Replay) -> None:
+    def look_and_release(replays: Replays, connection: Connection, replay: Replay) -> None:
         look(replay)
-        release(subscribers, replay)
+        release(replays, connection, replay)
 
-    monkeypatch.setattr(Subscribers, "_release", look_and_release)
+    monkeypatch.setattr(Replays, "_release", look_and_release)
 
 
 def interrupt_starts(monkeypatch: pytest.MonkeyPatch, held: threading.Event) -> None:
@@ -304,8 +304,8 @@ def pending_pieces(connection: Connection) -> list[bytes | memoryview]:
 
 def throttled_lines(server: Server, name: str) -> int:
     """Return how many lines of a member its rate holds back."""
-    connections = connections_of(server)
-    connection = connections.find(next(member for member in connections.members if member.name == name))
+    subscribers = connections_of(server).subscribers
+    connection = subscribers.find(next(member for member in subscribers.members if member.name == name))
     assert connection
     assert connection._throttle
     return len(connection._throttle._held)
@@ -336,14 +336,13 @@ def selector_of(worker: Worker) -> selectors.BaseSelector:
 def known_connections(worker: Worker) -> list[Mapping[Any, Any] | set[Any] | list[Any]]:
     """Return everything that holds a connection: all of it is empty when none is left."""
     connections = worker._connections
-    deadlines = (connections._endings, connections._stalls, connections._lines, connections._pauses)
     return [
         connections._all,
-        connections.members,
+        connections.subscribers.members,
         connections._behind,
         connections.received,
         worker._selector.get_map(),
-        *(each._times for each in deadlines),
+        connections._deadlines._times,
     ]
 
 

@@ -37,9 +37,14 @@ def test_merged_batches_read_like_one_after_the_other() -> None:
     ann, bob = Member("1", ("", 1)), Member("2", ("", 2))
     first = Encoded(b"1: a\n2: b\n", {ann: [(0, 5, b"")], bob: [(5, 5, b"*** y\n"), (5, 10, b"")]})
     second = Encoded(b"1: c\n", {ann: [(0, 5, b""), (5, 5, b"*** x\n")]})
-    batches = [Batch({TEXT: first, JSON: second}, 2, [(bob, "exit")]), Batch({TEXT: second}, 1), Batch({JSON: first})]
+    said = [Message("1", "a", 1), Message("2", "b", 2), Message("1", "c", 3)]
+    batches = [
+        Batch({TEXT: first, JSON: second}, said[:2], [(bob, "exit")]),
+        Batch({TEXT: second}, said[2:]),
+        Batch({JSON: first}),
+    ]
     merged = Batch.merged(batches, {})
-    assert (merged.messages, merged.left) == (3, [(bob, "exit")])
+    assert (merged.messages, merged.left) == (said, [(bob, "exit")])
     for member in (ann, bob, Member("3", ("", 3))):
         for format in FORMATS:
             parts = [b"".join(batch.lines(format).pieces_for(member)) for batch in batches]
@@ -53,7 +58,7 @@ def some_batch(random: random.Random, members: list[Member]) -> Batch:
         member = random.choice(members)
         match random.randrange(4):
             case 0:
-                builder.tell(member, Notice(f"told {number}"))
+                builder.tell(member, TEXT, TEXT.encode(Notice(f"told {number}")))
             case 1:
                 builder.announce(Joined(member.name), random.choice([FORMATS, (JSON,)]), exclude=member)
             case 2:
@@ -78,4 +83,4 @@ def test_merged_batches_are_the_batches(seed: int) -> None:
             after = joining.get(member, 0) if format is TEXT else 0
             pieces = [piece for batch in batches[after:] for piece in batch.lines(format).pieces_for(member)]
             assert b"".join(merged.lines(format).pieces_for(member)) == b"".join(pieces)
-    assert merged.messages == sum(batch.messages for batch in batches)
+    assert merged.messages == [message for batch in batches for message in batch.messages]

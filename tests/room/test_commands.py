@@ -281,7 +281,7 @@ def test_on_message_decides_about_actions(answer: Callable[[Any], Any], passed: 
     handler = Handler(answer)
     desk, (ann, bob, cid) = table(Room(handler), programs="3")
     desk.hear(ann, "/me waves")
-    assert handler.seen == [Action("1", "waves", 1)]
+    assert handler.seen == [Action("1", "waves")]
     assert heard(cid) == passed
     assert heard(bob) == [as_text(event) for event in passed]
     assert desk.room.newest_id == len(passed)
@@ -293,7 +293,7 @@ def test_what_hooks_see_of_commands() -> None:
     desk, (ann, bob, _) = table(Room(handler))
     desk.hear(ann, "/nick ada", "/nick ada", "/nick 7", "/msg 2 psst", "/who", "/say x", "//y", "/nope", "/json")
     desk.hear(bob, "/nick ADA", "/nick bob")
-    assert handler.seen == [("ada", "1"), Message("ada", "x", 1), Message("ada", "/y", 2), ("bob", "2")]
+    assert handler.seen == [("ada", "1"), Message("ada", "x"), Message("ada", "/y"), ("bob", "2")]
     assert Private("ada", "psst") in heard(bob)
 
 
@@ -303,7 +303,7 @@ def test_a_failing_on_rename_ends_one_conversation(caplog: pytest.LogCaptureFixt
     desk, (ann, bob, cid) = table(Room(failing), programs="13")
     with caplog.at_level(logging.ERROR, "chatkit"):
         desk.hear(ann, "/nick ada", "lost")
-    assert [publisher.exc_info is not None for publisher in caplog.records] == [True]
+    assert [record.exc_info is not None for record in caplog.records] == [True]
     code, text = "handler_failed", "an error in the room's handler ended this conversation"
     assert (heard(ann), ann.left) == ([Renamed("1", "ada"), Error(text, code)], "handler error")
     desk.hear(bob, "/nick bob", "fine")

@@ -13,13 +13,14 @@ from chatkit.protocol.formats import TEXT, encode_text
 from chatkit.room import committer
 from chatkit.room.batch import Batch, Encoded, Subscribe
 from chatkit.room.committer import Committer
+from chatkit.room.pages import Pages
 from tests.helpers.histories import Scripted
 from tests.helpers.inside import next_retry, recover
 from tests.helpers.peers import DEADLINE
 
 
 def batch(*messages: Message) -> Batch:
-    return Batch({TEXT: Encoded(encode_text(*messages))}, messages=len(messages))
+    return Batch({TEXT: Encoded(encode_text(*messages))}, messages=list(messages))
 
 
 def test_kept_then_handed_out(store: Scripted) -> None:
@@ -33,14 +34,14 @@ def test_kept_then_handed_out(store: Scripted) -> None:
         if len(order) == 4:
             done.set()
 
-    committing.subscribers.append(subscriber)
+    committing.attach(Pages(10, store), subscriber)
     committing.start(print)
     member: Any = None
     for number in (1, 2, 3):
         message = Message("ada", str(number), number, 0.0)
-        committing.publish(batch(message), [message])
+        committing.put(batch(message))
         if number == 2:
-            committing.publish(Subscribe(member, TEXT))
+            committing.put(Subscribe(member, TEXT))
     assert done.wait(DEADLINE)
     committing.end(DEADLINE)
     assert order == [b"ada: 1\n", b"ada: 2\n", "switch", b"ada: 3\n"]

@@ -40,7 +40,7 @@ def test_one_turn_is_one_batch() -> None:
     assert [batch.lines(TEXT).data for batch in batches] == [b"1: a\n1: b\n2: c\n1: d\n"]
     assert (ann.received, bob.received) == (b"2: c\n", b"1: a\n1: b\n1: d\n")
     assert cid.received == batches[0].lines(TEXT).data
-    assert batches[0].messages == 4
+    assert [message.text for message in batches[0].messages] == ["a", "b", "c", "d"]
 
 
 def test_exit_and_empty_lines() -> None:
@@ -185,7 +185,7 @@ def test_a_failing_hook_ends_one_conversation(failing: str, caplog: pytest.LogCa
             assert ann.left == ("exit" if failing == "leave" else "handler error")
     desk.hear(bob, "fine")
     assert cid.received.endswith(b"2: fine\n")
-    assert [publisher.exc_info is not None for publisher in caplog.records] == [True]
+    assert [record.exc_info is not None for record in caplog.records] == [True]
 
 
 def steps() -> st.SearchStrategy[list[tuple[str, int, int]]]:

@@ -129,9 +129,9 @@ def test_ends_after_what_is_pending() -> None:
     conn.flush()
     assert sock.sent == b"hello\n"
     assert sock.calls[-1] == "shutdown"
-    assert not conn.finished
+    assert not conn.is_finished
     conn.receive(100)
-    assert conn.finished
+    assert conn.is_finished
     assert conn.interest == 0
     conn.close()
     assert "linger" not in sock.calls
@@ -187,4 +187,4 @@ def test_the_end_of_stream_can_fail() -> None:
     conn.finish()
     sock.receives.append(b"")
     conn.receive(100)
-    assert conn.finished
+    assert conn.is_finished

@@ -15,12 +15,12 @@ from chatkit.history.base import HistoryError
 from chatkit.history.sqlite.store import SqliteHistory
 from chatkit.protocol.formats import TEXT
 from chatkit.room import committer
-from chatkit.room.publisher import PageRequest
+from chatkit.room.pages import PageRequest
 from tests.helpers.histories import Scripted
 from tests.helpers.inside import (
     after_forgetting,
     before_waiting_for_publisher,
-    break_publisher,
+    break_committer,
     committer_of,
     publisher_of,
     threads_of,
@@ -210,13 +210,13 @@ def test_a_committer_that_dies_ends_the_server(serve: Serve, store: Scripted, ca
     server = Server(port=0, history=store)
     server.start()
     ann = Peer(server.port)
-    break_publisher(publisher_of(server))
+    break_committer(committer_of(server))
     ann.send(b"Hi!\n")
     ann.rest()
     ann.close()
     with pytest.raises(RuntimeError, match="a thread of the server died"):
         server.shutdown()
-    assert "chatkit-recorder died" in caplog.text
+    assert "chatkit-committer died" in caplog.text
 
 
 def test_who_has_just_come_leaves_in_order(serve: Serve, store: Scripted) -> None:
@@ -282,11 +282,11 @@ def test_what_was_pruned_is_forgotten(serve: Serve, tmp_path: Path) -> None:
     ann = started.peer()
     ann.send(b"".join(b"%d\n" % number for number in range(300)) + b"/sync\n")
     ann.line()
-    publisher, pruned = committer_of(started.server), threading.Event()
+    publisher, pruned = publisher_of(started.server), threading.Event()
     pages = SimpleQueue[bytes]()
 
     def page() -> bytes:
-        publisher.read(PageRequest(0, 300, 1 << 20, TEXT), lambda lines, upto: pages.put(lines))
+        publisher.pages.read(PageRequest(0, 300, 1 << 20, TEXT), lambda lines, upto: pages.put(lines))
         return pages.get(timeout=DEADLINE)
 
     assert page().startswith(b"%s: 0\n" % ann.name.encode())

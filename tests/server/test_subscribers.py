@@ -13,8 +13,8 @@ from chatkit import Event, Gap, Limits, Message, Welcome
 from chatkit.history.base import HistoryError
 from chatkit.history.memory import MemoryHistory
 from chatkit.protocol.formats import parse_json
-from chatkit.server import subscribers
-from tests.helpers.inside import before_release, call_soon, connections_of, publisher_of, workers_of
+from chatkit.server import replays
+from tests.helpers.inside import before_release, call_soon, committer_of, connections_of, publisher_of, workers_of
 from tests.helpers.marks import over_tls
 from tests.helpers.peers import Peer
 from tests.helpers.servers import Serve, Started
@@ -109,7 +109,7 @@ def test_after_the_password(serve: Serve, tmp_path: Path) -> None:
 @kept_in
 def test_in_pages(serve: Serve, where: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """However long the gap, and however small the pieces: every message once, in order, the own ones too."""
-    monkeypatch.setattr(subscribers, "MAX_PAGE_BYTES", 2000)
+    monkeypatch.setattr(replays, "MAX_PAGE_BYTES", 2000)
     started = serve(**where)
     ann, bob = started.peers(2)
     ann.send(b"".join(b"%d\n" % number for number in range(1, 2001)))
@@ -249,7 +249,9 @@ def test_nobody_is_told_anything_after_a_reset(serve: Serve, tmp_path: Path) -> 
     connections, done = connections_of(started.server), threading.Event()
 
     def look() -> None:
-        done.set() if len(connections) == 1 and not connections.replaying else call_soon(started.server, look)
+        done.set() if len(connections) == 1 and not connections.subscribers.replaying else call_soon(
+            started.server, look
+        )
 
     call_soon(started.server, look)
     assert done.wait(5)
@@ -257,7 +259,7 @@ def test_nobody_is_told_anything_after_a_reset(serve: Serve, tmp_path: Path) -> 
 
 def test_pages_of_all_who_dont_read_have_a_bound(serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However many ask and never read: what waits for them all is a share of one figure."""
-    monkeypatch.setattr(subscribers, "ALL_PAGES_BYTES", 200_000)
+    monkeypatch.setattr(replays, "ALL_PAGES_BYTES", 200_000)
     started = serve(history=tmp_path / "chat.db", limits=Limits(stall_seconds=60))
     ann = started.peer()
     ann.send((b"x" * 1000 + b"\n") * 8000)
@@ -269,7 +271,7 @@ def test_pages_of_all_who_dont_read_have_a_bound(serve: Serve, tmp_path: Path, m
     until_all_wait = threading.Event()
 
     def look() -> None:
-        waiting = [told.connection.pending_bytes for told in connections.replaying.values()]
+        waiting = [told.pending_bytes for told in connections.subscribers.replaying.values()]
         if len(waiting) == 4 and all(waiting):
             pending.extend(waiting)
             until_all_wait.set()
@@ -375,7 +377,7 @@ def test_gaps_are_where_they_are(
     ann, bob = started.peers(2)
     for broken, lines in ((False, b"1\n2\n"), (True, b"3\n4\n5\n"), (False, b"6\n7\n8\n9\n")):
         store.broken = broken
-        while store.broken != bool(publisher_of(started.server).failure) and not broken:
+        while store.broken != bool(committer_of(started.server).failure) and not broken:
             sync(ann)
         ann.send(lines)
         bob.lines(lines.count(b"\n"))

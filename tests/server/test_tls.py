@@ -102,7 +102,7 @@ def test_a_stalled_member_that_is_gone_needs_no_more(papers: Papers) -> None:
         connection.receive(100)
         assert connection.end == "connection reset"
         connection.finish()
-        assert connection.finished
+        assert connection.is_finished
 
 
 # Who gets in

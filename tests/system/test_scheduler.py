@@ -24,6 +24,7 @@ from chatkit.errors import JoinRefused
 from chatkit.history.memory import MemoryHistory
 from chatkit.protocol.formats import parse_json
 from chatkit.protocol.sanitize import clean
+from chatkit.room.publisher import Publisher
 from chatkit.room.room import Room
 from chatkit.server.connection import Connection
 from chatkit.server.worker import Worker
@@ -234,7 +235,7 @@ class Kept(SteppedCommitter):
         super().__init__(MemoryHistory(10**6), world.limits, Script(now=True), self.reads, required=required)
 
     @property
-    def is_backlogged(self) -> bool:  # type: ignore[override]
+    def is_backlogged(self) -> bool:
         return self.waiting_bytes > 60
 
     @property
@@ -262,10 +263,10 @@ class World:
         size = self.random.choice([1, 3, 1000])
         self.limits = Limits(max_line_bytes=MAX_LINE_BYTES, messages_per_second=rate, history_size=size, **limits)
         self.log: list[tuple[str, str, str]] = []
-        self.publisher = Kept(self) if self.random.random() < 0.5 else None
-        self.room = Room(self, self.limits, self.publisher)
+        self.committer = Kept(self) if self.random.random() < 0.5 else None
+        self.room = Room(self, self.limits, Publisher(size, self.committer))
         self.workers: list[Worker] = []
-        self.running: list[Worker | None] = []  # None is the publisher
+        self.running: list[Worker | None] = []  # None is the committer
         self.wakes_at: dict[Worker, float] = {}
         for number in range(self.random.randint(1, 3)):
             worker = Worker(f"worker-{number}", self.room, self.limits, self.accept, print)
@@ -325,10 +326,10 @@ class World:
             self.workers[0].post(partial(self.room.remove, member, Notice("kicked"), "removed"))
 
     def keep(self) -> None:
-        if self.publisher and not self.keeping:
+        if self.committer and not self.keeping:
             self.keeping = True
             self.running.append(None)
-            self.publisher.work()
+            self.committer.work()
             self.running.pop()
             self.keeping = False
 
@@ -368,12 +369,12 @@ class World:
             for peer in self.peers:
                 peer.read()
                 stalled = peer.deaf and peer in self.connections and self.connections[peer].pending_bytes
-                if not stalled or self.connections[peer].ending:  # the stalled don't leave: they must be cut off
+                if not stalled or self.connections[peer].is_closing:  # the stalled don't leave: they must be cut off
                     peer.talk()
             woken = [w for w in self.workers if selector_of(w).select() or self.wakes_at[w] <= self.now]
             for worker in woken:
                 self.turn(worker)
-            if self.publisher and self.publisher.waits:
+            if self.committer and self.committer.waits:
                 continue
             if not woken and not self.waiting and not any(worker.load for worker in self.workers):
                 return

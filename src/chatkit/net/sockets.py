@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import select
 import selectors
 import socket
 import struct
@@ -83,11 +82,15 @@ class Waker:
                 self._writer.send(b"\0")
 
     def wait(self, seconds: float) -> None:
-        """Until it is woken, whatever else the selector has, and at most so long."""
-        poll = select.poll()
-        poll.register(self._reader, select.POLLIN)
-        if poll.poll(1000 * seconds):
-            self.clear()
+        """Wait until it is woken, whatever else the selector has, at most so many seconds."""
+        self._reader.settimeout(seconds)
+        try:
+            self._reader.recv(4096)
+            self._awake = False
+        except TimeoutError:
+            pass
+        finally:
+            self._reader.setblocking(False)
 
     def clear(self) -> None:
         """For the woken thread, before it looks for its work.

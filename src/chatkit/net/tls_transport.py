@@ -46,13 +46,14 @@ class TlsTransport:
         self._encrypted = b""
         self._sealed = 0  # so many bytes of what was to be sent are in `_encrypted`
         self._begun = False
+        self._is_broken = False  # nothing can be sent any more
         self._eof_follows = False
         if not self._is_server:
             self._shake_hands()
 
     @property
     def has_unsent(self) -> bool:
-        return bool(self._encrypted or self._outgoing.pending or self._eof_follows)
+        return not self._is_broken and bool(self._encrypted or self._outgoing.pending or self._eof_follows)
 
     @property
     def sealed(self) -> bool:
@@ -112,6 +113,9 @@ class TlsTransport:
                     taken = self._sock.send(self._encrypted)
                 except BlockingIOError:
                     return False
+                except OSError:
+                    self._is_broken = True
+                    raise
                 self.taken_bytes += taken
                 self._encrypted = self._encrypted[taken:]
             if self._eof_follows:

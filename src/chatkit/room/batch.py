@@ -95,7 +95,7 @@ class Batch:
     """What one turn brought, for all members of all workers.
 
     encoded: the lines in each format that is read.
-    messages: how many there are in it.
+    messages: those in it, in order.
     left: members that are no longer in the room, and why.
     said: the messages of each sender, as the first and the last id of those that it said one after the other.
     newest_id: of all these, or 0.
@@ -104,7 +104,7 @@ class Batch:
     """
 
     encoded: dict[Format, Encoded] = field(default_factory=dict)
-    messages: int = 0
+    messages: list[Message] = field(default_factory=list)
     left: list[tuple[Member, str]] = field(default_factory=list)
     said: dict[Member, list[IdRange]] = field(default_factory=dict)
     newest_id: int = 0
@@ -145,7 +145,9 @@ class Batch:
             for format in {format: None for batch in batches for format in batch.encoded}
         }
         return cls(
-            encoded, sum(batch.messages for batch in batches), [left for batch in batches for left in batch.left]
+            encoded,
+            [message for batch in batches for message in batch.messages],
+            [left for batch in batches for left in batch.left],
         )
 
 
@@ -168,19 +170,24 @@ class Subscribe:
 class BatchBuilder:
     """What happens, in order, encoded once for all who read the same.
 
-    formats: those that are read. has_messages, has_more: whether there are messages in it, and anything else.
+    formats: those that are read. messages: those in it. has_more: whether there is anything else in it.
     """
 
-    __slots__ = ("_encoders", "_ids", "_said", "_sender", "has_messages", "has_more", "left", "messages")
+    __slots__ = ("_encoders", "_ids", "_left", "_said", "_sender", "has_more", "messages")
 
     def __init__(self, formats: Iterable[Format]) -> None:
         self.messages: list[Message] = []
-        self.has_messages = self.has_more = False
-        self.left: list[tuple[Member, str]] = []
+        self.has_more = False
+        self._left: list[tuple[Member, str]] = []
         self._encoders = {format: _Encoder(format) for format in formats}
         self._said: list[Message] = []
         self._ids: dict[Member, list[IdRange]] = {}
         self._sender: Member | None = None
+
+    @property
+    def has_messages(self) -> bool:
+        """Whether there are messages in it."""
+        return bool(self.messages or self._said)
 
     def say(self, sender: Member, message: Message) -> None:
         """For everyone but its sender."""
@@ -188,14 +195,12 @@ class BatchBuilder:
             self._write_said()
             self._sender = sender
         self._said.append(message)
-        self.has_messages = True
 
-    def tell(self, member: Member, event: Event | bytes) -> None:
-        """For one member alone."""
+    def tell(self, member: Member, format: Format, line: bytes) -> None:
+        """For one member alone, which reads this format."""
         self.has_more = True
         self._write_said()
-        line = event if isinstance(event, bytes) else member.format.encode(event)
-        self._encoders[member.format].insert(member, line)
+        self._encoders[format].insert(member, line)
 
     def announce(self, event: Event, formats: Iterable[Format], exclude: Member | None = None) -> None:
         """For everyone that reads one of these formats, but one."""
@@ -205,14 +210,19 @@ class BatchBuilder:
             if encoder := self._encoders.get(format):
                 encoder.write([event], exclude, is_ephemeral=True)
 
+    def leave(self, member: Member, reason: str) -> None:
+        """The last of a member."""
+        self.has_more = True
+        self._left.append((member, reason))
+
     def batch(self) -> Batch | None:
         """What was put in so far; None if that is nothing."""
         self._write_said()
         encoded = {format: encoder.encoded() for format, encoder in self._encoders.items()}
-        if not (self.left or any(lines.data or lines.edits for lines in encoded.values())):
+        if not (self._left or any(lines.data or lines.edits for lines in encoded.values())):
             return None
         newest_id = self.messages[-1].id if self.messages else None
-        return Batch(encoded, len(self.messages), self.left, self._ids, newest_id or 0)
+        return Batch(encoded, self.messages, self._left, self._ids, newest_id or 0)
 
     def _write_said(self) -> None:
         if said := self._said:

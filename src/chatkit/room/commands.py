@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from chatkit.errors import NameTaken
-from chatkit.events import Action, Error, Notice, Synced
+from chatkit.events import Action, Error, Notice
 from chatkit.protocol.lines import parse_command
 from chatkit.protocol.replies import NO_PASSWORD_NEEDED, unknown_command
 from chatkit.room.members import Member
@@ -110,7 +110,7 @@ def _json(turn: Turn, member: Member, argument: str) -> None:
 
 
 def _sync(turn: Turn, member: Member, argument: str) -> None:
-    turn.tell(member, Synced(turn.newest_id))
+    turn.sync(member)
 
 
 def _password(turn: Turn, member: Member, argument: str) -> None:

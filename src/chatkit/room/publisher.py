@@ -1,122 +1,159 @@
-"""The way of what happens from the room to its workers: kept, then handed out; and how it is told again."""
+"""The way of a turn to the workers: ids are given, lines encoded once per format, kept, and then fanned out."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING
 
-from chatkit.events import Event, Gap, Message
-from chatkit.history.base import History
-from chatkit.history.memory import MemoryHistory
-from chatkit.protocol.formats import Format
-from chatkit.room.batch import Batch, IdRange, Subscribe, contains
+from chatkit.events import Synced, Welcome
+from chatkit.protocol.formats import TEXT
+from chatkit.protocol.replies import REPLAY_BEGINS, REPLAY_ENDS
+from chatkit.room.batch import Batch, BatchBuilder, Subscribe
+from chatkit.room.entries import Announce, Entry, Leave, Start, Sync, Tell
+from chatkit.room.pages import Pages
 
-# So many are encoded once for all who ask for the same, until something new is said: 4 MiB at the most, as a rule.
-MAX_PAGES = 64
+if TYPE_CHECKING:
+    from chatkit.room.committer import Committer
 
 Subscriber = Callable[[Batch | Subscribe], None]
-# What a replay is told next, and up to which id that goes.
-Page = Callable[[bytes, int], None]
-OnFailure = Callable[[BaseException], None]
-
-
-@dataclass(frozen=True, slots=True)
-class PageRequest:
-    """What to tell again: messages with ids after `after`, up to about so many bytes or `upto`, but none of `exclude`."""
-
-    after: int
-    upto: int
-    max_bytes: int
-    format: Format
-    exclude: Sequence[IdRange] = ()
 
 
 class Publisher:
-    """Keeps the newest messages in memory, and hands out at once.
+    """Everything that happens in a room passes here, in one order.
 
-    size: how many messages. history: what else there is, for whoever keeps it.
-    newest_id: of the messages that were given an id. subscribers: called with what is handed out, in order.
-    messages: how many were handed out. unstored: how many messages a history that should outlive the process doesn't have.
+    Args:
+        size: how many messages are kept in memory.
+        committer: keeps messages in a history before they are fanned out; None for a room in memory.
+        replay: how many of the last messages a newcomer is told.
+
+    Attributes:
+        newest_id: the id given last, 0 before the first.
+        messages: how many messages were fanned out.
+        subscribers: called with each batch and each `Subscribe`, in order; they must not block.
+        pages: what was said before.
     """
 
-    required = False  # whether a message that can't be kept is refused
-    failure = ""  # why messages can't be kept at the moment
-    is_backlogged = False  # whether whoever brings more should wait
-    messages = unstored = 0
-
-    def __init__(self, size: int, history: History | None = None) -> None:
+    def __init__(self, size: int, committer: Committer | None = None, *, replay: int = 0) -> None:
         self.newest_id = 0
+        self.messages = 0
         self.subscribers: list[Subscriber] = []
-        self._recent = MemoryHistory(size)
-        self._history = history or self._recent  # that has all there is
-        self._pages: dict[
-            tuple[int, int, Format], tuple[bytes, int]
-        ] = {}  # when a server starts anew, everyone asks the same
+        self._committer = committer
+        self._replay = replay
+        self._readers = Counter({TEXT: 1})  # text is always encoded: anyone may join
+        self.pages = Pages(size, committer.history, committer.read_older) if committer else Pages(size)
+        if committer:
+            committer.attach(self.pages, self._fan_out)
 
     @property
     def epoch(self) -> str:
         """The run of ids: those of another epoch mean nothing here."""
-        return self._history.epoch
+        return self.pages.history.epoch
 
-    def start(self, failed: OnFailure) -> None:
-        """Before the first `put`. failed(error): called if it ends by an error of its own."""
+    @property
+    def is_refusing(self) -> bool:
+        """Whether messages are refused, because they have to be kept and can't be."""
+        return bool(self._committer and self._committer.required and self._committer.failure)
+
+    @property
+    def is_backlogged(self) -> bool:
+        """Whether the history is so far behind that workers wait before they read more."""
+        return self._committer is not None and self._committer.is_backlogged
+
+    @property
+    def unstored(self) -> int:
+        """How many messages a history that should outlive the process lacks."""
+        return self._committer.unstored if self._committer else 0
+
+    def start(self, failed: Callable[[BaseException], None]) -> None:
+        """Begin, before the first `publish`.
+
+        Args:
+            failed: called with the error when a thread of the history dies of one.
+
+        Raises:
+            HistoryError: the history can't be opened.
+        """
+        if self._committer:
+            self.newest_id = self._committer.start(failed)
 
     def end(self, seconds: float) -> None:
-        """After the last `put`; takes at most so long."""
+        """Keep and fan out what was published, then end, within so many seconds."""
+        if self._committer and self._committer.end(seconds):
+            self.subscribers.clear()  # a thread that hangs may wake up later
 
-    def publish(self, item: Batch | Subscribe, messages: Sequence[Message] = ()) -> None:
-        """Keep the messages, then hand the item out. Inside the room's lock; never waits."""
-        self._fan_out(item, messages)
-
-    def cursor_before_last(self, number: int) -> int:
-        """The id after which the last `number` messages come, as far as they are kept."""
-        return min(
-            self.newest_id, max(self._history.cursor_before_last(self.newest_id, number), self._history.pruned_upto)
-        )
+    def publish(self, entries: Iterable[Entry]) -> None:
+        """Give ids, encode, keep and fan out, in order. Called inside the room's lock; never waits."""
+        alone = self._committer is not None and self._committer.required  # what may have to be refused goes alone
+        builder = BatchBuilder(self._readers)
+        for entry in entries:
+            if isinstance(entry, tuple):
+                if alone and builder.has_more:
+                    builder = self._flush(builder)
+                self.newest_id += 1
+                object.__setattr__(entry[1], "id", self.newest_id)  # nobody else has seen the message yet
+                builder.say(*entry)
+            elif isinstance(entry, Start):
+                self._flush(builder)
+                self._start(entry)
+                builder = BatchBuilder(self._readers)
+            else:
+                if alone and builder.has_messages:
+                    builder = self._flush(builder)
+                self._add(builder, entry)
+        self._flush(builder)
 
     def can_replay_after(self, after: int) -> bool:
-        """Whether all that was handed out after this id can be told again, also later: what is in memory may be gone then."""
-        return False
+        """Tell whether everything fanned out after this id can be replayed, also later: memory may have lost it then."""
+        return self._committer is not None and self._committer.can_replay_after(after)
 
-    def read(self, request: PageRequest, deliver: Page) -> None:
-        """deliver(lines, id): what is request, up to that id; now or later, in any thread."""
-        page = self._pages.get((request.after, request.max_bytes, request.format))
-        if page and page[1] <= request.upto and not request.exclude:  # a page that ended earlier is only shorter
-            deliver(*page)
+    def cursor_before_last(self, number: int) -> int:
+        """Return the id after which the last `number` messages come, as far as they are kept."""
+        history = self.pages.history
+        return min(self.newest_id, max(history.cursor_before_last(self.newest_id, number), history.pruned_upto))
+
+    def _add(self, builder: BatchBuilder, entry: Tell | Announce | Sync | Leave) -> None:
+        if isinstance(entry, Tell):
+            builder.tell(entry.member, entry.format, entry.line)
+        elif isinstance(entry, Announce):
+            builder.announce(entry.event, entry.formats, entry.exclude)
+        elif isinstance(entry, Sync):
+            builder.tell(entry.member, entry.format, entry.format.encode(Synced(self.newest_id)))
         else:
-            self._read(request, deliver)
+            builder.leave(entry.member, entry.reason)
+            if entry.member.format is not TEXT:
+                self._readers[entry.member.format] -= 1
+                self._readers += Counter()  # a format without readers isn't encoded
 
-    def _read(self, request: PageRequest, deliver: Page) -> None:
-        deliver(*self._page(self._recent.read(request.after, request.upto, request.max_bytes), request))
+    def _start(self, start: Start) -> None:
+        """Have a member receive from here on, after a replay."""
+        after, newest = start.after, self.newest_id
+        if after is None:
+            after = self.cursor_before_last(self._replay)
+        elif start.epoch not in (None, self.epoch):
+            after = 0
+        first = last = b""
+        if start.format is not TEXT:
+            self._readers[start.format] += 1
+            first = start.format.encode(Welcome(start.name, newest, self.epoch))
+        elif after < newest:
+            first, last = TEXT.encode(REPLAY_BEGINS), TEXT.encode(REPLAY_ENDS)
+        self._hand_on(Subscribe(start.member, start.format, first, after, newest, last))
 
-    def _forget(self, upto: int) -> None:
-        """Messages with ids up to this one are not kept any more."""
-        self._recent.forget(upto)
-        self._pages.clear()
+    def _flush(self, builder: BatchBuilder) -> BatchBuilder:
+        if batch := builder.batch():
+            self._hand_on(batch)
+        return BatchBuilder(self._readers)
 
-    def _fan_out(self, item: Batch | Subscribe, messages: Sequence[Message]) -> None:
-        if messages:
-            self._recent.append(messages)
-            self.messages += len(messages)
-            self._pages.clear()
+    def _hand_on(self, item: Batch | Subscribe) -> None:
+        if self._committer:
+            self._committer.put(item)
+        else:
+            self._fan_out(item)
+
+    def _fan_out(self, item: Batch | Subscribe) -> None:
+        if isinstance(item, Batch) and item.messages:
+            self.pages.append(item.messages)
+            self.messages += len(item.messages)
         for subscriber in self.subscribers:
             subscriber(item)
-
-    def _page(self, found: list[Message], request: PageRequest) -> tuple[bytes, int]:
-        """The lines that tell what was found; a gap where some that there were aren't among them."""
-        events, last = list[Event](), found[-1].id or 0 if found else request.upto
-        ids = [request.after, *[message.id or 0 for message in found]]
-        for message, (before, number) in zip(found, pairwise(ids), strict=True):
-            if number > before + 1 and (missing := self._history.missing(before + 1, number - 1)):
-                events.append(Gap(missing))
-            if not request.exclude or not contains(request.exclude, number):
-                events.append(message)
-        if not found and (missing := self._history.missing(request.after + 1, request.upto)):
-            events.append(Gap(missing))
-        page = request.format.encode(*events), last
-        if len(self._pages) >= MAX_PAGES:
-            self._pages.clear()
-        if len(events) == len(found) > 0 and not request.exclude:  # what is missing may be there the next time
-            self._pages[request.after, request.max_bytes, request.format] = page
-        return page

@@ -40,9 +40,9 @@ class Room:
         announce: bool = False,
         replay: int = 0,
     ) -> None:
-        self.publisher = publisher or Publisher(limits.history_size)
+        self.publisher = publisher or Publisher(limits.history_size, replay=replay)
         self._lock = threading.Lock()
-        self._turn = Turn(handler, limits, self.publisher, announce=announce, replay=replay)
+        self._turn = Turn(handler, limits, self.publisher, announce=announce)
 
     @property
     def roster(self) -> Roster:
@@ -79,6 +79,7 @@ class Room:
         """
         with self._lock:
             self._turn.join(address, admitted)
+            self._turn.commit()
 
     def receive(self, received: Iterable[Received]) -> None:
         """Put what arrived in the room's order and hand it out, as one batch."""
@@ -126,7 +127,7 @@ class Room:
             if isinstance(line, BadLine):
                 self._turn.tell(member, Error(f"not sent: {line.reason}", line.code))
             elif isinstance(line, Foreign):
-                self._turn.tell(member, line.reply)
+                self._turn.reply(member, line.reply)
                 return f"spoke {line.protocol}"
             elif line.startswith("/"):
                 commands.run(self._turn, member, line)

@@ -10,11 +10,11 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 
-from chatkit.events import Event, Joined, Left, Message, Notice, Private, Renamed, Welcome
+from chatkit.events import Event, Joined, Left, Message, Notice, Private, Renamed
 from chatkit.limits import Limits
 from chatkit.protocol.formats import FORMATS, JSON, TEXT
-from chatkit.protocol.replies import HANDLER_FAILED, NOT_KEPT, REPLAY_BEGINS, REPLAY_ENDS, now_named
-from chatkit.room.batch import BatchBuilder, Subscribe
+from chatkit.protocol.replies import HANDLER_FAILED, NOT_KEPT, now_named
+from chatkit.room.entries import Announce, Entry, Leave, Start, Sync, Tell
 from chatkit.room.hooks import HookFailed, Hooks
 from chatkit.room.members import Member, Roster
 from chatkit.room.publisher import Publisher
@@ -26,33 +26,41 @@ MAX_ANSWERS = 16
 
 
 class Turn:
-    """Members say, ask and leave; `commit` hands out what came of it.
+    """The members of a room, and what happens to them, one thing after the other; `commit` publishes it.
 
-    announce: whether members with plain text are told who joins, leaves or changes its name.
-    replay: how many of the last messages a newcomer is told first.
-    publisher: where it all goes. now: when (`time.time`) this turn's messages are said.
+    Plan: each step changes the members at once and adds an entry, so that one turn is one `publish`.
+
+    Args:
+        handler: the hooks of the room's program, see `chatkit.Handler`.
+        announce: whether members with plain text are told of joins, leaves and names, too.
+
+    Attributes:
+        now: when (`time.time`) the messages of this turn are said.
     """
 
-    def __init__(self, handler: object, limits: Limits, publisher: Publisher, *, announce: bool, replay: int) -> None:
+    def __init__(self, handler: object, limits: Limits, publisher: Publisher, *, announce: bool) -> None:
         self.roster = Roster(limits)
-        self.publisher = publisher
         self.now = 0.0
+        self._publisher = publisher
         self._announced_in = tuple(format for format in FORMATS if announce or format.announces)
-        self._replay = replay
         self._hooks = Hooks(handler)
-        self._readers = Counter({TEXT: 1})  # text is always written: anyone may join
         self._answers: Counter[Member] = Counter()
-        self._builder = BatchBuilder(self._readers)
+        self._entries: list[Entry] = []
 
     def begin(self) -> None:
-        """A turn begins."""
+        """Begin a turn."""
         self.now = time.time()
         self._answers.clear()
 
     def join(self, address: tuple[str, int], admitted: Callable[[Member], None]) -> None:
-        """Who has a place reserved becomes a member, which hears what is committed after this.
+        """Make a peer with a reserved place a member, which receives what comes after this.
 
-        JoinRefused: it doesn't.
+        Args:
+            address: the address of the peer.
+            admitted: called with the member before anything is published for it.
+
+        Raises:
+            JoinRefused: the handler failed.
         """
         member = self.roster.add(address)
         try:
@@ -60,103 +68,77 @@ class Turn:
         except HookFailed:
             self.roster.remove(member)
             raise self.roster.refusal("handler", HANDLER_FAILED.text) from None
-        self._more.announce(Joined(member.name), self._announced_in)
-        self.commit()
         admitted(member)
-        newest = self.publisher.newest_id
-        if self._replay and newest:
-            self.publisher.publish(
-                Subscribe(
-                    member,
-                    TEXT,
-                    TEXT.encode(REPLAY_BEGINS),
-                    self.publisher.cursor_before_last(self._replay),
-                    newest,
-                    TEXT.encode(REPLAY_ENDS),
-                )
-            )
-        else:
-            self.publisher.publish(Subscribe(member, TEXT))
-
-    @property
-    def newest_id(self) -> int:
-        """Of the last message, 0 before the first."""
-        return self.publisher.newest_id
+        self._entries += (Announce(Joined(member.name), self._announced_in), Start(member, TEXT, member.name))
 
     def say(self, member: Member, text: str, kind: type[Message] = Message) -> None:
-        """A message, if the handler lets it pass. HookFailed: the handler raised."""
-        if self.publisher.required and self.publisher.failure:
-            self.tell(member, NOT_KEPT)
-        elif message := self._hooks.on_message(kind(member.name, text, self.publisher.newest_id + 1, self.now)):
-            if self.publisher.required and self._builder.has_more:
-                self.commit()  # what may have to be refused goes alone
-            self.publisher.newest_id += 1
-            self._builder.say(member, message)
+        """Say a message, if the handler lets it pass.
 
-    def tell(self, member: Member, event: Event | bytes) -> None:
-        """Something for one member alone."""
-        self._more.tell(member, event)
+        Raises:
+            HookFailed: the handler raised.
+        """
+        if self._publisher.is_refusing:
+            self.tell(member, NOT_KEPT)
+        elif message := self._hooks.on_message(kind(member.name, text, None, self.now)):
+            self._entries.append((member, message))
+
+    def tell(self, member: Member, event: Event) -> None:
+        """Tell one member alone."""
+        self._entries.append(Tell(member, member.format, member.format.encode(event)))
+
+    def reply(self, member: Member, data: bytes) -> None:
+        """Send bytes to one member alone."""
+        self._entries.append(Tell(member, member.format, data))
 
     def may_answer(self, member: Member) -> bool:
-        """Whether the member gets one more long answer in this turn."""
+        """Tell whether the member gets one more long answer in this turn."""
         self._answers[member] += 1
         return self._answers[member] <= MAX_ANSWERS
 
     def whisper(self, sender: Member, to: Member, text: str) -> None:
+        """Say a line to one member alone."""
         self.tell(to, Private(sender.name, text, self.now))
 
     def announce(self, event: Event) -> None:
-        """Something for everyone."""
-        self._more.announce(event, FORMATS)
+        """Tell everyone."""
+        self._entries.append(Announce(event, FORMATS))
 
     def rename(self, member: Member, name: str) -> None:
-        """ValueError, NameTaken: it can't have that name. HookFailed: the handler raised."""
+        """Give a member another name.
+
+        Raises:
+            ValueError: the name breaks the rule.
+            NameTaken: another member has it.
+            HookFailed: the handler raised.
+        """
         old_name = member.name
         self.roster.rename(member, name)
         renamed = Renamed(old_name, name)
-        self._more.tell(member, renamed if member.json else Notice(now_named(name)))
+        self.tell(member, renamed if member.json else Notice(now_named(name)))
         if old_name != name:
-            self._more.announce(renamed, self._announced_in, exclude=member)
+            self._entries.append(Announce(renamed, self._announced_in, member))
             self._hooks.on_rename(member, old_name)
 
     def subscribe(self, member: Member, after: int | None, epoch: str | None) -> None:
-        """From here on the member reads JSON; first the messages with ids above `after`, or as many as newcomers are told.
-
-        epoch: where `after` is from; if that is another one, all that is kept is told.
-        """
-        self.commit()
-        newest = self.publisher.newest_id
-        welcome = JSON.encode(Welcome(member.name, newest, self.publisher.epoch))
-        if after is None:
-            after = self.publisher.cursor_before_last(self._replay)
-        elif epoch not in (None, self.publisher.epoch):
-            after = 0
+        """Switch a member to JSON, after a replay: see `Start`."""
         member.format = JSON
-        self._readers[JSON] += 1
-        self.publisher.publish(Subscribe(member, JSON, welcome, after, newest))
-        self._builder = BatchBuilder(self._readers)
+        self._entries.append(Start(member, JSON, member.name, after, epoch))
+
+    def sync(self, member: Member) -> None:
+        """Tell a member the newest id at this place."""
+        self._entries.append(Sync(member, member.format))
 
     def leave(self, member: Member, reason: str) -> None:
-        """The member is gone; it still gets what is committed together with its leaving."""
+        """End a member's conversation; it still gets what is published together with its leaving."""
         self.roster.remove(member)
-        self._more.left.append((member, reason))
+        self._entries.append(Leave(member, reason))
         if reason != SHUTDOWN:  # then everyone leaves, and nobody has to know of each
-            self._more.announce(Left(member.name), self._announced_in, exclude=member)
+            self._entries.append(Announce(Left(member.name), self._announced_in, member))
         with suppress(HookFailed):
             self._hooks.on_leave(member, reason)
-        if member.format is not TEXT:
-            self._readers[member.format] -= 1
-            self._readers += Counter()  # a format without readers isn't written
 
     def commit(self) -> None:
-        """Keep what was said, and hand it out."""
-        builder, self._builder = self._builder, BatchBuilder(self._readers)
-        if batch := builder.batch():
-            self.publisher.publish(batch, builder.messages)
-
-    @property
-    def _more(self) -> BatchBuilder:
-        """Where everything goes but messages: what may have to be refused goes alone."""
-        if self.publisher.required and self._builder.has_messages:
-            self.commit()
-        return self._builder
+        """Publish what has happened."""
+        if entries := self._entries:
+            self._entries = []
+            self._publisher.publish(entries)

@@ -1,8 +1,14 @@
-"""One non-blocking socket: lines in, bounded pending bytes out. Owned by one worker thread.
+"""One non-blocking transport: lines in, bounded pending bytes out. Owned by one worker thread.
 
-A connection is open, then ending (nothing more is read, what is pending is still written, then its end of
-stream), then finished. Reads alone decide that the peer is gone: a failed write only stops the writing,
-so that what the peer sent before it left is still received.
+| state   | the peer's bytes are | the server's bytes are     | leaves by                                  |
+|---------|----------------------|----------------------------|--------------------------------------------|
+| OPEN    | lines                | sent                       | `finish`: CLOSING; a failed write: BROKEN  |
+| BROKEN  | lines                | dropped                    | `finish`: CLOSED                           |
+| CLOSING | dropped              | pending, then end of stream | nothing pending, or a failed write: CLOSED |
+| CLOSED  | dropped              | dropped                    | the peer's end: the socket is closed       |
+
+In each state `end` is None while the peer may send, and then says why its side is over. Reads alone decide that the
+peer is gone: a failed write only stops the writing, so that lines sent before the peer left are still received.
 """
 
 from __future__ import annotations
@@ -14,6 +20,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
+from enum import Enum
 from typing import TYPE_CHECKING
 
 from chatkit.limits import Limits
@@ -25,6 +32,8 @@ from chatkit.server.throttle import Throttle
 if TYPE_CHECKING:
     from chatkit.net.transport import Transport
     from chatkit.room.members import Member
+    from chatkit.server.login import PendingLogin
+    from chatkit.server.replays import Replay
 
 # Small pending pieces are joined up to this, a copy of its own for each slow member: so it stays small.
 WRITE_BYTES = 64 * 1024
@@ -32,48 +41,83 @@ WRITE_BYTES = 64 * 1024
 # Systems take 1024 in one call (IOV_MAX, writev(2)).
 MAX_PIECES = 512
 
-# Where a rate is set, one read takes no more: what is held back meanwhile stays small, the rest is the kernel's.
+# Where a rate is set, one read takes no more: few lines are held back then, the rest stays with the kernel.
 THROTTLED_READ_BYTES = 512
+
+
+class State(Enum):
+    """The life of a connection; the table above says how one state follows another."""
+
+    OPEN = "open"
+    BROKEN = "broken"
+    CLOSING = "closing"
+    CLOSED = "closed"
 
 
 class Connection:
     """The server's side of one conversation.
 
-    member: its place in the room, None before and when it was refused.
-    end: why the peer's side is over, None while it may still send.
-    is_broken: whether nothing can be written any more.
-    cut: why the server cut it off (a slow consumer, an endless line), or None.
-    pending_bytes: what the kernel hasn't taken yet.
-    last_sent: when (`time.monotonic`) the kernel last took some of what was pending.
-    give_up_at: when an ended connection is closed though its peer still reads what is pending.
-    line_due: when the line that has begun must have ended, `math.inf` between lines.
-    resume_at: when to go on with the lines that the member's rate holds back, None if there are none.
+    Attributes:
+        login: its stage before it is a member, if it has to log in.
+        member: its place in the room; None before, and when it was refused.
+        replay: its stage while it is told what was said before.
+        state: see the table above.
+        end: why the peer's side is over, or None.
+        cut: why the server cut it off (a slow consumer, an endless line), or None.
+        pending_bytes: how many bytes the kernel hasn't taken yet.
+        last_sent: when (`time.monotonic`) the kernel last took some of the pending bytes.
+        close_at: when a closing connection is looked at again, and closed unless its peer reads.
+        give_up_at: when a closing connection is closed although its peer reads.
+        line_due: when the line that has begun must have ended, `math.inf` between lines.
     """
 
     __slots__ = (
-        "_decoder", "_limits", "_pending", "_throttle", "cut", "end", "ending", "give_up_at", "is_broken", "last_sent",
-        "line_due", "member", "pending_bytes", "transport",
+        "_decoder", "_limits", "_pending", "_throttle", "close_at", "cut", "end", "give_up_at", "last_sent", "line_due",
+        "login", "member", "pending_bytes", "replay", "state", "transport",
     )  # fmt: skip
 
     def __init__(self, transport: Transport, limits: Limits) -> None:
         self.transport = transport
+        self.login: PendingLogin | None = None
         self.member: Member | None = None
+        self.replay: Replay | None = None
+        self.state = State.OPEN
         self.end: str | None = None
         self.cut: str | None = None
-        self.ending = False
         self.pending_bytes = 0
         self.last_sent = 0.0
-        self.give_up_at = math.inf
-        self.line_due = math.inf
+        self.close_at = self.give_up_at = self.line_due = math.inf
         self._limits = limits
         self._decoder = SniffingDecoder(limits.max_line_bytes)
         rate = limits.messages_per_second
         self._throttle = Throttle(rate) if rate and math.isfinite(rate) else None
         self._pending: deque[bytes | memoryview] | None = None  # made when needed: an empty deque costs 600 bytes
-        self.is_broken = False
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether the server has begun to end it."""
+        return self.state is State.CLOSING or self.state is State.CLOSED
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether the conversation ends: now, or after its replay."""
+        return self.is_closing or (self.replay is not None and self.replay.leaving)
+
+    @property
+    def due(self) -> float:
+        """When (`time.monotonic`) to look at it, whether anything happens or not."""
+        due = min(self.close_at, self.login.due if self.login else math.inf)
+        if not self.is_leaving:
+            if self.pending_bytes:
+                due = min(due, self.last_sent + self._limits.stall_seconds)
+            if self.member:
+                due = min(due, self.line_due)
+            if (resume_at := self.resume_at) is not None:
+                due = min(due, resume_at)
+        return due
 
     def receive(self, max_bytes: int) -> list[Line]:
-        """The lines that one read brings; sets `end` when the peer's side is over. After `finish`, drops them."""
+        """Read once, and return the lines that this completes; sets `end` when the peer's side is over."""
         was_ready = self.transport.is_ready
         lines = self._read(max_bytes)
         if self.transport.at_eof and not self.end:  # the end came with the last lines; the selector doesn't know
@@ -92,8 +136,8 @@ class Connection:
             self.end = "connection reset"
             return []
         if not data:
-            self.end = "connection reset" if self.is_broken else "end of stream"
-        if self.ending or (self.end and self.is_broken):
+            self.end = "end of stream" if self.state is State.OPEN else "connection reset"
+        if self.state is not State.OPEN and (self.end or self.state is not State.BROKEN):
             return []
         skipped_before = self._decoder.skipped_bytes
         lines = self._decoder.receive_data(data) if data else self._decoder.receive_eof()
@@ -102,7 +146,10 @@ class Connection:
         return self.resume(lines) if self._throttle else lines
 
     def resume(self, lines: Sequence[Line] = ()) -> list[Line]:
-        """Lines that were held back, and now may pass. While some still are, a line that has begun has time."""
+        """Return these lines and those that were held back, as far as the rate lets them pass.
+
+        While some are held back, a line that has begun has time.
+        """
         if not self._throttle:
             return list(lines)
         passed = self._throttle.receive(lines, time.monotonic())
@@ -113,17 +160,18 @@ class Connection:
         return passed
 
     def release(self) -> list[Line]:
-        """Every line that was held back, and no holding back from now on."""
+        """Return every line that was held back, and hold back no more."""
         throttle, self._throttle = self._throttle, None
         return throttle.release() if throttle else []
 
     @property
     def resume_at(self) -> float | None:
+        """When the next line that is held back may pass, None if there are none."""
         return self._throttle.resume_at if self._throttle else None
 
     @property
     def line_fault(self) -> str:
-        """What is wrong with the line at `line_due`."""
+        """Say what is wrong with the line at `line_due`."""
         if not self._decoder.skipped_bytes:
             return f"a line took longer than {self._limits.line_seconds:g} seconds"
         if self._decoder.skipped_bytes > self._limits.max_overlong_bytes:
@@ -131,7 +179,7 @@ class Connection:
         return f"a line that is too long took longer than {self._limits.overlong_seconds:g} seconds"
 
     def write(self, data: bytes) -> bool:
-        """Hand `data` to the kernel, keep what it doesn't take; whether nothing is pending now."""
+        """Hand `data` to the kernel, keep the rest pending. Returns whether nothing is pending now."""
         if self._pending:
             return self._keep([data], 0)
         try:
@@ -141,7 +189,7 @@ class Connection:
         return sent == len(data) or self._keep([data], sent)
 
     def write_pieces(self, pieces: Sequence[bytes | memoryview]) -> bool:
-        """`write` of several pieces in one system call, without a copy."""
+        """Write several pieces in one system call, without a copy. Returns as `write`."""
         if not pieces:
             return not self._pending
         if self._pending:
@@ -155,21 +203,14 @@ class Connection:
     def flush(self) -> None:
         """Write what is pending, as far as the kernel takes it."""
         taken_before = self.transport.taken_bytes
-        if self._has_unsent:
-            self._flush_transport()
+        if self.transport.has_unsent:
+            try:
+                self.transport.flush()
+            except OSError as error:
+                self._failed(error)
         self._flush_pending()
         if self.transport.taken_bytes > taken_before:  # a part of what is encrypted is progress, too
             self.last_sent = time.monotonic()
-
-    @property
-    def _has_unsent(self) -> bool:
-        return self.transport.has_unsent and not self.is_broken
-
-    def _flush_transport(self) -> None:
-        try:
-            self.transport.flush()
-        except OSError as error:
-            self._failed(error)
 
     def _flush_pending(self) -> None:
         while self._pending:
@@ -186,31 +227,31 @@ class Connection:
             else:
                 self._pending.popleft()
         self._pending = None
-        if self.ending:
-            self._send_eof()
+        if self.state is State.CLOSING:
+            self._end_sending()
 
     def finish(self) -> None:
-        """Begin to end: read no more lines, write what is pending, then the end of stream."""
-        self.ending = True
+        """Begin to end: receive no more lines, write what is pending, then the end of stream."""
+        self.state = State.CLOSING if self.state is State.OPEN else State.CLOSED
         if not self._pending:
-            self._send_eof()
+            self._end_sending()
 
     @property
     def interest(self) -> int:
-        """What to wait for: `selectors.EVENT_READ`, `EVENT_WRITE`, both or neither (0)."""
-        reads = not self.end and (not self._throttle or self._throttle.resume_at is None or self.ending)
+        """The events to wait for: `selectors.EVENT_READ`, `EVENT_WRITE`, both or neither (0)."""
+        reads = not self.end and (not self._throttle or self._throttle.resume_at is None or self.is_closing)
         # Pending bytes can't be written before the handshake is done; encrypted ones must be.
-        writes = (self._pending and self.transport.is_ready) or self._has_unsent
+        writes = (self._pending and self.transport.is_ready) or self.transport.has_unsent
         return (selectors.EVENT_READ if reads else 0) | (selectors.EVENT_WRITE if writes else 0)
 
     @property
-    def finished(self) -> bool:
-        """Whether both sides have ended and nothing is pending: time to close."""
-        return self.ending and self.end is not None and not self._pending and not self._has_unsent
+    def is_finished(self) -> bool:
+        """Whether both sides have ended, so that it is time to close."""
+        return self.state is State.CLOSED and self.end is not None and not self.transport.has_unsent
 
     @property
     def undelivered(self) -> int:
-        """How many line ends are pending."""
+        """The number of pending line ends."""
         return sum(bytes(piece).count(b"\n") for piece in self._pending or ())
 
     def close(self) -> None:
@@ -233,14 +274,14 @@ class Connection:
             self.line_due = now + self._limits.line_seconds
 
     def _failed(self, error: OSError) -> int:
-        """A write failed: how many bytes the kernel took."""
+        """Note that a write failed. Returns how many bytes the kernel took: 0."""
         if not isinstance(error, BlockingIOError | InterruptedError):
             self._break()
         return 0
 
     def _keep(self, pieces: Sequence[bytes | memoryview], sent: int) -> bool:
-        """Keep what is left of `pieces` after `sent` bytes of them; whether that is nothing."""
-        if self.is_broken:
+        """Keep what is left of `pieces` after `sent` bytes of them. Returns whether that is nothing."""
+        if self.state is State.BROKEN or self.state is State.CLOSED:
             return True
         if not self._pending:
             self._pending = deque()
@@ -253,19 +294,22 @@ class Connection:
         return False
 
     def _break(self) -> None:
-        """No more writing, not even if the socket would take some again: there must be no gap."""
-        self.is_broken = True
+        """Write no more, not even if the socket would take some again: there must be no gap."""
+        if self.state is State.OPEN:
+            self.state = State.BROKEN
         self._pending = None
         self.pending_bytes = 0
-        self._send_eof()
+        self._end_sending()
 
-    def _send_eof(self) -> None:
+    def _end_sending(self) -> None:
+        if self.state is State.CLOSING:
+            self.state = State.CLOSED
         with suppress(OSError):  # the peer is gone already
             self.transport.shutdown(socket.SHUT_WR)
 
     @staticmethod
     def _next_piece(pending: deque[bytes | memoryview]) -> bytes | memoryview:
-        """The head of what is pending; small pieces become one, so that one write carries many."""
+        """Return the first pending piece; small ones become one, so that one write carries many."""
         parts: list[bytes | memoryview] = []
         size = 0
         while pending and (not parts or size + len(pending[0]) <= WRITE_BYTES):

@@ -8,7 +8,6 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 from hashlib import sha256
 
@@ -30,7 +29,6 @@ from chatkit.room.members import Member
 from chatkit.room.room import Room
 from chatkit.server.connection import Connection
 from chatkit.server.connections import Connections
-from chatkit.server.deadlines import Deadlines
 
 logger = logging.getLogger("chatkit")
 
@@ -42,7 +40,7 @@ MAX_ADDRESSES = 10_000
 
 
 class PasswordAuth:
-    """Lets pass who knows the password. Only its digest is kept. Safe to use from every worker."""
+    """The room's password, as a digest, and the failures of each origin. Safe to use from every worker."""
 
     def __init__(self, password: str) -> None:
         self._digest = sha256(password.encode()).digest()
@@ -51,11 +49,11 @@ class PasswordAuth:
         self._logged_at = 0.0
 
     def next_attempt_at(self, host: str) -> float:
-        """From when on (`time.monotonic`) the next attempt from that address may be judged."""
+        """Return when (`time.monotonic`) the next attempt from that address may be judged."""
         return self._failures.get(_origin(host), (0, 0.0))[1]
 
     def verify(self, host: str, attempt: str) -> bool | None:
-        """Whether this is the password, compared in constant time; None if it is too early to judge."""
+        """Tell whether this is the password, compared in constant time; None if it is too early to judge."""
         origin = _origin(host)
         with self._lock:
             if self.next_attempt_at(host) > time.monotonic():
@@ -78,37 +76,114 @@ class PasswordAuth:
 
 
 def _origin(host: str) -> str:
-    """Who has one IPv6 address has its whole /64 (RFC 6177), and could come from another one each time."""
+    """Return the address, or the /64 of an IPv6 one: its holder has all of it (RFC 6177)."""
     address = ipaddress.ip_address(host.partition("%")[0])
     if isinstance(address, ipaddress.IPv6Address) and not address.ipv4_mapped:
         return str(ipaddress.ip_network((address, 64), strict=False))
     return host
 
 
-# What may come along with a password whose judgement has to wait; each line takes some memory of its own.
+# Lines that come along with a password that has to wait for its turn; each takes some memory of its own.
 MAX_HELD_BYTES = 256 * 1024
 LINE_BYTES = 64
 
 
-@dataclass(slots=True)
 class PendingLogin:
-    """address: whose place is reserved. until: when its time is over. lines: not looked at yet.
+    """The stage of a connection before it is a member: the TLS handshake, then the password.
 
-    held_bytes: what they take at the most, four bytes a character.
+    Args:
+        logins: what all logins of a worker share.
+        address: the peer, whose place in the room is reserved.
+        until: when (`time.monotonic`) its time is over.
+
+    Attributes:
+        due: when (`time.monotonic`) to call `tick`: its time is over, or an attempt may be judged.
     """
 
-    address: Address
-    until: float
-    asked: bool = False
-    failures: int = 0
-    held_bytes: int = 0
-    lines: list[Line] = field(default_factory=list)
+    __slots__ = ("_asked", "_connection", "_failures", "_held_bytes", "_lines", "_logins", "_until", "address", "due")
+
+    def __init__(self, logins: Logins, connection: Connection, address: Address, until: float) -> None:
+        self.address = address
+        self.due = self._until = until
+        self._logins = logins
+        self._connection = connection
+        self._asked = False
+        self._failures = 0
+        self._held_bytes = 0  # of the lines, four bytes a character
+        self._lines: list[Line] = []  # not looked at yet
+
+    def receive(self, lines: list[Line]) -> list[Line]:
+        """Take lines of the peer. Returns those that are for the room, if it has become a member."""
+        self._lines += lines
+        self._held_bytes += sum(LINE_BYTES + (4 * len(line) if isinstance(line, str) else 0) for line in lines)
+        self.ask()
+        if self._connection.transport.is_ready and (not self._logins.auth or self._verify(self._logins.auth)):
+            return self._logins.join(self._connection, self._lines)
+        said_all = self._connection.end and not self._lines and self._connection.resume_at is None
+        if self._connection.login and said_all:
+            self._leave()
+        return []
+
+    def tick(self, now: float) -> None:
+        """End a login that takes too long, judge an attempt that had to wait."""
+        if self._until > now:
+            self.due = self._until
+            self._logins.connections.receive(self._connection, [])
+        else:
+            self._leave(f"no password in {self._logins.limits.login_seconds:g} seconds")
+
+    def ask(self) -> None:
+        """Ask for the password as soon as the peer can read lines; from then on its time is for that."""
+        if self._logins.auth and self._connection.transport.is_ready and not self._asked:
+            self._asked = True
+            self.due = self._until = time.monotonic() + self._logins.limits.login_seconds
+            self._logins.tell(self._connection, ASKS_PASSWORD)
+
+    def _verify(self, auth: PasswordAuth) -> bool:
+        """Judge the lines, as far as they may be judged now. Returns whether the password was among them."""
+        while self._lines:
+            line = self._lines[0]
+            if not isinstance(line, str) or not line.startswith(PASSWORD_COMMAND):
+                del self._lines[0]
+                self._fail(line.reply if isinstance(line, Foreign) else ASKS_PASSWORD)
+                continue
+            next_attempt_at = auth.next_attempt_at(self.address[0])
+            if next_attempt_at > time.monotonic():
+                self._wait(next_attempt_at)
+                return False
+            is_right = auth.verify(self.address[0], line.removeprefix(PASSWORD_COMMAND))
+            if is_right:
+                del self._lines[0]
+                return True
+            if is_right is False:  # else another worker was quicker: it is too early now
+                self._held_bytes = 0
+                self._lines.clear()  # lines that came together with a wrong password were meant for another room
+                self._fail(WRONG_PASSWORD)
+        return False
+
+    def _wait(self, next_attempt_at: float) -> None:
+        """Judge later; until then keep the lines, within bounds."""
+        self.due = min(next_attempt_at, self._until)
+        if self._held_bytes > MAX_HELD_BYTES:
+            self._leave(TOO_MUCH_BEFORE_PASSWORD)
+
+    def _fail(self, answer: str | bytes) -> None:
+        self._failures += 1
+        self._logins.tell(self._connection, answer)
+        if self._failures == MAX_FAILURES or isinstance(answer, bytes):
+            self._leave(TOO_MANY_PASSWORDS if isinstance(answer, str) else None)
+
+    def _leave(self, reason: str | None = None) -> None:
+        self._lines.clear()
+        self._logins.refuse(self._connection, self.address, reason)
 
 
 class Logins:
-    """The entrants of one worker; used by its thread alone.
+    """The logins of one worker; used by its thread alone.
 
-    admit(connection, member): called inside the room's lock, as for `Room.join`.
+    Args:
+        auth: knows the room's password; None for a room without one.
+        admit: called with a connection and its member inside the room's lock, as for `Room.join`.
     """
 
     def __init__(
@@ -119,124 +194,48 @@ class Logins:
         connections: Connections,
         admit: Callable[[Connection, Member], None],
     ) -> None:
+        self.limits = limits
+        self.auth = auth
+        self.connections = connections
         self._room = room
-        self._limits = limits
-        self._auth = auth
-        self._connections = connections
         self._admit = admit
-        self._pending: dict[Connection, PendingLogin] = {}
-        self._due = Deadlines[Connection]()  # when the time is over, or an attempt may be judged
 
-    @property
-    def next_due(self) -> float:
-        """When (`time.monotonic`) to call `tick` at the latest."""
-        return self._due.next
-
-    def enter(self, connection: Connection, address: Address, accepted_at: float) -> None:
-        """Ask this connection for what it takes to become a member; its place is reserved."""
-        self._pending[connection] = login = PendingLogin(address, accepted_at + self._limits.tls_handshake_seconds)
-        self._due.set(connection, login.until)
-        self._greet(connection, login)
-        self._connections.watch(connection)
-
-    def receive(self, connection: Connection, lines: list[Line]) -> list[Line]:
-        """What came from an login; those of its lines that are for the room, if it is a member now."""
-        if not (login := self._pending.get(connection)):
-            return []
-        login.lines += lines
-        login.held_bytes += sum(LINE_BYTES + (4 * len(line) if isinstance(line, str) else 0) for line in lines)
-        self._greet(connection, login)
-        if connection.transport.is_ready and (
-            not self._auth or self._knows_the_password(connection, login, self._auth)
-        ):
-            return self._join(connection, login)
-        said_all = connection.end and not login.lines and connection.resume_at is None
-        if connection in self._pending and said_all:
-            self._leave(connection)
-        return []
-
-    def tick(self) -> None:
-        """End what takes too long, judge what had to wait."""
-        for connection in self._due.due(now := time.monotonic()):
-            login = self._pending[connection]
-            if login.until > now:
-                self._due.set(connection, login.until)
-                self._connections.receive(connection, [])
-            else:
-                self._leave(connection, f"no password in {self._limits.login_seconds:g} seconds")
+    def begin(self, connection: Connection, address: Address, accepted_at: float) -> None:
+        """Begin the login of a connection whose place is reserved."""
+        until = accepted_at + self.limits.tls_handshake_seconds
+        connection.login = PendingLogin(self, connection, address, until)
+        connection.login.ask()
+        self.connections.arm(connection)
+        self.connections.watch(connection)
 
     def close(self) -> None:
-        """The room ends: so do they."""
-        for connection in list(self._pending):
-            self._leave(connection)
+        """End every login: the room ends."""
+        for connection in self.connections.pending_logins:
+            if connection.login:
+                self.refuse(connection, connection.login.address, None)
 
-    def _greet(self, connection: Connection, login: PendingLogin) -> None:
-        """As soon as it can read lines, ask for the password; from then on its time is for that."""
-        if self._auth and connection.transport.is_ready and not login.asked:
-            login.asked = True
-            login.until = time.monotonic() + self._limits.login_seconds
-            self._due.set(connection, login.until)
-            self._tell(connection, ASKS_PASSWORD)
-
-    def _knows_the_password(self, connection: Connection, login: PendingLogin, auth: PasswordAuth) -> bool:
-        """Judge what it has said, as far as that may be judged now."""
-        while login.lines:
-            line = login.lines[0]
-            if isinstance(line, str) and line.startswith(PASSWORD_COMMAND):
-                next_attempt_at = auth.next_attempt_at(login.address[0])
-                if next_attempt_at > time.monotonic():
-                    self._hold(connection, login, next_attempt_at)
-                    return False
-                passes = auth.verify(login.address[0], line.removeprefix(PASSWORD_COMMAND))
-                if passes is None:  # another worker was quicker
-                    continue
-                if passes:
-                    del login.lines[0]
-                    return True
-                login.held_bytes = 0
-                login.lines.clear()  # what came together with a wrong password was meant for another room
-                self._fail(connection, login, WRONG_PASSWORD)
-            else:
-                del login.lines[0]
-                self._fail(connection, login, line.reply if isinstance(line, Foreign) else ASKS_PASSWORD)
-        return False
-
-    def _hold(self, connection: Connection, login: PendingLogin, next_attempt_at: float) -> None:
-        """Judge it later; until then what it says is kept, within bounds."""
-        self._due.set(connection, min(next_attempt_at, login.until))
-        if login.held_bytes > MAX_HELD_BYTES:
-            self._leave(connection, TOO_MUCH_BEFORE_PASSWORD)
-
-    def _fail(self, connection: Connection, login: PendingLogin, answer: str | bytes) -> None:
-        login.failures += 1
-        self._tell(connection, answer)
-        if login.failures == MAX_FAILURES or isinstance(answer, bytes):
-            self._leave(connection, TOO_MANY_PASSWORDS if isinstance(answer, str) else None)
-
-    def _join(self, connection: Connection, login: PendingLogin) -> list[Line]:
-        self._forget(connection)
+    def join(self, connection: Connection, lines: list[Line]) -> list[Line]:
+        """Make the connection a member. Returns the lines that are for the room."""
+        assert connection.login
+        address, connection.login = connection.login.address, None
         try:
-            self._room.join(login.address, partial(self._admit, connection))
+            self._room.join(address, partial(self._admit, connection))
         except JoinRefused as refusal:
-            self._tell(connection, refusal.reason)
-            self._connections.end(connection)
+            self.tell(connection, refusal.reason)
+            self.connections.end(connection)
             return []
-        if self._auth:
-            self._tell(connection, ACCEPTED)  # not before: who has read this hears everything
-        return login.lines
+        if self.auth:
+            self.tell(connection, ACCEPTED)  # not before: a peer that has read this receives everything
+        return lines
 
-    def _leave(self, connection: Connection, reason: str | None = None) -> None:
-        login = self._forget(connection)
-        login.lines.clear()
-        self._room.release(login.address)
+    def refuse(self, connection: Connection, address: Address, reason: str | None) -> None:
+        """End a connection that doesn't become a member, with a last word for it."""
+        connection.login = None
+        self._room.release(address)
         if reason and connection.transport.is_ready:
-            self._tell(connection, reason)
-        self._connections.end(connection)
+            self.tell(connection, reason)
+        self.connections.end(connection)
 
-    def _forget(self, connection: Connection) -> PendingLogin:
-        self._due.clear(connection)
-        return self._pending.pop(connection)
-
-    def _tell(self, connection: Connection, answer: str | bytes) -> None:
-        line = answer if isinstance(answer, bytes) else TEXT.encode(Notice(answer))
-        self._connections.write(connection, line)
+    def tell(self, connection: Connection, answer: str | bytes) -> None:
+        """Write a notice, or bytes, to a connection that is no member."""
+        self.connections.write(connection, answer if isinstance(answer, bytes) else TEXT.encode(Notice(answer)))

@@ -17,6 +17,7 @@ from chatkit.room.room import Room
 from chatkit.server.acceptor import Acceptor
 from chatkit.server.connection import Connection
 from chatkit.server.login import PasswordAuth
+from chatkit.server.stats import Counters
 from chatkit.server.worker import Call, Worker
 
 if TYPE_CHECKING:
@@ -62,19 +63,9 @@ class WorkerPool:
         return threading.current_thread() in (*self._workers, self._acceptor, self.starter)
 
     @property
-    def deliveries(self) -> int:
-        """Messages times members, their senders included."""
-        return sum(worker.deliveries for worker in self._workers)
-
-    @property
-    def bytes(self) -> int:
-        """Handed to connections."""
-        return sum(worker.bytes for worker in self._workers)
-
-    @property
-    def slow_consumers(self) -> int:
-        """Members that were cut off."""
-        return sum(worker.slow_consumers for worker in self._workers)
+    def counters(self) -> Counters:
+        """The counters of all workers."""
+        return Counters.total(worker.counters for worker in self._workers)
 
     def start(self, listener: socket.socket) -> None:
         """Accept at `listener`, which is the pool's from now on."""

@@ -79,14 +79,15 @@ class Server:
         self._bind_to = host, port
         self._handler = handler
         self._limits = limits
-        publisher = Publisher(limits.history_size)
+        committer = None
         if history is not None:
-            from chatkit.room.committer import committer_of  # only who has a history pays for it
+            from chatkit.room.committer import committer_of  # a room in memory doesn't pay for it
 
-            publisher = committer_of(history, limits, required=history_required)
+            committer = committer_of(history, limits, required=history_required)
         elif history_required:
             raise ValueError("history_required needs a history")
-        self._room = Room(handler, limits, publisher, announce=announce, replay=replay)
+        publisher = Publisher(limits.history_size, committer, replay=replay)
+        self._room = Room(handler, limits, publisher, announce=announce)
         self._over = threading.Event()
         auth = None if password is None else PasswordAuth(check_password(password, limits.max_line_bytes))
         self._pool = WorkerPool(self._room, limits, threads, self._over.set, tls, auth)
@@ -187,13 +188,13 @@ class Server:
     @property
     def stats(self) -> Stats:
         """Counters of this moment."""
-        messages, roster = self._room.publisher.messages, self._room.roster
+        messages, roster, counters = self._room.publisher.messages, self._room.roster, self._pool.counters
         return Stats(
             members=len(roster),
             messages=messages,
-            deliveries=max(0, self._pool.deliveries - messages),  # not to the sender
-            bytes=self._pool.bytes,
-            slow_consumers=self._pool.slow_consumers,
+            deliveries=max(0, counters.deliveries - messages),  # not to the sender
+            bytes=counters.sent_bytes,
+            slow_consumers=counters.slow_consumers,
             refused=dict(roster.refused),
             unstored=self._room.publisher.unstored,
             dropped=getattr(self._handler, "dropped", 0),

@@ -1,19 +1,46 @@
-"""What the server counts."""
+"""Counters of the server."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from typing import Self
+
+
+@dataclass(slots=True)
+class Counters:
+    """Counters of one worker, changed by its thread alone.
+
+    Attributes:
+        deliveries: messages times the members that they were handed to, senders included.
+        sent_bytes: bytes handed to connections.
+        slow_consumers: members that were cut off for reading too slowly.
+    """
+
+    deliveries: int = 0
+    sent_bytes: int = 0
+    slow_consumers: int = 0
+
+    @classmethod
+    def total(cls, counters: Iterable[Self]) -> Self:
+        """Return the sum of several workers' counters."""
+        each = list(counters)
+        return cls(*[sum(getattr(one, field.name) for one in each) for field in fields(cls)])
 
 
 @dataclass(frozen=True, slots=True)
 class Stats:
     """Counters of one moment, since the start.
 
-    members: present now. messages: accepted from members. deliveries: messages times those they were handed to.
-    bytes: of all lines that were handed to members, and to those who were refused. slow_consumers: members that were cut off.
-    refused: connections not taken, by reason (`full`, `address`, `handler`).
-    unstored: messages that the history should have, and hasn't, because of its disk.
-    dropped: lines that the handler, such as a transcript, could not keep; it says so by an attribute of that name.
+    Attributes:
+        members: present now.
+        messages: accepted from members.
+        deliveries: messages times the members that they were handed to.
+        bytes: bytes of all lines handed to members, and to connections that were refused.
+        slow_consumers: members that were cut off for reading too slowly.
+        refused: connections not taken, by reason (`full`, `address`, `handler`).
+        unstored: messages that the history lacks, because of its disk.
+        dropped: lines that the handler, such as a transcript, could not keep (its attribute of that name).
     """
 
     members: int

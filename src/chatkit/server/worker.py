@@ -27,7 +27,8 @@ from chatkit.room.turn import SHUTDOWN
 from chatkit.server.connection import Connection
 from chatkit.server.connections import Connections
 from chatkit.server.login import Logins, PasswordAuth
-from chatkit.server.subscribers import Subscribers
+from chatkit.server.replays import Replays
+from chatkit.server.stats import Counters
 
 logger = logging.getLogger("chatkit")
 
@@ -62,7 +63,6 @@ class Worker(threading.Thread):
         auth: PasswordAuth | None = None,
     ) -> None:
         super().__init__(name=name, daemon=True)
-        self.deliveries = 0
         self._room = room
         self._accept_waiting = accept_waiting
         self._failed = failed
@@ -70,9 +70,9 @@ class Worker(threading.Thread):
         self._selector = selectors.DefaultSelector()
         self._waker = Waker(self._selector)
         self._connections = Connections(limits, self._selector)
-        self._subscribers = Subscribers(room.publisher, limits, self._connections, self.post)
+        self._subscribers = self._connections.subscribers
+        self._replays = Replays(room.publisher, limits, self._connections, self.post)
         self._logins = Logins(room, limits, auth, self._connections, self.admit)
-        self._connections.receive_login = self._logins.receive
         self._stopping: tuple[float, threading.Barrier] | None = None
         room.add_subscriber(self.post)
 
@@ -82,14 +82,9 @@ class Worker(threading.Thread):
         return len(self._connections)
 
     @property
-    def bytes(self) -> int:
-        """How much was handed to its connections."""
-        return self._connections.bytes
-
-    @property
-    def slow_consumers(self) -> int:
-        """How many of its members were cut off for reading too slowly."""
-        return self._connections.slow_consumers
+    def counters(self) -> Counters:
+        """What it counts."""
+        return self._connections.counters
 
     def post(self, item: Batch | Subscribe | Call) -> None:
         """Leave a batch to deliver or something to call; handled in the order of the posts. Never blocks."""
@@ -100,13 +95,13 @@ class Worker(threading.Thread):
     def admit(self, connection: Connection, member: Member) -> None:
         """Own a member's connection from now on. Inside the room's lock: its `Subscribe` comes later."""
         connection.member = member
-        self._connections.joining[member] = connection
+        self._subscribers.joining[member] = connection
         self._connections.add(connection)
 
     def enter(self, connection: Connection, address: Address) -> None:
         """Own the connection of a peer that has to log in, and has a place."""
         self._connections.add(connection)
-        self.post(partial(self._logins.enter, connection, address, time.monotonic()))
+        self.post(partial(self._logins.begin, connection, address, time.monotonic()))
 
     def refuse(self, connection: Connection, reason: str) -> None:
         """Own a connection that gets no more than this reason and its end."""
@@ -144,16 +139,15 @@ class Worker(threading.Thread):
             self._accept_waiting()
             self._room.receive(received)
         self._take_inbox()
-        self._logins.tick()
-        self._subscribers.tick()
+        self._replays.tick()
         self._connections.tick()
         return has_read
 
     def _patience(self) -> float | None:
         """How long the selector may wait: until something is due, None for ever."""
-        if self._inbox or self._connections.received or self._subscribers.is_ready:
+        if self._inbox or self._connections.received or self._replays.is_ready:
             return 0
-        due = min(self._connections.next_due, self._logins.next_due)
+        due = self._connections.next_due
         return None if due == math.inf else min(max(0, due - time.monotonic()), LONGEST_WAIT_SECONDS)
 
     def _wait_for_publisher(self) -> bool:
@@ -186,45 +180,48 @@ class Worker(threading.Thread):
             if isinstance(item, Batch):
                 batches.append(item)
             elif isinstance(item, Subscribe) and item.format is TEXT:
-                if self._subscribers.admit(item):
+                if self._replays.admit(item):
                     newcomers[item.member] = len(batches)
             else:
                 self._deliver(batches, newcomers)
                 batches, newcomers = [], {}
-                self._subscribers.subscribe(item) if isinstance(item, Subscribe) else item()
+                self._replays.switch(item) if isinstance(item, Subscribe) else item()
         self._deliver(batches, newcomers)
 
     def _deliver(self, batches: list[Batch], newcomers: dict[Member, int]) -> None:
-        """One write per member, however many batches."""
+        """Write once to each member, however many batches there are.
+
+        Args:
+            newcomers: members that joined after so many of the batches.
+        """
         if not batches:
             return
-        batch, connections = Batch.merged(batches, newcomers), self._connections
-        members = sum(map(len, connections.subscribers.values()))
-        members += sum(not replay.leaving for replay in connections.replaying.values())
-        self.deliveries += batch.messages * members
-        self.deliveries -= sum(early.messages for number in newcomers.values() for early in batches[:number])
-        for format, members_of in connections.subscribers.items():
-            if members_of and format in batch.encoded:
-                self._write(batch.encoded[format], members_of)
-        for member, replay in connections.replaying.items():
-            replay.hold(batches[newcomers.get(member, 0) :])
+        batch, subscribers, counters = Batch.merged(batches, newcomers), self._subscribers, self.counters
+        counters.deliveries += len(batch.messages) * len(subscribers)
+        counters.deliveries -= sum(len(early.messages) for number in newcomers.values() for early in batches[:number])
+        for format, members in subscribers.by_format.items():
+            if members and format in batch.encoded:
+                self._write(batch.encoded[format], members)
+        for member, connection in subscribers.replaying.items():
+            if connection.replay:
+                connection.replay.hold(batches[newcomers.get(member, 0) :])
         for member, _ in batch.left:
-            if leaver := connections.find(member):
-                connections.end(leaver)
+            if leaver := subscribers.find(member):
+                self._connections.end(leaver)
 
     def _write(self, lines: Encoded, members: dict[Member, Connection]) -> None:
         data, edits, mark_behind = lines.data, lines.edits, self._connections.mark_behind
         if data:
-            self._connections.bytes += len(data) * len(members)
+            shared = len(members)
             for member, connection in members.items():
-                if member not in edits and not connection.write(data):
+                if member in edits:
+                    shared -= 1
+                elif not connection.write(data):
                     mark_behind(connection)
+            self.counters.sent_bytes += len(data) * shared
         for member in edits:
-            if reader := members.get(member):
-                pieces = lines.pieces_for(member)
-                self._connections.bytes += sum(map(len, pieces)) - len(data)
-                if not reader.write_pieces(pieces):
-                    mark_behind(reader)
+            if connection := members.get(member):  # type: ignore[assignment]  # or None
+                self._connections.write_pieces(connection, lines.pieces_for(member))
 
     def _refuse(self, connection: Connection, reason: str) -> None:
         self._connections.write(connection, TEXT.encode(Notice(reason)))
@@ -240,9 +237,7 @@ class Worker(threading.Thread):
         with suppress(threading.BrokenBarrierError):
             all_read.wait(min(max(0, deadline - time.monotonic()), LONGEST_WAIT_SECONDS))
         self._take_inbox()
-        self._room.receive(
-            [Received(member, [], SHUTDOWN) for member in (*self._connections.members, *self._connections.joining)]
-        )
+        self._room.receive([Received(member, [], SHUTDOWN) for member in self._subscribers.members])
         self._take_inbox()
         while len(self._connections) and (left := deadline - time.monotonic()) > 0:
             patience = self._patience()
