@@ -102,3 +102,12 @@ def trusting() -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     return context
+
+
+def flood(talker: Peer, reader: Peer, size: int) -> bytes:
+    """Say so many bytes in lines of 1000, each read by `reader` before the next; what it read."""
+    heard = []
+    for number in range(size // 1000):
+        talker.send(b"%07d" % number + b"x" * 992 + b"\n")
+        heard.append(reader.line() + b"\n")
+    return b"".join(heard)

@@ -129,30 +129,6 @@ def test_a_start_that_failed_is_no_start() -> None:
         server.serve_forever()
 
 
-@pytest.mark.stress
-def test_broadcast_while_it_shuts_down() -> None:
-    """It is delivered or refused with RuntimeError, whatever the moment; and it doesn't hold up the end."""
-    for _ in range(20):
-        server = Server(port=0)
-        server.start()
-        refused: list[BaseException] = []
-
-        def talk(server: Server = server, refused: list[BaseException] = refused) -> None:
-            try:
-                while True:
-                    server.broadcast("x")
-            except BaseException as error:
-                refused.append(error)  # noqa: B023
-
-        threads = [threading.Thread(target=talk) for _ in range(2)]
-        for thread in threads:
-            thread.start()
-        server.shutdown(grace=1)
-        for thread in threads:
-            thread.join(DEADLINE)
-        assert [type(error) for error in refused] == [RuntimeError, RuntimeError]
-
-
 def test_too_few_descriptors_to_start() -> None:
     """`start` raises, and leaves nothing open and nothing running."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import errno
 import logging
-import os
 import socket
 import threading
-import time
 from typing import Any
 
 import pytest
 
 from chatkit import Limits, Member, Message, Server
 from chatkit.room.batch import Received
-from chatkit.room.room import Room
 from chatkit.server.connection import Connection
-from tests.helpers.inside import ending_of, hold_up, interrupt_starts, replace_listener, room_of, workers_of
+from tests.helpers.inside import hold_up, room_of, workers_of
 from tests.helpers.marks import over_tls
-from tests.helpers.peers import DEADLINE, Peer
-from tests.helpers.servers import EventLog, Serve, Started
+from tests.helpers.peers import Peer, flood
+from tests.helpers.servers import Serve, Started
 
 has_ipv6 = pytest.mark.skipif(not socket.has_ipv6, reason="this system has no IPv6")
 
@@ -133,15 +129,6 @@ def test_a_full_room(serve: Serve, small_limits: Limits) -> None:
     assert peers[1].line() == f"{newcomer.name}: in".encode()
 
 
-def flood(talker: Peer, reader: Peer, size: int) -> bytes:
-    """Say so many bytes in lines of 1000, each read by `reader` before the next; what it read."""
-    heard = []
-    for number in range(size // 1000):
-        talker.send(b"%07d" % number + b"x" * 992 + b"\n")
-        heard.append(reader.line() + b"\n")
-    return b"".join(heard)
-
-
 @over_tls
 @pytest.mark.parametrize("why", ["bytes", "stalled"])
 def test_a_slow_consumer_is_cut_off(serve: Serve, why: str, caplog: pytest.LogCaptureFixture) -> None:
@@ -193,109 +180,6 @@ def test_a_pause_below_the_limits_loses_nothing(serve: Serve) -> None:
     assert b"".join(line + b"\n" for line in pausing.lines(6000)) == heard
     pausing.send(b"back\n")
     assert reader.line() == f"{pausing.name}: back".encode()
-
-
-@over_tls
-def test_shutdown_delivers_what_has_arrived(serve: Serve) -> None:
-    """Everything that was sent before reaches every member that reads; then an end of stream, no reset."""
-    started = serve(threads=2)
-    ann, bob, cid = started.peers(3)
-    lines = b"".join(b"%d\n" % number for number in range(20_000))
-    ann.send(lines + b"half")
-    sender = threading.Thread(target=started.server.shutdown)
-    sender.start()
-    expected = b"".join(f"{ann.name}: {number}\n".encode() for number in range(20_000))
-    assert bob.rest() == cid.rest() == expected
-    assert ann.rest() == b""
-    sender.join()
-    assert started.server.members == []
-
-
-def test_shutdown_delivers_what_another_worker_still_reads(serve: Serve) -> None:
-    """A worker with nothing left to read waits for the others before it ends its members' conversations."""
-    seen, go_on = threading.Event(), threading.Event()
-
-    class Gate(EventLog):
-        def on_message(self, message: Message) -> Message:
-            seen.set()
-            assert go_on.wait(DEADLINE)
-            return message
-
-    started = serve(threads=2, handler=Gate(), limits=Limits(drain_seconds=0.2))
-    ann, bob = started.peers(2)
-    lines = b"".join(b"%d\n" % number for number in range(50_000))
-    sender = threading.Thread(target=ann.send, args=(lines,))
-    sender.start()
-    assert seen.wait(DEADLINE)
-    ending = threading.Thread(target=started.server.shutdown)
-    ending.start()
-    assert ending_of(started.server).wait(DEADLINE)
-    go_on.set()
-    assert bob.rest().count(b"\n") == 50_000
-    for thread in (sender, ending):
-        thread.join(DEADLINE)
-
-
-def test_shutdown_with_a_member_that_never_reads(serve: Serve) -> None:
-    """It takes no longer than `grace`, and the one who reads gets all."""
-    started = serve()
-    talker, reader = started.peers(2)
-    started.peer(receive_buffer=4096)
-    flood(talker, reader, 6_000_000)
-    talker.send(b"last\nhalf a line")
-    begun = time.monotonic()
-    started.server.shutdown(grace=0.5)
-    assert time.monotonic() - begun < 0.6
-    assert reader.rest() == f"{talker.name}: last\n".encode()
-
-
-def test_shutdown_waits_for_a_slow_reader(serve: Serve) -> None:
-    """A member that is behind but reads gets everything, also after `drain_seconds`, within `grace`."""
-    started = serve(limits=Limits(drain_seconds=0.01))
-    talker, reader = started.peers(2)
-    pausing = started.peer(receive_buffer=4096)
-    heard = flood(talker, reader, 6_000_000)
-    ending = threading.Thread(target=started.server.shutdown)
-    ending.start()
-    assert reader.rest() == b""
-    assert pausing.rest() == heard
-    ending.join()
-
-
-def test_shutdown_ends_a_peer_that_stays(serve: Serve) -> None:
-    """A peer that never ends its side holds the server up for `drain_seconds` only."""
-    started = serve(limits=Limits(drain_seconds=0.1))
-    staying = started.peer()
-    begun = time.monotonic()
-    started.server.shutdown()
-    assert time.monotonic() - begun < 1
-    assert staying.rest() == b""
-
-
-def test_shutdown_twice_and_unstarted() -> None:
-    """Ending what has ended, or never began, is fine; starting it again isn't."""
-    Server(port=0).shutdown()
-    server = Server(port=0)
-    server.start()
-    server.shutdown()
-    server.shutdown()
-    with pytest.raises(RuntimeError, match="starts once"):
-        server.start()
-    with pytest.raises(RuntimeError, match="isn't running"):
-        server.broadcast("too late")
-
-
-def test_serve_forever_until_shutdown() -> None:
-    """It starts the server if need be, and returns when another thread shuts it down."""
-    listening = threading.Event()
-    handler = type("Handler", (), {"on_listening": lambda self, address: listening.set()})()
-    server = Server(port=0, handler=handler)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    assert listening.wait(DEADLINE)
-    server.shutdown()
-    thread.join(DEADLINE)
-    assert not thread.is_alive()
 
 
 def test_not_started() -> None:
@@ -405,67 +289,6 @@ def test_hooks_may_call_the_server(threads: int) -> None:
         bob.close()
 
 
-def test_a_dead_worker_ends_the_server(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """Never half alive: `serve_forever` and `shutdown` raise, with the reason, and everything is closed."""
-    server = Server(port=0, threads=2)
-    server.start()
-    thread_error: list[BaseException] = []
-
-    def serve_forever() -> None:
-        try:
-            server.serve_forever()
-        except RuntimeError as error:
-            thread_error.append(error)
-
-    thread = threading.Thread(target=serve_forever)
-    thread.start()
-
-    def fail(self: Room, arrivals: object) -> None:
-        raise MemoryError("of the test")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Room, "receive", fail)
-        peer = Peer(server.port)
-        peer.send(b"x\n")
-        begun = time.monotonic()
-        thread.join(DEADLINE)
-    assert not thread.is_alive()
-    assert time.monotonic() - begun < 2
-    assert isinstance(thread_error[0].__cause__, MemoryError)
-    with pytest.raises(RuntimeError, match="a thread of the server died"):
-        server.shutdown()
-    assert "died" in caplog.text
-    peer.close()
-
-
-@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EPERM])
-def test_accept_that_fails_pauses_and_goes_on(serve: Serve, caplog: pytest.LogCaptureFixture, code: int) -> None:
-    """Lack of descriptors is logged once, and ends by itself; a peer that gave up while it waited is no matter."""
-    started = serve()
-    failures = [OSError(code, os.strerror(code))] * 3 + [ConnectionAbortedError()]
-
-    class Failing:
-        def __init__(self, listener: socket.socket) -> None:
-            self.listener = listener
-
-        def accept(self) -> Any:
-            if failures:
-                raise failures.pop(0)
-            return self.listener.accept()
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self.listener, name)
-
-    replace_listener(started.server, Failing)
-    ann, bob = started.peers(2)
-    started.events.wait_for("join")
-    started.events.wait_for("join")
-    ann.send(b"in\n")
-    assert bob.line() == f"{ann.name}: in".encode()
-    assert failures == []
-    assert [record.getMessage() for record in caplog.records] == [f"cannot accept connections: {os.strerror(code)}"]
-
-
 def test_many_joins_are_few_writes(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is announced while the worker is busy is one write for each member; each hears of those after it."""
     started = serve(announce=True)
@@ -536,16 +359,3 @@ def test_more_pieces_than_one_write_takes(serve: Serve, opening: bytes) -> None:
         assert b"%05d" % number in line
         assert bob.line() == f"{ann.name}: {number:05}".encode()
     assert b"end" in ann.line()
-
-
-def test_a_start_that_is_interrupted_leaves_no_thread(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Ctrl-C while a thread begins: what it needs isn't freed before it has ended."""
-    interrupt_starts(monkeypatch, threading.Event())
-    before = set(threading.enumerate())
-    with pytest.raises(KeyboardInterrupt):
-        Server(port=0).start()
-    for thread in set(threading.enumerate()) - before:
-        thread.join(DEADLINE)
-    assert not caplog.records

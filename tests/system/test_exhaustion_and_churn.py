@@ -17,9 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from chatkit import Limits, Server
+from chatkit import Server
 from chatkit.net.descriptors import RESERVED, fit_to_fd_limit
-from chatkit.server.acceptor import prepare
 from tests.helpers.commands import BIN, Run, start_server
 from tests.helpers.peers import DEADLINE, Peer, assert_healthy
 from tests.helpers.processes import cpu_seconds, linux, resident_kib
@@ -76,18 +75,6 @@ def test_the_descriptor_limit_is_raised_and_fitted(run: Run, monkeypatch: pytest
     assert (fit_to_fd_limit(10_000), fit_to_fd_limit(10)) == (100 - RESERVED, 10)
     monkeypatch.setattr(resource, "getrlimit", lambda which: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     assert fit_to_fd_limit(10_000) == 10_000
-
-
-@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="this system has no TCP_USER_TIMEOUT")
-def test_the_kernel_is_told_how_patient_to_be() -> None:
-    """By default it asks a silent peer after 30 s, every 10 s, 3 times, and waits 30 s for what was sent."""
-    with socket.socket() as sock:
-        prepare(sock, Limits())
-        assert not sock.getblocking()
-        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
-        names = ["TCP_NODELAY", "TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT", "TCP_USER_TIMEOUT"]
-        found = [sock.getsockopt(socket.IPPROTO_TCP, getattr(socket, name)) for name in names]
-        assert found == [1, 30, 10, 3, 30_000]
 
 
 def test_a_transcript_that_nobody_reads(run: Run) -> None:
@@ -162,26 +149,6 @@ Server(port=0, handler=Handler(), threads=2).serve_forever()
     with pytest.raises(ConnectionRefusedError):
         Peer(port)
     assert "a thread of the server died: SystemExit('of the test')" in server.ends()[2]
-
-
-def test_an_acceptor_that_dies_ends_the_server(caplog: pytest.LogCaptureFixture) -> None:
-    """The port is closed, the members' conversations end, `shutdown` tells the reason."""
-
-    class Handler:
-        def on_join(self, member: object) -> None:
-            raise SystemExit("of the test")
-
-    server = Server(port=0, handler=Handler())
-    server.start()
-    peer = Peer(server.port)
-    with suppress(ConnectionResetError):
-        assert peer.rest() == b""
-    peer.close()
-    with pytest.raises(RuntimeError, match="a thread of the server died: SystemExit"):
-        server.serve_forever()
-    assert "chatkit-acceptor died" in caplog.text
-    with pytest.raises(ConnectionRefusedError):
-        Peer(server.port)
 
 
 def churn(port: int, cycles: int, at_once: int) -> None:

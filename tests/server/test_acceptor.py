@@ -1,0 +1,77 @@
+"""Accepting connections, also when the system can't."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from contextlib import suppress
+from typing import Any
+
+import pytest
+
+from chatkit import Limits, Server
+from chatkit.server.acceptor import prepare
+from tests.helpers.inside import replace_listener
+from tests.helpers.peers import Peer
+from tests.helpers.servers import Serve
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM, errno.EPERM])
+def test_accept_that_fails_pauses_and_goes_on(serve: Serve, caplog: pytest.LogCaptureFixture, code: int) -> None:
+    """Lack of descriptors is logged once, and ends by itself; a peer that gave up while it waited is no matter."""
+    started = serve()
+    failures = [OSError(code, os.strerror(code))] * 3 + [ConnectionAbortedError()]
+
+    class Failing:
+        def __init__(self, listener: socket.socket) -> None:
+            self.listener = listener
+
+        def accept(self) -> Any:
+            if failures:
+                raise failures.pop(0)
+            return self.listener.accept()
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self.listener, name)
+
+    replace_listener(started.server, Failing)
+    ann, bob = started.peers(2)
+    started.events.wait_for("join")
+    started.events.wait_for("join")
+    ann.send(b"in\n")
+    assert bob.line() == f"{ann.name}: in".encode()
+    assert failures == []
+    assert [record.getMessage() for record in caplog.records] == [f"cannot accept connections: {os.strerror(code)}"]
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="this system has no TCP_USER_TIMEOUT")
+def test_the_kernel_is_told_how_patient_to_be() -> None:
+    """By default it asks a silent peer after 30 s, every 10 s, 3 times, and waits 30 s for what was sent."""
+    with socket.socket() as sock:
+        prepare(sock, Limits())
+        assert not sock.getblocking()
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        names = ["TCP_NODELAY", "TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT", "TCP_USER_TIMEOUT"]
+        found = [sock.getsockopt(socket.IPPROTO_TCP, getattr(socket, name)) for name in names]
+        assert found == [1, 30, 10, 3, 30_000]
+
+
+def test_an_acceptor_that_dies_ends_the_server(caplog: pytest.LogCaptureFixture) -> None:
+    """The port is closed, the members' conversations end, `shutdown` tells the reason."""
+
+    class Handler:
+        def on_join(self, member: object) -> None:
+            raise SystemExit("of the test")
+
+    server = Server(port=0, handler=Handler())
+    server.start()
+    peer = Peer(server.port)
+    with suppress(ConnectionResetError):
+        assert peer.rest() == b""
+    peer.close()
+    with pytest.raises(RuntimeError, match="a thread of the server died: SystemExit"):
+        server.serve_forever()
+    assert "chatkit-acceptor died" in caplog.text
+    with pytest.raises(ConnectionRefusedError):
+        Peer(server.port)

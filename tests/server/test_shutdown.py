@@ -1,0 +1,141 @@
+"""The end of a server: everything that has arrived is delivered first."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from chatkit import Limits, Message, Server
+from tests.helpers.inside import ending_of
+from tests.helpers.marks import over_tls
+from tests.helpers.peers import DEADLINE, flood
+from tests.helpers.servers import EventLog, Serve
+
+
+@over_tls
+def test_shutdown_delivers_what_has_arrived(serve: Serve) -> None:
+    """Everything that was sent before reaches every member that reads; then an end of stream, no reset."""
+    started = serve(threads=2)
+    ann, bob, cid = started.peers(3)
+    lines = b"".join(b"%d\n" % number for number in range(20_000))
+    ann.send(lines + b"half")
+    sender = threading.Thread(target=started.server.shutdown)
+    sender.start()
+    expected = b"".join(f"{ann.name}: {number}\n".encode() for number in range(20_000))
+    assert bob.rest() == cid.rest() == expected
+    assert ann.rest() == b""
+    sender.join()
+    assert started.server.members == []
+
+
+def test_shutdown_delivers_what_another_worker_still_reads(serve: Serve) -> None:
+    """A worker with nothing left to read waits for the others before it ends its members' conversations."""
+    seen, go_on = threading.Event(), threading.Event()
+
+    class Gate(EventLog):
+        def on_message(self, message: Message) -> Message:
+            seen.set()
+            assert go_on.wait(DEADLINE)
+            return message
+
+    started = serve(threads=2, handler=Gate(), limits=Limits(drain_seconds=0.2))
+    ann, bob = started.peers(2)
+    lines = b"".join(b"%d\n" % number for number in range(50_000))
+    sender = threading.Thread(target=ann.send, args=(lines,))
+    sender.start()
+    assert seen.wait(DEADLINE)
+    ending = threading.Thread(target=started.server.shutdown)
+    ending.start()
+    assert ending_of(started.server).wait(DEADLINE)
+    go_on.set()
+    assert bob.rest().count(b"\n") == 50_000
+    for thread in (sender, ending):
+        thread.join(DEADLINE)
+
+
+def test_shutdown_with_a_member_that_never_reads(serve: Serve) -> None:
+    """It takes no longer than `grace`, and the one who reads gets all."""
+    started = serve()
+    talker, reader = started.peers(2)
+    started.peer(receive_buffer=4096)
+    flood(talker, reader, 6_000_000)
+    talker.send(b"last\nhalf a line")
+    begun = time.monotonic()
+    started.server.shutdown(grace=0.5)
+    assert time.monotonic() - begun < 0.6
+    assert reader.rest() == f"{talker.name}: last\n".encode()
+
+
+def test_shutdown_waits_for_a_slow_reader(serve: Serve) -> None:
+    """A member that is behind but reads gets everything, also after `drain_seconds`, within `grace`."""
+    started = serve(limits=Limits(drain_seconds=0.01))
+    talker, reader = started.peers(2)
+    pausing = started.peer(receive_buffer=4096)
+    heard = flood(talker, reader, 6_000_000)
+    ending = threading.Thread(target=started.server.shutdown)
+    ending.start()
+    assert reader.rest() == b""
+    assert pausing.rest() == heard
+    ending.join()
+
+
+def test_shutdown_ends_a_peer_that_stays(serve: Serve) -> None:
+    """A peer that never ends its side holds the server up for `drain_seconds` only."""
+    started = serve(limits=Limits(drain_seconds=0.1))
+    staying = started.peer()
+    begun = time.monotonic()
+    started.server.shutdown()
+    assert time.monotonic() - begun < 1
+    assert staying.rest() == b""
+
+
+def test_shutdown_twice_and_unstarted() -> None:
+    """Ending what has ended, or never began, is fine; starting it again isn't."""
+    Server(port=0).shutdown()
+    server = Server(port=0)
+    server.start()
+    server.shutdown()
+    server.shutdown()
+    with pytest.raises(RuntimeError, match="starts once"):
+        server.start()
+    with pytest.raises(RuntimeError, match="isn't running"):
+        server.broadcast("too late")
+
+
+def test_serve_forever_until_shutdown() -> None:
+    """It starts the server if need be, and returns when another thread shuts it down."""
+    listening = threading.Event()
+    handler = type("Handler", (), {"on_listening": lambda self, address: listening.set()})()
+    server = Server(port=0, handler=handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    assert listening.wait(DEADLINE)
+    server.shutdown()
+    thread.join(DEADLINE)
+    assert not thread.is_alive()
+
+
+@pytest.mark.stress
+def test_broadcast_while_it_shuts_down() -> None:
+    """It is delivered or refused with RuntimeError, whatever the moment; and it doesn't hold up the end."""
+    for _ in range(20):
+        server = Server(port=0)
+        server.start()
+        refused: list[BaseException] = []
+
+        def talk(server: Server = server, refused: list[BaseException] = refused) -> None:
+            try:
+                while True:
+                    server.broadcast("x")
+            except BaseException as error:
+                refused.append(error)  # noqa: B023
+
+        threads = [threading.Thread(target=talk) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        server.shutdown(grace=1)
+        for thread in threads:
+            thread.join(DEADLINE)
+        assert [type(error) for error in refused] == [RuntimeError, RuntimeError]
