@@ -1,4 +1,4 @@
-"""What the tests share. No test sleeps or names a port; each blocking read has a deadline that matters only on failure."""
+"""Fixtures of all tests. No test sleeps or names a port; each blocking read has a deadline that matters only on failure."""
 
 from __future__ import annotations
 

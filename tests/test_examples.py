@@ -77,7 +77,7 @@ def test_room_in_a_program() -> None:
 
 
 def test_time_bot(chat_room: ChatRoom) -> None:
-    """It has a name, and tells the time to whoever asks, alone."""
+    """It has a name, and tells the time to each asker alone."""
     ann, bob = chat_room.join(2)
     with example("time_bot.py", str(chat_room.server.port)) as bot:
         while "clock" not in [member.name for member in chat_room.server.members]:
@@ -111,7 +111,7 @@ def test_moderation() -> None:
 
 
 def test_bridge() -> None:
-    """What is said in one room is told in the other, both ways; the bridge ends with one of the rooms."""
+    """Messages of one room are told in the other, both ways; the bridge ends with one of the rooms."""
     with Server(port=0) as here, Server(port=0) as there, ChatRoom(here) as one, ChatRoom(there) as other:
         (ann,), (bob,) = one.join(), other.join()
         with example("bridge.py", str(here.port), str(there.port)) as bridge:
@@ -135,7 +135,7 @@ def test_the_example_of_a_test_passes() -> None:
 
 @pytest.mark.parametrize("code", BLOCKS, ids=[f"block {number}" for number in range(len(BLOCKS))])
 def test_the_code_in_the_documents_runs(code: str, tmp_path: Path) -> None:
-    """As it stands there; what is a test, as a test."""
+    """As it stands there; a test, as a test."""
     (tmp_path / "test_block.py").write_text(code)
     command = [sys.executable, "-W", "error", *(["-m", "pytest", "-q"] if "def test_" in code else [])]
     done = subprocess.run([*command, "test_block.py"], cwd=tmp_path, capture_output=True, text=True, timeout=60)

@@ -1,4 +1,4 @@
-"""What a limit may be."""
+"""Values of limits."""
 
 from __future__ import annotations
 
@@ -12,6 +12,6 @@ from chatkit import Limits
 
 @pytest.mark.parametrize("value", [0, -1, math.nan, None])
 def test_limits_that_are_none(value: Any) -> None:
-    """Zero, less, and what is no number at all."""
+    """Zero, less, and no number at all."""
     with pytest.raises(ValueError, match="drain_seconds must be above zero"):
         Limits(drain_seconds=value)

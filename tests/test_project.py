@@ -1,4 +1,4 @@
-"""What holds for the project as a whole: its imports, its names, its documents, its examples."""
+"""The project as a whole: its imports, its names, its documents, its tests."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def private_names(tree: ast.Module) -> Iterator[tuple[int, str]]:
             yield from ((node.lineno, name) for name in names if is_private(name) and not is_own(node.args[0]))
 
 
-def test_one_module_knows_what_is_private() -> None:
+def test_one_module_knows_private_attributes() -> None:
     """Beside tests/helpers/inside.py no test uses a private attribute of the library."""
     for name, tree in modules_of_tests().items():
         if name != "helpers/inside.py":

@@ -1,4 +1,4 @@
-"""`chatkit.testing`: the fixtures as a user's pytest finds them, and what each failing expectation says."""
+"""`chatkit.testing`: the fixtures as a user's pytest finds them, and the words of each failing expectation."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_the_fixture_leaves_no_thread_and_no_port(tmp_path: Path) -> None:
 
 
 def test_a_failed_expectation_can_be_read(tmp_path: Path) -> None:
-    """Each is an AssertionError that says who expected what and what came, at the user's line, not inside chatkit."""
+    """Each is an AssertionError with the guest, its expectation and the event that came, at the user's line, not inside chatkit."""
     tests = [
         f"def test_{name}(chat_room):\n    ann, bob, cid = chat_room.join(3)\n    {line}\n"
         for name, (line, _) in FAILING.items()
@@ -152,7 +152,7 @@ def test_nothing_said_is_nothing(chat_room: ChatRoom) -> None:
         assert list(inbox_of(guest)) == []
 
 
-def test_expect_nothing_keeps_what_comes_later(chat_room: ChatRoom) -> None:
+def test_expect_nothing_keeps_later_events(chat_room: ChatRoom) -> None:
     """Neither it nor its failure takes an event away from `expect` and `receive`, nor changes their order."""
     ann, bob = chat_room.join(2)
     bob.expect_nothing()
@@ -173,7 +173,7 @@ def room(request: pytest.FixtureRequest) -> Iterator[ChatRoom]:
 
 
 @pytest.mark.stress
-def test_expect_nothing_sees_what_was_said_just_before(room: ChatRoom) -> None:
+def test_expect_nothing_sees_the_last_line(room: ChatRoom) -> None:
     """By another guest, in each of 200 rounds, with one worker and with three."""
     guests = room.join(4)
     for number in range(200):
@@ -189,8 +189,8 @@ def test_expect_nothing_sees_what_was_said_just_before(room: ChatRoom) -> None:
 @pytest.mark.stress
 @pytest.mark.parametrize("how", ["broadcast", "tell", "hook"])
 @pytest.mark.parametrize("threads", [1, 3])
-def test_expect_nothing_sees_what_the_server_said(how: str, threads: int) -> None:
-    """All of it: what its program said just before, or its handler in answer to a guest, on whatever worker they are."""
+def test_expect_nothing_sees_the_words_of_the_server(how: str, threads: int) -> None:
+    """All of it: words of its program, or of its handler in answer to a guest, on whatever worker they are."""
 
     class Parrot:
         server: Server
@@ -240,7 +240,7 @@ def test_expect_nothing_after_a_change_of_name(chat_room: ChatRoom) -> None:
 
 
 def test_guests_with_options(chat_room: ChatRoom) -> None:
-    """`join` hands the options of `Client` on; what a guest expects may be of any kind."""
+    """`join` hands the options of `Client` on; a guest may expect an event of any kind."""
     (ann,) = chat_room.join(name="ann")
     assert (ann.name, chat_room.server.members[0].name) == ("ann", "ann")
     (bob,) = chat_room.join(name="bob", events=True)
@@ -316,7 +316,7 @@ def test_guests_that_come_back() -> None:
 
 
 def test_guests_that_cannot_all_join(chat_server: Server) -> None:
-    """Two can't have one name: the first is a guest, who leaves with the others; nothing leaks."""
+    """Two can't have one name: the first is a guest, and leaves with the others; nothing leaks."""
     with ChatRoom(chat_server) as room:
         with pytest.raises(NameTaken):
             room.join(2, name="ada")

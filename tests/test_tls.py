@@ -12,8 +12,8 @@ from tests.helpers.papers import Papers
 
 
 @pytest.mark.parametrize("fingerprint", ["", "ab" * 31, "ab" * 33, "xy" * 32, "ab:" * 31])
-def test_what_is_no_fingerprint(fingerprint: str) -> None:
-    """ValueError says what one looks like."""
+def test_texts_that_are_no_fingerprint(fingerprint: str) -> None:
+    """ValueError says how one looks."""
     with pytest.raises(ValueError, match="64 hexadecimal digits"):
         client_context(fingerprint=fingerprint)
 

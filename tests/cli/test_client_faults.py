@@ -84,7 +84,7 @@ def fake() -> Iterator[FakeServer]:
 
 
 def test_receive_from_a_mute_server(fake: FakeServer) -> None:
-    """TimeoutError when the time is over; what comes later is received all the same."""
+    """TimeoutError when the time is over; a later line is received all the same."""
     client, sock = fake.library(), fake.accept()
     for timeout in (0, 0.05):
         with pytest.raises(TimeoutError):
@@ -94,7 +94,7 @@ def test_receive_from_a_mute_server(fake: FakeServer) -> None:
 
 
 def fill(descriptor: int) -> None:
-    """Write lines until no more are taken: who should read them waits for something else."""
+    """Write lines until no more are taken: their reader waits for something else."""
     os.set_blocking(descriptor, False)
     while select.select([], [descriptor], [], 0.2)[1]:
         with suppress(BlockingIOError):
@@ -206,7 +206,7 @@ def test_a_reader_that_has_seen_enough(fake: FakeServer) -> None:
 
 @pytest.fixture
 def logged() -> Iterator[Records]:
-    """What the library logs, to wait on."""
+    """Records of the library's log, to wait on."""
     records: Records = queue.SimpleQueue()
     handler, logger = QueueHandler(records), logging.getLogger("chatkit")
     logger.addHandler(handler)
@@ -215,7 +215,7 @@ def logged() -> Iterator[Records]:
 
 
 def talk_until_cut_off(started: Started, ann: Peer, bob: Peer) -> list[str]:
-    """ann talks, bob reads along, until the room cuts somebody off; what was said."""
+    """Have ann talk and bob read along until the room disconnects somebody; return the lines."""
     said: list[str] = []
     while not started.server.stats.slow_consumers:
         assert len(said) < 50_000, "nobody was cut off"

@@ -1,4 +1,4 @@
-"""What the commands' options do: announcements, names, JSON Lines, and one line from a script."""
+"""Options of the commands: announcements, names, JSON Lines, and one line from a script."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ONCE = ("--once",)
 
 @pytest.mark.parametrize("how", ["option", "environment", "neither"])
 def test_announce(run: Run, how: str) -> None:
-    """With --announce or CHATKIT_ANNOUNCE=1 plain text tells who joins, is called otherwise, and leaves."""
+    """With --announce or CHATKIT_ANNOUNCE=1 plain text tells of members that join, take a name and leave."""
     options = ("--announce",) if how == "option" else ()
     env = {**os.environ, "CHATKIT_ANNOUNCE": "1"} if how == "environment" else dict(os.environ)
     server = run("chat-server", "--port", "0", *options, env=env)
@@ -42,7 +42,7 @@ def test_announce(run: Run, how: str) -> None:
 
 
 def test_the_transcript_of_names_and_actions(run: Run) -> None:
-    """chat-server prints who is called otherwise, and actions as members see them."""
+    """chat-server prints changes of names, and actions as members see them."""
     server, port = start_server(run)
     client, name = join(run, server, port)
     client.type("/nick ada")
@@ -90,7 +90,7 @@ def test_a_name_that_breaks_the_rule(serve: Serve, name: str) -> None:
 
 @pytest.mark.parametrize("options", [("--name", "ada"), ONCE, ("--json",), ("--json", "--name", "ada")])
 def test_a_full_room(run: Run, serve: Serve, options: tuple[str, ...]) -> None:
-    """Who asked the server for something is told on stderr, exit status 3."""
+    """A client that asked the server for something says so on stderr, exit status 3."""
     started = serve(limits=Limits(max_clients=1))
     started.peer()
     started.events.wait_for("join")
@@ -126,7 +126,7 @@ def test_json_lines(run: Run, serve: Serve) -> None:
 
 
 def test_json_that_is_asked_for_by_typing(run: Run, serve: Serve) -> None:
-    """Who types /json in a plain chat-client goes on seeing the chat as text."""
+    """A person that types /json in a plain chat-client goes on seeing the chat as text."""
     started = serve()
     client = run("chat-client", "--port", str(started.port))
     assert client.line() == CONNECTED
@@ -230,7 +230,7 @@ def test_once_when_the_server_goes_away(run: Run, serve: Serve, how: str) -> Non
 
 @pytest.mark.parametrize("options", [ONCE, ("--name", "ada"), ("--json",)])
 def test_a_server_that_ends_before_it_answers(run: Run, options: tuple[str, ...]) -> None:
-    """What asks the server for something ends with one line and exit status 3, no traceback."""
+    """A client that asks the server for something ends with one line and exit status 3, no traceback."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         client = run("chat-client", "--port", str(listener.getsockname()[1]), *options)
         sock, _ = listener.accept()

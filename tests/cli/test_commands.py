@@ -41,7 +41,7 @@ pytestmark = pytest.mark.slow
 
 
 def chat_of_three(server: Running, clients: list[tuple[Any, str]]) -> None:
-    """The conversation of the contract: who types what, and what everyone sees."""
+    """Run the conversation of the contract, and check each screen."""
     script = [(0, "Hi!"), (1, "Hello!"), (2, "How are you guys doing?"), (1, "Good.")]
     for who, text in script:
         typist, name = clients[who]
@@ -191,7 +191,7 @@ def test_a_line_that_is_too_long_for_the_server(run: Run, serve: Serve) -> None:
     assert (status, out.splitlines()[1], err) == (0, "*** not sent: longer than 4 bytes", "")
 
 
-def test_what_strangers_send_is_made_visible(run: Run) -> None:
+def test_lines_of_strangers_are_made_visible(run: Run) -> None:
     """Neither program prints a control or a bidi character of a stranger's, and one line stays one line."""
     server, port = start_server(run)
     client, _ = join(run, server, port)
@@ -275,7 +275,7 @@ def test_faults_at_the_start(run: Run, serve: Serve) -> None:
 
 @pytest.mark.parametrize("usage", ["chat-server --port 65536", "chat-client --port x", "chat-client --nonsense"])
 def test_wrong_usage(usage: str) -> None:
-    """Exit status 2, and what is wrong."""
+    """Exit status 2, and the reason."""
     status, out, err = invoke(*usage.split())
     assert (status, out) == (2, "")
     assert "Error: " in err

@@ -1,4 +1,4 @@
-"""chat-history as people and scripts run it: what it prints, where it prints it, and how each fault ends."""
+"""chat-history as people and scripts run it: its output, and the end of each fault."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_people_read_lines_with_times(chat: Path) -> None:
 
 
 def test_times_are_local(chat: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those of the time zone where it is read; what --since says is too, unless it says otherwise."""
+    """Times are those of the reader's time zone; so is the time of --since, unless it has a zone of its own."""
     monkeypatch.setenv("TZ", "IST-5:30")
     assert history(chat, "--last", 1)[1] == ["2026-11-23 14:10:01 Zoë: Hello!"]
     assert len(history(chat, "--since", "2026-11-22 14:10:02")[1]) == 3
@@ -109,8 +109,8 @@ def test_scripts_read_json_lines(chat: Path) -> None:
         ("--since 999999999m", [0, 1, 2, 3]),
     ],
 )
-def test_options_say_what_to_find(chat: Path, options: str, found: list[int]) -> None:
-    """Each alone, and together: what all of them allow, --last at the end."""
+def test_options_narrow_the_search(chat: Path, options: str, found: list[int]) -> None:
+    """Each alone, and together: messages that all of them allow, --last at the end."""
     assert history(chat, *options.split()) == (0, [LINES[number] for number in found], "")
 
 
@@ -160,7 +160,7 @@ def test_nothing_found(tmp_path: Path, said: list[Message]) -> None:
 
 
 @pytest.mark.parametrize("name", ["missing.db", "text.db", "damaged.db", "empty\x1b[6n.db", "missing\x1b[6n.db"])
-def test_what_cannot_be_read(tmp_path: Path, name: str) -> None:
+def test_a_file_that_cannot_be_read(tmp_path: Path, name: str) -> None:
     """Exit status 1, one line, nothing that a stranger's file, or its name, could do to a terminal."""
     write(tmp_path / "empty\x1b[6n.db", []).close()
     (tmp_path / "text.db").write_text("Hi!\n")
@@ -185,7 +185,7 @@ def test_what_cannot_be_read(tmp_path: Path, name: str) -> None:
     ],
 )
 def test_wrong_usage(chat: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], told: str) -> None:
-    """Exit status 2, and what is wrong."""
+    """Exit status 2, and the reason."""
     monkeypatch.chdir(chat.parent)
     status, out, err = invoke("chat-history", *arguments)
     assert (status, out) == (2, "")

@@ -64,7 +64,7 @@ def test_a_room_goes_on_where_it_was(run: Run, tmp_path: Path, how: str) -> None
     ],
 )
 def test_wrong_usage(tmp_path: Path, options: str, problem: str) -> None:
-    """Exit status 2, and what is wrong; nothing is left behind."""
+    """Exit status 2, and the reason; nothing is left behind."""
     status, out, err = invoke("chat-server", "--port", "0", *options.format(tmp_path).split())
     assert (status, out) == (2, "")
     assert problem in err.splitlines()[-1]
@@ -80,7 +80,7 @@ def test_wrong_usage(tmp_path: Path, options: str, problem: str) -> None:
     ],
 )
 def test_a_file_that_cannot_be_used(run: Run, tmp_path: Path, name: str, problem: str) -> None:
-    """One line that says why, and what to do; nothing is left behind."""
+    """One line with the reason and the remedy; nothing is left behind."""
     (tmp_path / "text").write_text("dear diary\n")
     if name == "taken.db":
         start(run, "--history", str(tmp_path / name))

@@ -43,7 +43,7 @@ def lose_a_line(client: Running, link: Link) -> None:
 
 
 def test_as_without_the_option(run: Run, proxy: tuple[Started, Proxy]) -> None:
-    """What is shown is what a member with plain text sees: no welcome, nobody's coming and going, no JSON."""
+    """The terminal shows the chat as to a member with plain text: no welcome, nobody's coming and going, no JSON."""
     started, between = proxy
     client, _ = join(run, between)
     assert client.line() == CONNECTED
@@ -59,7 +59,7 @@ def test_as_without_the_option(run: Run, proxy: tuple[Started, Proxy]) -> None:
 
 
 def test_lost_and_back(run: Run, proxy: tuple[Started, Proxy]) -> None:
-    """Both are told; what was missed is shown, what was typed is said."""
+    """Both are told; missed lines are shown, typed lines are said."""
     started, between = proxy
     client, link = join(run, between)
     assert client.line() == CONNECTED
@@ -78,7 +78,7 @@ def test_lost_and_back(run: Run, proxy: tuple[Started, Proxy]) -> None:
 
 
 def test_json(run: Run, proxy: tuple[Started, Proxy]) -> None:
-    """For scripts, what is no line of the wire is an object, too."""
+    """For scripts, events that are no line of the wire are objects, too."""
     client, link = join(run, proxy[1], "--json")
     assert json.loads(client.line())["type"] == "welcome"
     lose_a_line(client, link)
@@ -119,7 +119,7 @@ def test_leaving_with_lines_that_were_never_sent(away: Running) -> None:
 
 
 def test_a_pipe_waits_for_the_return(run: Run) -> None:
-    """What is piped in while the server is away is said when it is there again, however much, and then the client leaves."""
+    """Lines piped in while the server is away are said when it is there again, however many, and then the client leaves."""
     with Server(port=0, limits=QUICK) as server:
         port = server.port
         client = run("chat-client", "--port", str(port), "--reconnect")

@@ -72,7 +72,7 @@ class Terminal:
         return self._show(line + b"\r\n").removesuffix("\r\n")
 
     def ends(self) -> tuple[int, str]:
-        """The client's exit status, and what it showed last."""
+        """Return the client's exit status, and its last output."""
         assert self._shell.stdout
         status, _ = read_line(self._shell.stdout.fileno(), b"", b"\n")
         rest, self._waiting = self._waiting, b""
@@ -149,7 +149,7 @@ def test_marks_do_not_pile_up(serve: Serve, terminal: Start, mark: str) -> None:
     assert forbidden(shown.shown) == []
 
 
-def test_what_is_being_typed_stays(serve: Serve, terminal: Start) -> None:
+def test_a_half_typed_line_stays(serve: Serve, terminal: Start) -> None:
     """A line that arrives, hostile or not, takes nothing from the one that isn't entered yet."""
     started = serve()
     shown = terminal(started.port)

@@ -1,4 +1,4 @@
-"""The real commands with TLS: certificates, trust, and what each fault says."""
+"""The real commands with TLS: certificates, trust, and a line for each fault."""
 
 from __future__ import annotations
 
@@ -168,7 +168,7 @@ def test_leaving_the_machine_unprotected_warns(run: Run, papers: Papers, tmp_pat
 
 @pytest.mark.parametrize("option", ["--tls-fingerprint", "--tls-ca"])
 def test_an_empty_option_is_no_plain_text(option: str) -> None:
-    """What a script left unset asks for TLS all the same: nothing is sent in the open."""
+    """An option that a script left unset asks for TLS all the same: nothing is sent in the open."""
     with socket.create_server((HOST, 0)) as listener:
         status, out, err = invoke("chat-client", "--port", str(listener.getsockname()[1]), option, "")
         listener.setblocking(False)
@@ -186,7 +186,7 @@ def test_an_empty_password_in_the_environment() -> None:
 
 
 def client_faults(papers: Papers) -> dict[str, tuple[Path, tuple[str, ...], str]]:
-    """What the server shows, the client's options, what it says."""
+    """For each case: the server's certificate, the client's options, its complaint."""
     pin, found = papers.fingerprint(papers.renewed), papers.fingerprint(papers.good)
     ca, hint = ("--tls-ca", str(papers.ca)), r"\(--tls-ca .*--tls-fingerprint .*\)"
     return {
@@ -274,7 +274,7 @@ class Person:
         self.shown = ""
 
     def sees(self, end: str) -> str:
-        """What is shown up to `end`."""
+        """Return the text that is shown up to `end`."""
         text, self._waiting = read_line(self.master, self._waiting, end.encode())
         self.shown += text.decode() + end
         return checked(text.decode())

@@ -1,4 +1,4 @@
-"""`AsyncClient` against the real server and against servers that misbehave; what both clients promise is asked of both."""
+"""`AsyncClient` against the real server and against servers that misbehave; shared promises are asked of both clients."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ async def test_a_conversation(chat_server: Server, chat_room: ChatRoom) -> None:
 
 @in_loop
 async def test_send_eof_still_hears() -> None:
-    """After the end of what this side says, what the server has arrives; saying more is too late."""
+    """After the end of this side's lines, the server's lines arrive; saying more is too late."""
     async with raw_server() as (client, sock):
         await client.send("one")
         await client.send_eof()
@@ -115,7 +115,7 @@ async def test_close_returns_when_all_was_heard(chat_server: Server) -> None:
 
 @in_loop
 async def test_receive_waits_no_longer_than_asked() -> None:
-    """0 only looks; a timeout loses nothing, and what was received is taken whatever the timeout."""
+    """0 only looks; a timeout loses nothing, and a received event is taken whatever the timeout."""
     async with raw_server() as (client, sock):
         for timeout in (0, 0.01):
             with pytest.raises(TimeoutError):
@@ -210,7 +210,7 @@ async def test_send_waits_for_a_slow_server() -> None:
 @pytest.mark.parametrize("waits_in", ["receive", "iteration", "send", "both"])
 @in_loop
 async def test_close_ends_every_wait(waits_in: str) -> None:
-    """Though the server is deaf and mute, `close` returns after its grace, and whoever waits gets ConnectionClosed."""
+    """Though the server is deaf and mute, `close` returns after its grace, and each waiting call gets ConnectionClosed."""
     async with raw_server() as (client, sock):
         waiting: list[asyncio.Task[Any]] = []
         if waits_in == "iteration":
@@ -249,7 +249,7 @@ async def test_close_of_an_async_client_never_cuts_a_line_in_order() -> None:
 
 
 @in_loop
-async def test_whoever_sends_while_it_closes() -> None:
+async def test_sending_while_it_closes() -> None:
     """A send that begins after `close` did gets ConnectionClosed, as one that begins after it ended."""
     async with raw_server() as (client, sock):
         closing = asyncio.create_task(client.close())
@@ -273,7 +273,7 @@ async def test_whoever_sends_while_it_closes() -> None:
 )
 @in_loop
 async def test_how_a_conversation_ends(data: bytes, reset: bool, error: type[Exception] | None, reason: str) -> None:
-    """One documented error each, every time one asks; what came before it arrives, half a line never comes out."""
+    """One documented error each, at every call; earlier lines arrive, half a line never comes out."""
     async with raw_server() as (client, sock):
         sock.sendall(b"*** hello\n")
         assert await client.receive(DEADLINE) == Notice("hello")
@@ -325,7 +325,7 @@ async def test_events(chat_server: Server, chat_room: ChatRoom, kind: Kind) -> N
 )
 @in_loop
 async def test_after(kind: Kind, after: int, missing: int, first: int) -> None:
-    """What was said after that id, and then what is said now: no gap that isn't told, nothing twice."""
+    """Messages after that id, then live ones: no gap that isn't told, nothing twice."""
     with Server(port=0, limits=Limits(history_size=3)) as server, ChatRoom(server) as room:
         (ann,) = room.join()
         for number in range(1, 6):
@@ -346,7 +346,7 @@ async def test_after(kind: Kind, after: int, missing: int, first: int) -> None:
 @both
 @in_loop
 async def test_after_while_others_talk(chat_server: Server, chat_room: ChatRoom, kind: Kind, seed: int) -> None:
-    """Between the replay and what is said meanwhile nothing is missing and nothing comes twice."""
+    """Between the replay and live messages nothing is missing and nothing comes twice."""
     (ann,) = chat_room.join()
 
     def talk(number: int) -> None:
@@ -490,7 +490,7 @@ async def test_the_wrong_time(chat_server: Server) -> None:
 
 
 @in_loop
-async def test_who_takes_nothing_stops_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_client_that_takes_nothing_stops_reading(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not much more than MAX_WAITING_EVENTS wait for a client that doesn't receive; in the end all arrive, in order."""
     monkeypatch.setattr(aio_connection, "MAX_WAITING_EVENTS", 10)
     number, one_read = 2000, 256 * 1024

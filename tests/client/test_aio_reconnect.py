@@ -1,4 +1,4 @@
-"""`AsyncClient(reconnect=True)`: what `Client` promises, in an event loop."""
+"""`AsyncClient(reconnect=True)`: the promises of `Client`, in an event loop."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ QUICK = Limits(drain_seconds=0.1)  # for servers whose members don't listen when
 
 
 class Delays:
-    """delay: what every attempt to come back waits, in seconds."""
+    """delay: the wait before each attempt to come back, in seconds."""
 
     delay = 0.0
 
@@ -54,7 +54,7 @@ def delays(monkeypatch: pytest.MonkeyPatch) -> Delays:
 
 @asynccontextmanager
 async def member(started: Started, **options: Any) -> AsyncIterator[tuple[AsyncClient, Proxy]]:
-    """One who comes back, named bob, behind a proxy, and has been welcomed."""
+    """A client that comes back, named bob, behind a proxy; it has been welcomed."""
     with Proxy(started.port) as proxy:
         async with AsyncClient(port=proxy.port, **{"name": "bob", "reconnect": True, **options}) as client:
             assert isinstance(await client.receive(DEADLINE), Welcome)
@@ -86,7 +86,7 @@ async def texts(client: AsyncClient, last: str) -> list[str]:
 
 
 @pytest.mark.parametrize("how", ["reset", "end"])
-def test_what_was_said_while_away_arrives_once_and_in_order(serve: Serve, delays: Delays, how: str) -> None:
+def test_messages_missed_while_away_arrive_once_and_in_order(serve: Serve, delays: Delays, how: str) -> None:
     """However the connection is lost; and then the client speaks on."""
 
     @in_loop
@@ -109,7 +109,7 @@ def test_what_was_said_while_away_arrives_once_and_in_order(serve: Serve, delays
 
 @pytest.mark.parametrize("kept", [0, 2])
 def test_away_lines_are_refused_or_kept(serve: Serve, delays: Delays, kept: int) -> None:
-    """Those that are kept are sent after the return, in order, before what is said later."""
+    """Kept lines are sent after the return, in order, before later ones."""
 
     @in_loop
     async def check() -> None:
@@ -160,7 +160,7 @@ def test_a_line_whose_fate_is_unknown(serve: Serve, delays: Delays, heard: bool)
 
 @pytest.mark.parametrize("leave", ["close", "exit", "eof"])
 def test_an_absence_is_ended_at_once(serve: Serve, delays: Delays, leave: str) -> None:
-    """In the middle of a back-off; who waits in `receive` hears it, and no task is left."""
+    """In the middle of a back-off; a waiting `receive` hears it, and no task is left."""
 
     @in_loop
     async def check() -> None:
@@ -184,7 +184,7 @@ def test_an_absence_is_ended_at_once(serve: Serve, delays: Delays, leave: str) -
 
 @pytest.mark.parametrize("end", ["exit", "eof", "kick"])
 def test_ends_that_are_no_loss(serve: Serve, delays: Delays, end: str) -> None:
-    """Who has left, or was removed, doesn't come back."""
+    """A member that has left, or was removed, doesn't come back."""
 
     @in_loop
     async def check() -> None:
@@ -266,8 +266,10 @@ def test_before_the_beginning(serve: Serve) -> None:
     check()
 
 
-def test_who_does_not_receive_stops_reading(serve: Serve, delays: Delays, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What waits for a caller stays bounded; in the end everything arrives."""
+def test_a_client_that_does_not_receive_stops_reading(
+    serve: Serve, delays: Delays, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The events that wait for a caller are bounded; in the end everything arrives."""
 
     @in_loop
     async def check() -> None:
@@ -340,8 +342,8 @@ def test_the_kernel_finds_a_silent_loss(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("tls", [True])
-def test_a_loss_in_tls_is_found_by_who_sends(serve: Serve, delays: Delays) -> None:
-    """After a few lines, not after any number: asyncio takes what is written until its transport has closed itself."""
+def test_a_loss_in_tls_is_found_by_sending(serve: Serve, delays: Delays) -> None:
+    """After a few lines, not after any number: asyncio takes data until its transport has closed itself."""
 
     @in_loop
     async def check() -> None:
@@ -355,7 +357,7 @@ def test_a_loss_in_tls_is_found_by_who_sends(serve: Serve, delays: Delays) -> No
     check()
 
 
-def test_what_nobody_thought_of_ends_the_conversation(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unforeseen_error_ends_the_conversation(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     """An error in the task is raised by `receive`."""
 
     def uniform(least: float, most: float) -> float:

@@ -45,7 +45,7 @@ def test_iteration_ends_with_the_conversation(serve: Serve) -> None:
 
 
 def test_send_eof_says_the_end_and_still_hears(serve: Serve) -> None:
-    """Half a close: what the server still has arrives."""
+    """Half a close: the server's last lines arrive."""
     started = serve()
     with Client(port=started.port) as ann:
         started.server.broadcast("bye")
@@ -56,7 +56,7 @@ def test_send_eof_says_the_end_and_still_hears(serve: Serve) -> None:
 
 
 def test_send_after_send_eof(chat_server: Server) -> None:
-    """Both clients: ConnectionClosed, at once and again; what comes can still be received."""
+    """Both clients: ConnectionClosed, at once and again; lines that come can still be received."""
     with Client(port=chat_server.port) as client:
         client.send_eof()
         for _ in range(2):
@@ -94,7 +94,7 @@ def test_close_returns_when_all_was_heard(serve: Serve) -> None:
     assert list(client) == []
 
 
-def test_what_the_wire_cannot_carry(serve: Serve) -> None:
+def test_text_that_the_wire_cannot_carry(serve: Serve) -> None:
     """Nothing is sent of a text that holds a line end or is too long."""
     started = serve()
     with Client(port=started.port, max_line_bytes=5) as ann, Client(port=started.port) as bob:
@@ -137,7 +137,7 @@ def test_timeouts_of_any_size(serve: Serve) -> None:
 
 @pytest.mark.parametrize("waits_in", ["receive", "send"])
 def test_close_in_another_thread_ends_the_wait(waits_in: str) -> None:
-    """Whoever waits in `receive` or `send` gets ConnectionClosed, even if the server is deaf and mute."""
+    """A waiting `receive` or `send` gets ConnectionClosed, even if the server is deaf and mute."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         client = Client(port=listener.getsockname()[1])
         caught: list[ConnectionClosed] = []

@@ -16,7 +16,7 @@ from tests.helpers.resuming import RESET, back, message, resuming, unsure
 
 
 def forgotten(number: int) -> Unconfirmed:
-    """What is told of so many lines that were too many."""
+    """Return the event for so many lines that were too many."""
     return Unconfirmed(
         f"nobody knows whether the room heard {number} lines that were sent before, too many to keep", ""
     )
@@ -70,7 +70,7 @@ SAID: dict[str, Event] = {
 
 @given(st.lists(st.sampled_from(LINES)), st.integers(0, 20))
 @example(LINES, len(LINES))
-def test_the_replay_proves_what_was_heard(lines: list[str], heard: int) -> None:
+def test_the_replay_proves_lines(lines: list[str], heard: int) -> None:
     """Own lines that come again aren't told; of the others each is reported once, in order, and none is sent again."""
     state = resuming()
     for line in lines:
@@ -106,7 +106,7 @@ def test_only_our_own_words_prove_a_line() -> None:
     assert unsure(state.receive(Synced(10))) == ["hi"]
 
 
-def test_doubts_outlast_a_second_loss() -> None:
+def test_unconfirmed_lines_outlast_a_second_loss() -> None:
     """Lines of two lost connections, under two names, are proved by the third or reported after it."""
     state = resuming(name="51044")
     for line in ("a", "b"):
@@ -119,8 +119,8 @@ def test_doubts_outlast_a_second_loss() -> None:
     assert unsure(state.receive(Synced(9))) == ["b"]
 
 
-def test_leaving_asks_for_what_is_not_confirmed() -> None:
-    """Once; and not if there is nothing to ask. What isn't confirmed stays uncertain, however the end looks."""
+def test_leaving_asks_for_unconfirmed_lines() -> None:
+    """Once; and not if there is nothing to ask. An unconfirmed line stays uncertain, however the end looks."""
     assert resuming().send("exit") == b"exit\n"
     state = resuming()
     state.send("a")
@@ -147,7 +147,7 @@ def test_a_line_that_did_not_get_away() -> None:
 
 @pytest.mark.usefixtures("three")
 def test_of_too_many_lines_the_oldest_are_only_counted() -> None:
-    """One `Unconfirmed`, ahead of the others, says how many; what is remembered after that begins anew."""
+    """One `Unconfirmed`, ahead of the others, says how many; the memory begins anew after that."""
     state = resuming()
     for line in "abcde":
         state.send(line)
@@ -161,7 +161,7 @@ def test_of_too_many_lines_the_oldest_are_only_counted() -> None:
 
 
 @pytest.mark.usefixtures("three")
-def test_what_was_forgotten_is_confirmed_too() -> None:
+def test_forgotten_lines_are_confirmed_too() -> None:
     """As far as it was sent before the question, whatever of it is still remembered."""
     state = resuming()
     for line in "abc":
@@ -180,7 +180,7 @@ def test_what_was_forgotten_is_confirmed_too() -> None:
 @pytest.mark.usefixtures("three")
 @pytest.mark.parametrize("proved", [False, True])
 def test_too_many_lines_over_two_losses(proved: bool) -> None:
-    """They are told together, in doubt or not yet; a message proves those before it, of its own connection."""
+    """Forgotten lines of both are told together; a message proves the lines before it, of its own connection."""
     state = resuming()
     for line in "abcd":
         state.send(line)
@@ -212,7 +212,7 @@ def test_the_newest_line_is_remembered_however_long() -> None:
 
 @pytest.mark.usefixtures("three")
 def test_lines_are_proved_one_by_one() -> None:
-    """Those that say the same, too; and one that was taken back proves nothing."""
+    """Lines with the same words, too; and one that was taken back proves nothing."""
     state = resuming()
     for line in ("a", "a", "b"):
         state.send(line)

@@ -42,7 +42,7 @@ def json_line(**fields: object) -> bytes:
 
 
 def taken(protocol: ClientProtocol) -> list[Event]:
-    """What was received up to now, taken as a client does."""
+    """Take the events received up to now, as a client does."""
     events = list(protocol.received)
     protocol.received.clear()
     return events
@@ -148,7 +148,7 @@ def test_unknown_types_are_passed_over(stranger: bytes) -> None:
 
 @pytest.mark.parametrize("nonsense", NONSENSE)
 def test_nonsense_ends_the_conversation(nonsense: bytes) -> None:
-    """What came before it stays, nothing more is received, and the first reason counts."""
+    """Earlier events stay, nothing more is received, and the first reason counts."""
     reader = client_protocol()
     reader.receive_data(b"*** before\n" + nonsense + b"\n*** after\n")
     reason = reader.ended
@@ -170,7 +170,7 @@ def test_no_words_of_a_member_end_the_conversation(line: str) -> None:
 
 
 @pytest.mark.parametrize("asked", [{"name": "ada"}, {"events": True}, {"password": "x"}])
-def test_a_server_that_does_not_know_what_was_asked_for(asked: dict[str, Any]) -> None:
+def test_a_server_that_does_not_know_a_command(asked: dict[str, Any]) -> None:
     """An older server's answer is told at once, instead of waiting for one that won't come."""
     reader = client_protocol(**asked)
     word = reader.opening.decode().split()[0]
@@ -191,7 +191,7 @@ def test_a_server_that_does_not_know_what_was_asked_for(asked: dict[str, Any]) -
     ],
 )
 def test_opening_lines(asked: dict[str, object], lines: list[bytes]) -> None:
-    """What is asked for is what is sent first, the name before the rest; asking for nothing awaits nothing."""
+    """The wishes are sent first, the name before the rest; without any, no answer is awaited."""
     opening = client_protocol(**asked)
     assert [line.rstrip() for line in opening.opening.splitlines()] == lines
     assert opening.opening.count(b"\n") == len(lines)
@@ -221,7 +221,7 @@ def test_before_the_welcome_only_notices_stay() -> None:
 
 
 def test_without_events_nothing_is_dropped() -> None:
-    """Who asks only for a name gets every message said meanwhile."""
+    """A client that asks only for a name gets every message said meanwhile."""
     opening = client_protocol(name="ada")
     opening.receive_data(b"1: one\n*** soon\n*** you are now ada\n1: two\n")
     assert not opening.is_opening
@@ -309,8 +309,8 @@ def test_nothing_is_kept_while_closing(data: bytes) -> None:
     assert reader.ended.clean
 
 
-def test_close_drops_what_was_received() -> None:
-    """After `close` there is nothing to take, and whoever waits is told why, whatever ended it before."""
+def test_close_drops_received_events() -> None:
+    """After `close` there is nothing to take, and a waiting caller is told why, whatever ended it before."""
     reader = client_protocol()
     reader.receive_data(b"*** before\n{}\n")
     reader.close()
@@ -320,8 +320,8 @@ def test_close_drops_what_was_received() -> None:
 
 
 @pytest.mark.parametrize("text", ["a\nb", "a\n", "a\r", "a\r\n", "x" * 17, "é" * 9, "\ud800"])
-def test_line_refuses_what_the_wire_cannot_carry(text: str) -> None:
-    """A line end, too many bytes, or what isn't Unicode: nothing is sent."""
+def test_line_refuses_text_that_the_wire_cannot_carry(text: str) -> None:
+    """A line end, too many bytes, or a surrogate: nothing is sent."""
     with pytest.raises(ValueError, match="not sent"):
         client_protocol().line(text)
 
@@ -345,14 +345,14 @@ def test_line_is_the_text_and_its_end(text: str) -> None:
         {"after": 5},
     ],
 )
-def test_what_cannot_be_asked_for(asked: dict[str, object]) -> None:
+def test_wishes_that_cannot_be(asked: dict[str, object]) -> None:
     """A name against the rule, or an `after` that is no id or comes without events, is the caller's mistake."""
     with pytest.raises(ValueError, match=r"a name begins|after is an id"):
         client_protocol(**asked)
 
 
 def test_a_private_line_before_the_welcome_is_kept() -> None:
-    """Nobody tells it again; what was said to all before the welcome would be told twice."""
+    """Nobody tells it again; public messages before the welcome would be told twice."""
     session = ClientProtocol(8192, password=None, name=None, events=True, after=None)
     session.receive_data(
         b'ada (private): psst\nada: hi\n{"type":"welcome","name":"1","newest":1,"epoch":"0123456789abcdef"}\n'

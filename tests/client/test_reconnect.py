@@ -38,7 +38,7 @@ from tests.helpers.servers import Serve, Started
 
 @pytest.mark.usefixtures("at_once")
 @pytest.mark.parametrize("how", ["reset", "end", "stall"])
-def test_what_was_said_while_away_arrives_once_and_in_order(serve: Serve, how: str) -> None:
+def test_messages_missed_while_away_arrive_once_and_in_order(serve: Serve, how: str) -> None:
     """However the connection is lost; and then the client speaks on."""
     started = serve()
     with Client(port=started.port) as ann, member(started) as (bob, proxy):
@@ -71,7 +71,7 @@ def test_the_absence_is_framed_and_the_name_taken_back(serve: Serve, gate: Gate)
 
 
 def test_the_return_between_looking_and_waiting(serve: Serve, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who receives doesn't wait for more when the thread has brought something in that moment."""
+    """`receive` doesn't wait for more when the thread has brought something in that moment."""
     read, wait = reconnect.ReconnectingConnection.read, connection.ClientConnection.read
     is_back = threading.Event()
 
@@ -96,7 +96,7 @@ def test_the_return_between_looking_and_waiting(serve: Serve, gate: Gate, monkey
 
 @pytest.mark.usefixtures("at_once")
 def test_the_server_is_restarted() -> None:
-    """On the same port: the room began anew, which is told, and what its members say arrives."""
+    """On the same port: the room began anew, which is told, and its members' lines arrive."""
     with Server(port=0, limits=QUICK) as server:
         port = server.port
         bob = Client(port=port, name="bob", reconnect=True)
@@ -109,7 +109,7 @@ def test_the_server_is_restarted() -> None:
 
 
 def test_more_passed_than_is_kept(serve: Serve, gate: Gate) -> None:
-    """A gap says how many are missing; what is kept follows."""
+    """A gap says how many are missing; the kept ones follow."""
     started = serve(limits=Limits(history_size=3))
     with Client(port=started.port) as ann, member(started) as (bob, proxy):
         proxy.link_of(bob).reset()
@@ -154,7 +154,7 @@ def test_away_lines_are_refused_or_kept(serve: Serve, kept: int) -> None:
     assert bob.queued == [f"{number}" for number in range(kept)]  # they were never sent
 
 
-def test_a_queue_is_for_who_comes_back(serve: Serve) -> None:
+def test_a_queue_needs_reconnect(serve: Serve) -> None:
     """ValueError, before anything is connected."""
     for options in ({"queue": 1}, {"queue": -1, "reconnect": True}, {"after": -1, "reconnect": True}):
         with pytest.raises(ValueError, match="queue" if "queue" in options else "after"):
@@ -216,7 +216,7 @@ def test_a_line_whose_fate_is_unknown(serve: Serve, gate: Gate, heard: bool) -> 
 
 @contextmanager
 def publisher(started: Started) -> Iterator[Client]:
-    """One who comes back, named bob, and never receives."""
+    """A client that comes back, named bob, and never receives."""
     with Client(port=started.port, name="bob", reconnect=True) as client:
         assert isinstance(client.receive(DEADLINE), Welcome)
         yield client
@@ -235,8 +235,8 @@ def heard(bob: Client, ann: Peer, lines: int, size: int = 0) -> None:
             ann.pass_over(b"%05d" % number)
 
 
-def test_what_is_confirmed_is_forgotten_by_who_never_receives(serve: Serve) -> None:
-    """Who only sends doesn't remember it all."""
+def test_confirmed_lines_are_forgotten_without_receiving(serve: Serve) -> None:
+    """A client that only sends doesn't remember it all."""
     started = serve(handler=None, limits=Limits(history_size=1))
     ann = started.peer()
     with publisher(started) as bob:
@@ -249,7 +249,7 @@ def test_what_is_confirmed_is_forgotten_by_who_never_receives(serve: Serve) -> N
             tracemalloc.stop()
 
 
-def test_who_sends_keeps_what_arrives_meanwhile(serve: Serve) -> None:
+def test_sending_keeps_events_that_arrive_meanwhile(serve: Serve) -> None:
     """In order, for a later `receive`."""
     started = serve()
     ann = started.peer()
@@ -262,8 +262,8 @@ def test_who_sends_keeps_what_arrives_meanwhile(serve: Serve) -> None:
         assert texts(bob, "3") == ["0", "1", "2", "3"]
 
 
-def test_who_sends_takes_in_only_so_much(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not much more than MAX_WAITING_EVENTS wait for who never receives; in the end all arrive, in order."""
+def test_sending_takes_in_only_so_much(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not much more than MAX_WAITING_EVENTS wait for a client that never receives; in the end all arrive, in order."""
     monkeypatch.setattr(reconnect, "MAX_WAITING_EVENTS", 10)
     started = serve()
     ann = started.peer()
@@ -277,7 +277,7 @@ def test_who_sends_takes_in_only_so_much(serve: Serve, monkeypatch: pytest.Monke
 
 
 @pytest.mark.usefixtures("never")
-def test_a_loss_is_found_by_who_never_receives(serve: Serve) -> None:
+def test_a_loss_is_found_without_receiving(serve: Serve) -> None:
     """The server's end has come, though all that is sent still gets away."""
     with member(serve()) as (bob, proxy):
         proxy.link_of(bob).to_client.half_close()
@@ -308,7 +308,7 @@ def test_close_while_another_thread_only_sends(serve: Serve, times: int) -> None
             assert not publishing.is_alive()
 
 
-def test_who_sends_needs_no_descriptor(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sending_needs_no_descriptor(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     """Looking for what has arrived takes none."""
 
     def none_left(*selector: object) -> None:
@@ -324,9 +324,7 @@ def test_who_sends_needs_no_descriptor(serve: Serve, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("where", ["send", "receive", "owed"])
-def test_ctrl_c_between_what_is_known_and_what_was_sent(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch, where: str
-) -> None:
+def test_ctrl_c_between_sending_and_remembering(serve: Serve, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     """The connection ends, as nobody knows; after the return all goes on."""
     started = serve()
     with publisher(started) as bob:

@@ -23,7 +23,7 @@ from tests.helpers.servers import Serve
 
 @pytest.mark.usefixtures("never")
 def test_close_ends_an_absence_at_once(serve: Serve) -> None:
-    """In the middle of a back-off; who waits in `receive` hears it, and no thread is left."""
+    """In the middle of a back-off; a waiting `receive` hears it, and no thread is left."""
     with member(serve()) as (bob, proxy):
         proxy.link_of(bob).reset()
         next_of(bob, Disconnected)
@@ -73,7 +73,7 @@ def test_leaving_while_away(serve: Serve, leave: Callable[[Client], None]) -> No
 @pytest.mark.usefixtures("at_once")
 @pytest.mark.parametrize("end", ["exit", "eof", "kick"])
 def test_ends_that_are_no_loss(serve: Serve, end: str) -> None:
-    """Who has left, or was removed, doesn't come back."""
+    """A member that has left, or was removed, doesn't come back."""
     started = serve()
     with member(started) as (bob, _):
         if end == "exit":

@@ -88,7 +88,7 @@ def test_no_thread_to_come_back(serve: Serve, monkeypatch: pytest.MonkeyPatch, e
             next_of(bob, Reconnected)
 
 
-def test_what_nobody_thought_of_ends_the_conversation(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unforeseen_error_ends_the_conversation(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     """An error in the thread is raised by `receive`."""
 
     def uniform(least: float, most: float) -> float:
@@ -115,7 +115,7 @@ def test_leaving_a_server_that_did_not_listen(serve: Serve, leave: Callable[[Cli
 
 @pytest.mark.parametrize("leave", [lambda bob: bob.send("exit"), Client.send_eof])
 def test_leaving_a_server_that_listens(serve: Serve, leave: Callable[[Client], None]) -> None:
-    """Everything is confirmed before the end, also what was sent after the last question."""
+    """Everything is confirmed before the end, also lines after the last question."""
     with member(serve()) as (bob, _):
         for number in range(100):
             bob.send(f"{number}")
@@ -126,7 +126,7 @@ def test_leaving_a_server_that_listens(serve: Serve, leave: Callable[[Client], N
 @pytest.mark.usefixtures("never")
 @pytest.mark.parametrize("tls", [True])
 def test_an_end_after_the_loss_was_found(serve: Serve) -> None:
-    """In TLS: whoever closes or ends a connection that a receiver has just given up gets no error, and holds no lock."""
+    """In TLS: closing or ending a connection that a receiver has just given up raises nothing, and holds no lock."""
     with in_room(serve()) as (bob, proxy):
         under = connection_under(bob)
         proxy.link_of(bob).reset()
@@ -180,7 +180,7 @@ def test_ctrl_c_in_the_middle_of_a_line(monkeypatch: pytest.MonkeyPatch) -> None
                     for_ever(lambda: data_of(server))
 
 
-def test_the_end_waits_for_what_was_kept(serve: Serve, gate: Gate) -> None:
+def test_the_end_waits_for_the_queue(serve: Serve, gate: Gate) -> None:
     """`send_eof` just after the return comes after the lines of the queue."""
     started = serve()
     with Client(port=started.port) as ann, member(started, queue=1000) as (bob, proxy):

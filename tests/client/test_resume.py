@@ -1,4 +1,4 @@
-"""What leads from one connection to the next, without sockets: events into `ResumeState`, lines and events out."""
+"""The way from one connection to the next, without sockets: events into `ResumeState`, lines and events out."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.helpers.inside import current_name
 from tests.helpers.resuming import OTHER_ROOM, RESET, ROOM, back, message, opening, resuming, unsure
 
 
-def test_the_next_connection_asks_for_what_came_after_the_last_message() -> None:
+def test_the_next_connection_asks_from_the_last_message_on() -> None:
     """The last id is that of the welcome, of each message, of each answer to /sync, and follows a gap."""
     state = resuming(7)
     assert opening(state) == f"/nick ada\n/json 7 {ROOM}\n/sync\n"
@@ -60,7 +60,7 @@ def test_loss_and_return_frame_the_absence() -> None:
 
 
 def test_a_room_that_began_anew() -> None:
-    """It is said; ids count from the start, and what was doubtful stays so: nothing can match_echo it."""
+    """It is said; ids count from the start, and unconfirmed lines stay so: no echo can match them."""
     state = resuming()
     state.send("hi")
     _, returned, uncertain = back(state, room=OTHER_ROOM)
@@ -99,7 +99,7 @@ def test_a_line_that_was_said_before_a_rename() -> None:
 
 
 def test_a_line_that_was_said_before_the_last_message() -> None:
-    """While a line is in doubt the replay begins at the last confirmation; what the caller knows isn't told again."""
+    """While a line is unconfirmed the replay begins at the last confirmation; messages that the caller has aren't told again."""
     state = resuming()
     state.send("hi")
     state.receive(message(9))
@@ -116,7 +116,7 @@ def test_a_line_that_was_said_before_the_last_message() -> None:
 
 
 @pytest.mark.parametrize(("missing", "told"), [(3, []), (5, [Gap(1)]), (20, [Gap(16)])])
-def test_a_gap_before_what_is_known(missing: int, told: list[Event]) -> None:
+def test_a_gap_before_known_messages(missing: int, told: list[Event]) -> None:
     """Of the messages that are no longer kept, only those are missing that the caller doesn't have."""
     state = resuming()
     state.send("hi")
@@ -126,7 +126,7 @@ def test_a_gap_before_what_is_known(missing: int, told: list[Event]) -> None:
 
 
 def test_the_room_reads_a_line_made_clean() -> None:
-    """What Python takes for white space, the room may have made visible before it looks."""
+    """Python's white space may be visible characters to the room."""
     state = resuming()
     state.send("exit\x0c")
     assert not state.is_leaving
@@ -141,7 +141,7 @@ def test_the_room_reads_a_line_made_clean() -> None:
 
 
 def test_the_chosen_name_is_taken_back() -> None:
-    """Also one that was chosen later, by /nick."""
+    """Also a name that was chosen later, by /nick."""
     state = resuming()
     state.receive(Renamed("bob", "cid"))
     assert opening(state).startswith("/nick ada\n")
@@ -179,7 +179,7 @@ def test_the_queue_is_bounded_and_in_order() -> None:
 
 
 def test_ends_that_are_no_loss() -> None:
-    """We said so, the operator removed us, or the server sends what isn't chat; what is doubtful then is told."""
+    """We said so, the operator removed us, or the server sends nonsense; lines that are unconfirmed then are told."""
     clean_end = ConnectionClosed("the server ended the conversation", clean=True)
     state = resuming()
     assert not state.is_over(clean_end)

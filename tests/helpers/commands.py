@@ -1,4 +1,4 @@
-"""The real commands in processes of their own, and what they print."""
+"""The real commands, in processes of their own or in this one."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ DISCONNECTED = "Disconnected from server."
 
 
 def read_line(descriptor: int, received: bytes, end: bytes) -> tuple[bytes, bytes]:
-    """(the next line without its `end`, what was read beyond it)"""
+    """Return (the next line without its `end`, the bytes read beyond it)."""
     while end not in received:
         ready, _, _ = select.select([descriptor], [], [], DEADLINE)
         assert ready, f"no line in time, but {received!r}"
@@ -102,7 +102,7 @@ def join(run: Run, server: Running, port: str, *options: str) -> tuple[Running, 
 
 
 def client_with(run: Run, port: int, text: bytes | str, *options: str) -> tuple[int, str, str]:
-    """chat-client with this input; what it did."""
+    """Run chat-client with this input; return exit status, stdout, stderr."""
     program = [str(BIN / "chat-client"), "--port", str(port), *options]
     data = text.encode() if isinstance(text, str) else text
     done = subprocess.run(program, input=data, capture_output=True, timeout=DEADLINE)

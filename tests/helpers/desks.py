@@ -11,7 +11,7 @@ from chatkit.room.room import Room
 
 
 class Seat:
-    """A member as a worker sees it: what was delivered to it, and whether its conversation goes on."""
+    """A member as a worker sees it: its lines, and whether its conversation goes on."""
 
     def __init__(self, member: Member) -> None:
         self.member = member
@@ -52,7 +52,7 @@ class Desk:
                 self.seats.pop(member).left = reason
 
     def switch(self, seat: Seat, switch: Subscribe) -> None:
-        """What was said before, in pages as small as they get."""
+        """Replay earlier messages, in pages as small as they get."""
         seat.is_there, seat.format, after = True, switch.format, switch.after
         seat.received += switch.first
         while after < switch.upto:

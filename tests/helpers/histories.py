@@ -11,7 +11,7 @@ from tests.helpers.peers import DEADLINE
 
 
 class Scripted(MemoryHistory):
-    """Stands for a file: `append` waits for `gate`, and fails while `failure` is set. groups: what came at once."""
+    """A history in place of a file: `append` waits for `gate`, and fails while `failure` is set. groups: messages per append."""
 
     def __init__(self) -> None:
         super().__init__(100_000)

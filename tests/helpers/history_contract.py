@@ -1,4 +1,4 @@
-"""What every kind of history keeps to: a class of tests for each to inherit."""
+"""Promises of every kind of history: a class of tests for each to inherit."""
 
 from __future__ import annotations
 
@@ -51,10 +51,10 @@ class HistoryContract(ABC):
         deadline=None,
         max_examples=30,
     )
-    def test_what_was_appended_is_read(
+    def test_appended_messages_are_read(
         self, history: History, batches: list[list[tuple[type[Message], str, str]]]
     ) -> None:
-        """Whatever was said: kind, sender, text, id and time, in order."""
+        """Kind, sender, text, id and time, in order."""
         begin = history.newest_id
         everything = list[Message]()
         for batch in batches:
@@ -125,7 +125,7 @@ class DurableContract(HistoryContract):
         assert [message.id for message in again.read(3, ALL, ALL)] == [4, 5]
         again.close()
 
-    def test_what_was_refused_last_stays_away(self, history: History, tmp_path: Path) -> None:
+    def test_the_last_refused_messages_stay_away(self, history: History, tmp_path: Path) -> None:
         """Also if it was kept too late, and the end came before anything else was kept."""
         history.append(said(1))
         history.append(said(2))
@@ -137,7 +137,7 @@ class DurableContract(HistoryContract):
         assert (again.newest_id, again.missing(1, 2)) == (2, 1)
         again.close()
 
-    def test_what_it_lacks_at_an_orderly_end_is_missing(self, history: History, tmp_path: Path) -> None:
+    def test_messages_it_lacks_at_an_orderly_end_are_missing(self, history: History, tmp_path: Path) -> None:
         """The room had given ids up to 5, and it didn't take all of these messages."""
         history.append(said(1, 2))
         history.newest_id = 5

@@ -1,4 +1,4 @@
-"""What strangers send to harm a terminal."""
+"""Lines of strangers that harm a terminal."""
 
 from __future__ import annotations
 
@@ -22,6 +22,6 @@ CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u20
 
 
 def forbidden(text: str) -> list[str]:
-    """What no stranger may bring to a screen: controls but TAB and the line end, what reorders, piles of marks."""
+    """Return everything in `text` that must not reach a screen: controls but TAB and the line end, bidi overrides, piles of marks."""
     marks = "".join("m" if unicodedata.category(char) in ("Mn", "Me") else " " for char in text)
     return CONTROLS.findall(text) + [text[pile.start()] for pile in re.finditer("m{5,}", marks)]

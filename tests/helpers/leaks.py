@@ -1,4 +1,4 @@
-"""What this process holds open."""
+"""Descriptors that this process holds open."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import suppress
 
 
 def open_descriptors() -> set[str]:
-    """What this process holds open, where the system can say."""
+    """Return the sockets and pipes that this process holds open, where the system can say."""
     found = set()
     with suppress(FileNotFoundError):
         for number in os.listdir("/proc/self/fd"):

@@ -1,4 +1,4 @@
-"""What a room with a password asks, and what peers answer."""
+"""The lines between a room with a password and its peers."""
 
 from __future__ import annotations
 

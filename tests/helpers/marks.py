@@ -1,4 +1,4 @@
-"""Marks of tests: what a machine must have, and which variants there are."""
+"""Marks of tests: needs of the machine, and variants."""
 
 from __future__ import annotations
 

@@ -83,7 +83,7 @@ class Peer:
 
 
 def token_seconds(talker: Peer, reader: Peer) -> float:
-    """How long a fresh token takes from one member to another; what the reader gets before it is passed over."""
+    """Return how long a fresh token takes from one member to another; the reader's earlier lines are passed over."""
     token = secrets.token_hex(8).encode() + b"\n"
     talker.drain()
     begun = time.monotonic()
@@ -105,7 +105,7 @@ def trusting() -> ssl.SSLContext:
 
 
 def flood(talker: Peer, reader: Peer, size: int) -> bytes:
-    """Say so many bytes in lines of 1000, each read by `reader` before the next; what it read."""
+    """Say so many bytes in lines of 1000, each read by `reader` before the next; return them."""
     heard = []
     for number in range(size // 1000):
         talker.send(b"%07d" % number + b"x" * 992 + b"\n")

@@ -1,4 +1,4 @@
-"""What a process takes of the machine."""
+"""Memory and time of a process."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ RunInThread = Callable[[Callable[[], None]], None]
 
 
 class Direction:
-    """What flows one way. `stall`, `resume`, `split`, `half_close` have taken effect when they return."""
+    """One direction of a link. `stall`, `resume`, `split`, `half_close` have taken effect when they return."""
 
     def __init__(self, run: RunInThread, source: socket.socket, sink: socket.socket) -> None:
         self.source = source
@@ -68,7 +68,7 @@ class Direction:
     # In the proxy's thread
 
     def interest_in(self, sock: socket.socket) -> int:
-        """What to wait for on one of the two sockets."""
+        """Return the events to wait for on one of the two sockets."""
         if self._ended or not self._allowance:
             return 0
         if self._held:

@@ -19,7 +19,7 @@ Gate = queue.SimpleQueue[float]
 
 @contextmanager
 def member(started: Started, **options: Any) -> Iterator[tuple[Client, Proxy]]:
-    """One who comes back, named bob, behind a proxy, and has been welcomed."""
+    """A client that comes back, named bob, behind a proxy; it has been welcomed."""
     asked = {"name": "bob", "reconnect": True, **options}
     with Proxy(started.port) as proxy, Client(port=proxy.port, **asked) as client:
         assert isinstance(client.receive(DEADLINE), Welcome)

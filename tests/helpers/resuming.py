@@ -12,7 +12,7 @@ RESET = ConnectionClosed("Connection reset by peer", clean=False)
 
 
 def resuming(newest: int = 7, name: str = "ada", **asked: Any) -> ResumeState:
-    """One that has been welcomed in the room."""
+    """Return the state of a client that has been welcomed in the room."""
     chosen = None if name.isdecimal() else name
     made = ResumeState(100, **{"password": None, "name": chosen, "after": None, "queue": 0, **asked})
     assert made.receive(Welcome(name, newest, ROOM)) == [Welcome(name, newest, ROOM)]
@@ -24,7 +24,7 @@ def opening(state: ResumeState) -> str:
 
 
 def back(state: ResumeState, name: str = "ada", newest: int = 99, room: str = ROOM) -> list[Event]:
-    """What the caller is told when the connection is lost and the next one stands."""
+    """Lose the connection, take up the next one; return the caller's events."""
     return [*state.lose(RESET), *state.receive(Welcome(name, newest, room))]
 
 

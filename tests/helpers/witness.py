@@ -1,4 +1,4 @@
-"""What tests of a history share: who watches a server from outside, and who makes trouble for its disk."""
+"""Witnesses that watch a server from outside, and trouble for its disk."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ class Witness:
         return True
 
     def look_to_the_end(self) -> None:
-        """What had reached this host when the server died is still there."""
+        """Read everything that had reached this host when the server died."""
         with suppress(ConnectionError):
             while self.look(DEADLINE):
                 pass
@@ -97,7 +97,7 @@ Talk = Callable[[int | str], Talker]
 
 
 class Log(logging.Handler):
-    """What the operator is told, one line at a time."""
+    """The operator's log, one line at a time."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -120,13 +120,13 @@ class Log(logging.Handler):
         return False
 
     def rest(self) -> list[str]:
-        """What else there is by now."""
+        """Return the other lines that there are by now."""
         return [self._lines.get() for _ in range(self._lines.qsize())]
 
 
 @contextmanager
 def tampering(pid: int, *injections: str) -> Iterator[None]:
-    """What `strace -e inject=...` says happens to a process, and from then on no more."""
+    """Have `strace -e inject=...` tamper with a process's system calls, inside of `with`."""
     names = ",".join(injection.partition(":")[0] for injection in injections)
     rules = [word for injection in injections for word in ("-e", f"inject={injection}")]
     command = [

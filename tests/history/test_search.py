@@ -102,8 +102,8 @@ WANTED += [{"since": START + 30, "sender": "51044"}, {"since": START + 1000}]
     "indexed", [None, 0, pytest.param(60, marks=indexing), pytest.param(1000, marks=indexing)], ids=str
 )
 @pytest.mark.usefixtures("chunk_rows")
-def test_finds_what_reading_everything_finds(path: Path, indexed: int | None) -> None:
-    """Whatever is looked for, with no index, half of one or a whole one, in chunks of whatever size."""
+def test_finds_the_same_as_reading_everything(path: Path, indexed: int | None) -> None:
+    """Whatever the pattern, with no index, half of one or a whole one, in chunks of whatever size."""
     messages = some_messages()
     if indexed == 0 and not has_trigrams():
         indexed = None
@@ -122,8 +122,8 @@ def test_finds_what_reading_everything_finds(path: Path, indexed: int | None) ->
 
 
 @indexing
-def test_the_index_is_what_is_asked(path: Path) -> None:
-    """Where it lacks what it is said to have, three letters find only what is newer, two find all by reading."""
+def test_the_index_is_asked(path: Path) -> None:
+    """Where it lacks messages that it claims to have, three letters find only newer ones, two find all by reading."""
     hello = [Message("ada", "hello", number, START) for number in (1, 2)]
     with closing(write(path, hello, indexed=0)) as connection:
         connection.execute("UPDATE room SET indexed = 1")
@@ -133,8 +133,8 @@ def test_the_index_is_what_is_asked(path: Path) -> None:
 
 
 @indexing
-def test_what_the_index_knows_is_not_read(path: Path) -> None:
-    """A damaged message there hinders nobody who looks for something else, neither forwards nor backwards."""
+def test_indexed_messages_are_not_read(path: Path) -> None:
+    """A damaged message there hinders no search for another one, neither forwards nor backwards."""
     with closing(write(path, [Message("ada", "hello", number, START) for number in (2, 3)], indexed=2)) as connection:
         connection.execute("INSERT INTO messages VALUES (1, 1.0, 'ada', 'nonsense', 'bye')")
     assert [message.id for message in search.browse(path, text="hello", last=5)] == [2, 3]
@@ -152,8 +152,8 @@ def test_an_index_that_this_python_cannot_use_is_not_asked(path: Path) -> None:
 
 
 @indexing
-def test_the_index_joins_what_folding_joins() -> None:
-    """Every letter of Unicode: what `fold` makes equal, FTS5 and str.casefold make equal too, so nothing is missed."""
+def test_the_index_folds_as_the_search_does() -> None:
+    """Letters that `fold` makes equal are equal to FTS5 and str.casefold, too, so nothing is missed; all of Unicode."""
     folding = {letter: fold(letter) for letter in map(chr, range(0xD800)) if fold(letter) != letter}
     folding |= {letter: fold(letter) for letter in map(chr, range(0xE000, sys.maxunicode)) if fold(letter) != letter}
     assert {"Ä": "ä", "Ж": "ж", "\u03c2": "\u03c3", "\u212a": "k"}.items() <= folding.items()
@@ -167,7 +167,7 @@ def test_the_index_joins_what_folding_joins() -> None:
 
 
 def test_a_history_that_a_server_is_writing(path: Path) -> None:
-    """What is committed is found, in its log too, and nothing beside the file comes or goes."""
+    """Committed messages are found, in its log too, and nothing beside the file comes or goes."""
     first, second = some_messages(40)[:20], some_messages(40)[20:]
     with closing(write(path, first)) as server:
         insert(server, second)
@@ -180,8 +180,8 @@ def test_a_history_that_a_server_is_writing(path: Path) -> None:
     assert [each.name for each in path.parent.iterdir()] == [path.name]
 
 
-def test_what_comes_later_is_not_waited_for(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However fast a server writes, reading ends with what there was when it began."""
+def test_later_messages_are_not_waited_for(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However fast a server writes, reading ends with the newest message of its beginning."""
     monkeypatch.setattr(search, "CHUNK_ROWS", 1)
     with closing(write(path, [Message("ada", "0", 1, START)])) as server:
         for number, _ in enumerate(islice(search.browse(path), 9), 2):
@@ -216,7 +216,7 @@ def test_an_unserved_history_stays_as_it_is(path: Path) -> None:
 
 
 def test_a_server_that_came_and_went_meanwhile(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was read while another wrote the file itself doesn't count: it is read once more."""
+    """A read while another process wrote the file itself doesn't count: the file is read once more."""
     write(path, some_messages(2)).close()
     later = [Message("ada", "later", 100, START)]
     asked = list[bool]()
@@ -241,13 +241,13 @@ def crashed(path: Path, messages: Sequence[Message]) -> Path:
 
 
 def test_a_history_whose_server_crashed(path: Path) -> None:
-    """What its log has is found."""
+    """Messages in its log are found."""
     assert list(search.browse(crashed(path, some_messages()))) == some_messages()
 
 
 @contextmanager
 def protected(folder: Path) -> Iterator[None]:
-    """Nobody may write there; root, who may anyhow, is somebody else meanwhile."""
+    """Protect the folder from writing; root becomes another user meanwhile."""
     folder.chmod(0o555)
     if is_root := os.geteuid() == 0:
         os.seteuid(65534)
@@ -300,7 +300,7 @@ def test_a_symbolic_link(path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["a b?mode=rwc&x=#%41.db", "chät.db", os.fsdecode(b"\xff.db")], ids=ascii)
 def test_any_file_name(path: Path, name: str) -> None:
-    """Also what means something in a URI, and what isn't UTF-8."""
+    """Also one with characters of a URI, or one that isn't UTF-8."""
     write(path, some_messages()).close()
     assert list(search.browse(path.rename(path.with_name(name)))) == some_messages()
 
@@ -344,8 +344,8 @@ UNREADABLE: dict[str, tuple[Callable[[Path], object], str]] = {
 
 
 @pytest.mark.parametrize("fault", UNREADABLE)
-def test_what_is_no_history_is_told_in_one_line(path: Path, fault: str) -> None:
-    """Missing, foreign, newer or damaged: one kind of error, which names the file and says what it is."""
+def test_a_file_that_is_no_history_is_told_in_one_line(path: Path, fault: str) -> None:
+    """Missing, foreign, newer or damaged: one kind of error, which names the file and the reason."""
     spoil, told = UNREADABLE[fault]
     spoil(path)
     with pytest.raises(HistoryError) as raised:
@@ -353,7 +353,7 @@ def test_what_is_no_history_is_told_in_one_line(path: Path, fault: str) -> None:
     assert str(raised.value) == f"{path} {told}"
 
 
-def test_reads_what_a_server_writes(path: Path) -> None:
+def test_reads_the_files_of_a_server(path: Path) -> None:
     """The server's own code and this one agree, in the middle of its work and after its end."""
     history = SqliteHistory(path)
     history.open()

@@ -1,4 +1,4 @@
-"""Histories: what each keeps to, and what is special about the one in a file."""
+"""The history in a file: the promises of every history, and its own."""
 
 from __future__ import annotations
 
@@ -121,7 +121,7 @@ def test_ids_are_reserved_before_the_first_is_given(open_history: Open) -> None:
 
 
 def test_it_can_be_opened_while_it_cannot_be_written(path: Path, open_history: Open) -> None:
-    """A room begins all the same, and what is said is kept when that is over."""
+    """A room begins all the same, and messages are kept when that is over."""
     open_history().close()
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
@@ -164,7 +164,7 @@ def test_a_foreign_file_is_left_alone(path: Path, open_history: Open) -> None:
 
 
 def test_a_file_that_is_removed(path: Path, open_history: Open, caplog: pytest.LogCaptureFixture) -> None:
-    """Or renamed: what is said from then on goes into a new one of that name, which goes on with the room and its ids."""
+    """Or renamed: later messages go into a new one of that name, which goes on with the room and its ids."""
     history = open_history()
     history.append(said(1, 2))
     for suffix in ("", "-wal", "-shm"):
@@ -180,7 +180,7 @@ def test_a_file_that_is_removed(path: Path, open_history: Open, caplog: pytest.L
 
 
 def test_a_file_that_is_replaced(path: Path, open_history: Open) -> None:
-    """By another history, while it runs: nothing in that is lost, and nothing of ours comes into it but what is said next."""
+    """By another history, while it runs: nothing in that is lost, and only later messages of ours come into it."""
     other = SqliteHistory(path.with_name("other.db"))
     other.open()
     other.append(said(*range(1, 11), text="other"))
@@ -212,7 +212,7 @@ def test_a_backup_of_a_running_room(path: Path, open_history: Open) -> None:
 
 
 def test_a_closed_history_stays_closed(path: Path, open_history: Open) -> None:
-    """Who reads or writes late is told so; nothing is opened again."""
+    """A late read or write raises; nothing is opened again."""
     history = open_history()
     history.append(said(1))
     history.close()
@@ -307,7 +307,7 @@ def test_damage_while_it_runs(path: Path, open_history: Open) -> None:
 
 
 def test_keep(path: Path, open_history: Open) -> None:
-    """The newest so many stay, in steps; what is pruned is gone from the file's bytes and from the index."""
+    """The newest so many stay, in steps; pruned messages are gone from the file's bytes and from the index."""
     history = open_history(keep=1000)
     secret = "pass phrase 42"
     for start in range(1, 5001, 1000):
@@ -321,7 +321,7 @@ def test_keep(path: Path, open_history: Open) -> None:
 
 
 def test_days(path: Path, open_history: Open) -> None:
-    """What is older goes, what isn't stays."""
+    """Older messages go, younger ones stay."""
     now = time.time()
     old, young = [Message("ada", "x", number, now - number * 86400) for number in (3, 2)], Message("ada", "x", 4, now)
     history = open_history(days=2.5)
@@ -342,7 +342,7 @@ def test_all_of_it_is_pruned(open_history: Open) -> None:
     assert open_history().pruned_upto == 3
 
 
-def test_pruning_keeps_up_with_what_is_said(path: Path, open_history: Open) -> None:
+def test_pruning_keeps_up_with_a_flood(path: Path, open_history: Open) -> None:
     """One step removes more than was said since the step before, also while nobody pauses."""
     history = open_history(keep=100)
     for start in range(1, 50_001, 5000):

@@ -87,7 +87,7 @@ def test_a_conversation_byte_by_byte(papers: Papers) -> None:
 
 
 def test_the_last_words_of_a_peer_that_is_gone_are_heard(papers: Papers) -> None:
-    """A failed write only stops the writing: what was said before the peer closed still arrives."""
+    """A failed write only stops the writing: the peer's lines before its close still arrive."""
     with stalled(papers) as (client, server):
         assert client.send(b"last words\n") == 11
         client.close()

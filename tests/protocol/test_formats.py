@@ -1,4 +1,4 @@
-"""Events to lines and back, as text and as JSON; what JSON says is what its schema and docs/protocol.md say."""
+"""Events to lines and back, as text and as JSON; the JSON follows its schema and docs/protocol.md."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_text_and_back(event: Event) -> None:
     ],
 )
 def test_parse_text(line: str, event: Event) -> None:
-    """The forms of a line, and what is none of them."""
+    """The forms of a line, and lines of none of them."""
     assert parse_text(line) == event
 
 
@@ -132,7 +132,7 @@ def test_parse_text(line: str, event: Event) -> None:
     ],
 )
 def test_json_that_is_no_event(line: str) -> None:
-    """What a server may say wrong is one documented error."""
+    """Nonsense from a server is one documented error."""
     with pytest.raises(ProtocolError):
         parse_json(line)
 
@@ -173,7 +173,7 @@ def test_the_documents_have_the_table_of_commands() -> None:
 
 
 def test_clean_text() -> None:
-    """What the server's own program says is made clean, or refused."""
+    """Text of the server's own program is made clean, or refused."""
     assert clean_text("a\nb") == "a␊b"
     with pytest.raises(TypeError, match="a notice is text"):
         clean_text(17)  # type: ignore[arg-type]

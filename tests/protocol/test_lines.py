@@ -51,7 +51,7 @@ def decode(*chunks: bytes, limit: int = LIMIT) -> list[Line]:
     ],
 )
 def test_lines(data: bytes, lines: list[Line]) -> None:
-    """What each sequence of bytes means, sent at once and byte by byte."""
+    """Each sequence of bytes gives these lines, sent at once and byte by byte."""
     limit = 12 if b"\0" in data or b"\x85" in data else LIMIT
     assert decode(data, limit=limit) == lines
     assert decode(*(bytes([byte]) for byte in data), limit=limit) == lines
@@ -72,7 +72,7 @@ def test_chunks_make_no_difference(parts: list[bytes], data: st.DataObject) -> N
 
 
 @given(st.binary(max_size=200))
-def test_lines_never_hold_what_the_wire_forbids(data: bytes) -> None:
+def test_lines_never_hold_forbidden_characters(data: bytes) -> None:
     """No line holds a line end or a control character but TAB."""
     for line in decode(data, limit=100):
         if isinstance(line, str):
@@ -89,7 +89,7 @@ def test_a_line_without_end_takes_no_memory() -> None:
 
 
 def test_encode_line() -> None:
-    """What the wire can't carry is refused before it is sent."""
+    """Text that the wire can't carry is refused before it is sent."""
     assert encode_line("hé", 3) == "hé\n".encode()
     assert encode_line("a\rb", 8) == b"a\rb\n"
     for text, problem in [("a\nb", "line end"), ("a\r", "line end"), ("héé", "longer than 4"), ("\ud800", "surrogate")]:

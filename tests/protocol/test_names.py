@@ -1,4 +1,4 @@
-"""What a member may call itself."""
+"""Names that a member may take."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_names_that_may_be_taken(name: str) -> None:
 
 @pytest.mark.parametrize("name", [pytest.param(name, id=what) for what, name in REFUSED.items()])
 def test_names_that_may_not_be_taken(name: str) -> None:
-    """What isn't a name, or only looks like one, is refused in the words of the rule."""
+    """A text that is no name, or only looks like one, is refused in the words of the rule."""
     with pytest.raises(ValueError, match=re.escape(RULE)):
         check_name(name)
 
@@ -51,13 +51,13 @@ def test_names_that_differ_in_case_have_one_key(one: str, other: str) -> None:
 
 @given(names)
 def test_the_rule_lets_its_own_names_pass(name: str) -> None:
-    """What is made as the rule says is never refused, and in upper or lower case its key is the same."""
+    """A name made by the rule is never refused, and in upper or lower case its key is the same."""
     check_name(name)
     assert name_key(name.upper()) == name_key(name.lower()) == name_key(name)
 
 
 @given(anything)
-def test_what_passes_can_stand_for_a_member(name: str) -> None:
+def test_a_name_that_passes_can_stand_for_a_member(name: str) -> None:
     """A name that passes is no port's, is shown as it is, holds nothing that ends a name, and comes back as a sender."""
     if not passes(name):
         return

@@ -15,7 +15,7 @@ from chatkit.room.members import Member
 
 
 def test_asides_of_many_changes() -> None:
-    """What was no message, without what is cut out for a member, in order; in time that grows with their number only."""
+    """All that is no message, without the edits for a member, in order; in time that grows with their number only."""
     ada, number, line = Member("ada", ("", 1)), 20_000, b"*** x\n"
     cuts = [(start, start + len(line), b"") for start in range(0, number * len(line), 2 * len(line))]
     spans = [(start, start + len(line)) for start in range(0, number * len(line), len(line))]
@@ -25,8 +25,8 @@ def test_asides_of_many_changes() -> None:
     assert time.monotonic() - begun < 2
 
 
-def test_what_everyone_gets_is_shared() -> None:
-    """Also by those for whom it waits."""
+def test_the_bytes_for_everyone_are_shared() -> None:
+    """Also by members for which it waits."""
     batch = Encoded(b"ada: x\n")
     (piece,) = batch.pieces_for(Member("bob", ("", 1)))
     assert piece is batch.data
@@ -52,7 +52,7 @@ def test_merged_batches_read_like_one_after_the_other() -> None:
 
 
 def some_batch(random: random.Random, members: list[Member]) -> Batch:
-    """What a turn might bring: lines, answers and announcements in any order."""
+    """Return a batch of lines, answers and announcements in any order."""
     builder = BatchBuilder(random.choice([(TEXT,), FORMATS]))
     for number in range(random.randrange(1, 6)):
         member = random.choice(members)
@@ -70,7 +70,7 @@ def some_batch(random: random.Random, members: list[Member]) -> Batch:
 
 @pytest.mark.parametrize("seed", range(200))
 def test_merged_batches_are_the_batches(seed: int) -> None:
-    """Who joined after k of them gets exactly the later ones, everyone else all; each byte as without merging."""
+    """A member that joined after k of them gets exactly the later ones, everyone else all; each byte as without merging."""
     rolls = random.Random(seed)
     here = [Member(f"m{number}", ("127.0.0.1", number)) for number in range(4)]
     joining = {Member(f"n{number}", ("127.0.0.1", number)): rolls.randrange(9) for number in range(4)}

@@ -1,4 +1,4 @@
-"""What members ask of the room, in text and in JSON, without a socket."""
+"""Commands of members, in text and in JSON, without a socket."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.helpers.desks import Desk, Seat
 
 
 def heard(seat: Seat) -> list[Event]:
-    """What was delivered since the last call, without times."""
+    """Return the events delivered since the last call, without times."""
     *lines, rest = seat.received.decode().split("\n")
     assert not rest
     seat.received = b""
@@ -40,7 +40,7 @@ def timeless(event: Event) -> Event:
 
 
 def as_text(event: Event) -> Event:
-    """What a reader of plain text knows of it."""
+    """Return the event as a reader of plain text knows it."""
     return parse_text(str(event))
 
 
@@ -90,7 +90,7 @@ def test_bad_input(line: Line, error: Error, programs: str) -> None:
 
 @pytest.mark.parametrize("programs", ["", "1"])
 def test_help(programs: str) -> None:
-    """It lists every command with its usage and what it does, to who asks alone."""
+    """It lists every command with its usage and its effect, to its sender alone."""
     desk, (ann, bob, _) = table(programs=programs)
     desk.hear(ann, "/help")
     lines = [" ".join(event.text.split()) for event in heard(ann) if isinstance(event, Notice)]
@@ -100,8 +100,8 @@ def test_help(programs: str) -> None:
     assert bob.received == b""
 
 
-def test_who_tells_the_names() -> None:
-    """Who has its name the longest comes first; a name changed, a member gone are gone from the list."""
+def test_slash_who_tells_the_names() -> None:
+    """The member that has its name the longest comes first; a name changed, a member gone are gone from the list."""
     desk, (ann, bob, cid) = table()
     desk.hear(cid, "/who")
     desk.hear(ann, "/nick ada")
@@ -114,7 +114,7 @@ def test_who_tells_the_names() -> None:
 
 
 @pytest.mark.parametrize(("number", "more"), [(100, ""), (101, " and 1 more"), (103, " and 3 more")])
-def test_who_shows_a_hundred_names(number: int, more: str) -> None:
+def test_slash_who_shows_a_hundred_names(number: int, more: str) -> None:
     """The others are only counted."""
     desk, seats = table(seats=number)
     desk.hear(seats[-1], "/who")
@@ -177,7 +177,7 @@ def test_msg_reaches_one_member_alone(programs: str) -> None:
 
 
 def test_json_in_the_middle_of_a_turn() -> None:
-    """What came before is text, then the welcome, then JSON: nothing is missing or doubled; others don't notice."""
+    """Earlier lines are text, then comes the welcome, then JSON: nothing is missing or doubled; others don't notice."""
     desk, (ann, bob, cid) = table()
     bobs = [Received(bob.member, [*lines]) for lines in (["mine", "/msg 2 x", "/json", "/msg 2 y"], ["c", "/json"])]
     desk.room.receive([Received(ann.member, ["a"]), bobs[0], Received(ann.member, ["b"]), bobs[1]])
@@ -287,8 +287,8 @@ def test_on_message_decides_about_actions(answer: Callable[[Any], Any], passed: 
     assert desk.room.newest_id == len(passed)
 
 
-def test_what_hooks_see_of_commands() -> None:
-    """What is said, and each name that was really taken; no private message, no question, no mistake."""
+def test_hooks_see_messages_and_names() -> None:
+    """Messages, and each name that was really taken; no private message, no question, no mistake."""
     handler = Handler()
     desk, (ann, bob, _) = table(Room(handler))
     desk.hear(ann, "/nick ada", "/nick ada", "/nick 7", "/msg 2 psst", "/who", "/say x", "//y", "/nope", "/json")
@@ -312,7 +312,7 @@ def test_a_failing_on_rename_ends_one_conversation(caplog: pytest.LogCaptureFixt
 
 
 class Model:
-    """The simplest room there could be: who has which name, who reads JSON, what was said, what each one hears."""
+    """The simplest room there could be: names, readers of JSON, messages, and a list of events for each member."""
 
     def __init__(self) -> None:
         self.names: dict[int, str] = {}

@@ -1,4 +1,4 @@
-"""Members, and who has which name."""
+"""Members and their names."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_first_are_those_that_have_their_names_the_longest() -> None:
     st.lists(st.tuples(st.integers(0, 3), st.sampled_from(["ada", "Ada", "ADA", "bob", "Bob", "eve", "2", "a b", ""])))
 )
 def test_model(script: list[tuple[int, str]]) -> None:
-    """Against a plain list of who has which name: joins and renames; an empty name leaves."""
+    """Against a plain dict of names: joins and renames; an empty name leaves."""
     roster, members = Roster(Limits()), dict[int, Member]()
     expected: dict[int, str] = {}
     for who, name in script:

@@ -31,7 +31,7 @@ def test_everyone_but_the_sender() -> None:
 
 
 def test_one_turn_is_one_batch() -> None:
-    """What several members said in one turn is encoded once; each gets all of it but its own."""
+    """The lines of several members in one turn are encoded once; each member gets all but its own."""
     room, batches = Room(), list[Any]()
     desk = Desk(room)
     ann, bob, cid = desk.join(1), desk.join(2), desk.join(3)
@@ -44,7 +44,7 @@ def test_one_turn_is_one_batch() -> None:
 
 
 def test_exit_and_empty_lines() -> None:
-    """`exit`, trimmed, leaves; what follows it is dropped; an empty line is nothing; white space is a message."""
+    """`exit`, trimmed, leaves; later lines are dropped; an empty line is nothing; white space is a message."""
     desk = Desk(Room())
     ann, bob = desk.join(1), desk.join(2)
     desk.hear(ann, "", " ", "not exit", " exit\t", "lost")
@@ -92,7 +92,7 @@ def test_a_full_room_refuses() -> None:
     assert desk.join(2).member.name == "2"
 
 
-def test_newcomers_hear_what_comes_after() -> None:
+def test_newcomers_hear_only_later_messages() -> None:
     """Its `Subscribe` stands in the room's order: nothing said before it is for the newcomer."""
     room, order = Room(), list[Any]()
     room.add_subscriber(order.append)
@@ -189,7 +189,7 @@ def test_a_failing_hook_ends_one_conversation(failing: str, caplog: pytest.LogCa
 
 
 def steps() -> st.SearchStrategy[list[tuple[str, int, int]]]:
-    """(what, who, how many): joins, turns of several members, leaves."""
+    """Make scripts of (event, member, number of lines): joins, turns of several members, leaves."""
     return st.lists(st.tuples(st.sampled_from(["join", "say", "exit", "eof"]), st.integers(0, 5), st.integers(0, 3)))
 
 

@@ -85,7 +85,7 @@ def test_short_writes_lose_nothing(sends: list[int | None], writes: list[list[by
 
 
 def test_nothing_to_write_costs_nothing() -> None:
-    """Who alone spoke in a turn gets nothing, without a system call."""
+    """The only speaker of a turn gets nothing, without a system call."""
     sock = ScriptedSocket([None])
     conn = connection(sock)
     assert conn.write_pieces([])
@@ -108,7 +108,7 @@ def test_many_small_pieces_are_one_write() -> None:
 
 
 def test_large_pieces_are_shared() -> None:
-    """What many slow members wait for is one object, not a copy for each."""
+    """Pieces that many slow members wait for are one object, not a copy for each."""
     batch = b"x" * (2 * WRITE_BYTES)
     slow = [connection(ScriptedSocket([None, None])) for _ in range(3)]
     for conn in slow:
@@ -117,7 +117,7 @@ def test_large_pieces_are_shared() -> None:
         assert pending_pieces(conn)[0] is batch
 
 
-def test_ends_after_what_is_pending() -> None:
+def test_ends_after_the_pending_bytes() -> None:
     """`finish` sends the end of stream after the last pending byte; both ends make it finished."""
     sock = ScriptedSocket([2, None], [b"ignored\n", b""])
     conn = connection(sock)
@@ -150,7 +150,7 @@ def test_closing_with_something_pending_resets() -> None:
 @pytest.mark.parametrize("code", [errno.EPIPE, errno.ECONNRESET, errno.ETIMEDOUT, errno.EHOSTUNREACH])
 @pytest.mark.parametrize("first", [[], [None]])
 def test_a_failed_write_leaves_the_news_to_the_reads(code: int, first: list[None]) -> None:
-    """What the peer sent before it went away is still heard; its last half line isn't, since it broke."""
+    """The peer's lines before it went away are still received; its last half line isn't, since it broke."""
     sock = ScriptedSocket([*first, OSError(code, "gone")], [b"last words\nhal", b""])
     conn = connection(sock)
     conn.write(b"hello\n")

@@ -33,7 +33,7 @@ SECONDS = 0.05
 
 
 class Log(logging.Handler):
-    """What the operator is told, for tests that wait for it."""
+    """The operator's log, for tests that wait for a line."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -58,7 +58,7 @@ def log() -> Iterator[Log]:
     logging.getLogger("chatkit").removeHandler(log)
 
 
-def test_nobody_sees_what_isnt_kept(serve: Serve, store: Scripted) -> None:
+def test_nobody_sees_a_message_before_it_is_kept(serve: Serve, store: Scripted) -> None:
     """While a commit is under way nothing of it is shown, nor anything later: not even the answer that says so."""
     started = serve(history=store)
     ann, bob = started.peers(2)
@@ -80,7 +80,7 @@ def test_nobody_sees_what_isnt_kept(serve: Serve, store: Scripted) -> None:
 
 
 def test_commits_group_themselves(serve: Serve, store: Scripted) -> None:
-    """A lone message is kept at once; what comes while a commit is under way is the next one, all of it."""
+    """A lone message is committed at once; all messages that come during a commit are the next one."""
     started = serve(history=store)
     ann, bob = started.peers(2)
     ann.send(b"alone\n")
@@ -100,7 +100,7 @@ def test_commits_group_themselves(serve: Serve, store: Scripted) -> None:
 
 
 def test_a_history_that_fails(serve: Serve, store: Scripted, log: Log) -> None:
-    """The chat goes on; the operator hears of it once, and once that it is over; what isn't kept is counted."""
+    """The chat goes on; the operator hears of it once, and once that it is over; lacking messages are counted."""
     started = serve(history=store)
     ann, bob = started.peers(2)
     store.failure = HistoryError("the disk is full")
@@ -123,7 +123,7 @@ def test_a_history_that_fails(serve: Serve, store: Scripted, log: Log) -> None:
 
 
 def test_a_history_that_hangs(serve: Serve, store: Scripted, log: Log) -> None:
-    """It holds the chat up once, for `history_seconds`; what is kept late is kept."""
+    """It holds the chat up once, for `history_seconds`; a late commit counts."""
     started = serve(history=store, limits=Limits(history_seconds=SECONDS))
     ann, bob = started.peers(2)
     store.gate.clear()
@@ -156,7 +156,7 @@ def test_the_end_doesnt_wait_for_a_history_that_hangs(store: Scripted) -> None:
 
 
 def test_required(serve: Serve, store: Scripted, log: Log) -> None:
-    """What can't be kept is shown to nobody: each line's sender is told, in its own encoding; ids aren't missing later."""
+    """A message that can't be kept is shown to nobody: its sender is told, in its own format; ids aren't missing later."""
     started = serve(history=store, history_required=True)
     ann, bob, cid = started.peers(3)
     bob.send(b"/json\n")
@@ -186,8 +186,8 @@ def test_required_needs_a_history() -> None:
         Server(history_required=True)
 
 
-def test_who_says_much_waits(serve: Serve, store: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What waits to be kept has a bound: beyond it the room reads no more, and afterwards nothing is lost."""
+def test_a_member_that_says_much_waits(serve: Serve, store: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Messages that wait for a commit have a bound: beyond it the room reads no more, and afterwards nothing is lost."""
     full = threading.Event()
     before_waiting_for_publisher(monkeypatch, full.set)
     started = serve(history=store, limits=Limits(history_seconds=60))
@@ -219,7 +219,7 @@ def test_a_committer_that_dies_ends_the_server(serve: Serve, store: Scripted, ca
     assert "chatkit-committer died" in caplog.text
 
 
-def test_who_has_just_come_leaves_in_order(serve: Serve, store: Scripted) -> None:
+def test_a_newcomer_leaves_in_order(serve: Serve, store: Scripted) -> None:
     """At the end of the room also a member that wasn't told anything yet, because the history held it up."""
     started = serve(history=store, limits=Limits(history_seconds=60))
     ann = started.peer()
@@ -238,7 +238,7 @@ def test_who_has_just_come_leaves_in_order(serve: Serve, store: Scripted) -> Non
 
 
 def test_a_history_that_is_slower_than_the_end(store: Scripted, caplog: pytest.LogCaptureFixture) -> None:
-    """What it still hands out goes nowhere; nothing dies of it."""
+    """Its late batches go nowhere; nothing dies of it."""
     server = Server(port=0, history=store, limits=Limits(history_seconds=60))
     server.start()
     ann = Peer(server.port)
@@ -276,7 +276,7 @@ def test_trouble_is_not_tried_with_every_message(
     assert log.lines == ["the history can't be kept, the chat goes on without it: MemoryError()"]
 
 
-def test_what_was_pruned_is_forgotten(serve: Serve, tmp_path: Path) -> None:
+def test_pruned_messages_are_forgotten(serve: Serve, tmp_path: Path) -> None:
     """By the memory too: a replay tells no more than the history keeps."""
     started = serve(history=SqliteHistory(tmp_path / "chat.db", keep=5), replay=100)
     ann = started.peer()
@@ -303,7 +303,7 @@ def test_what_was_pruned_is_forgotten(serve: Serve, tmp_path: Path) -> None:
     assert b"295" in page().partition(b"\n")[0], "pages that were shared are forgotten, too"
 
 
-def test_messages_older_than_what_was_not_kept(serve: Serve, store: Scripted) -> None:
+def test_messages_older_than_lacking_ones(serve: Serve, store: Scripted) -> None:
     """They are told from the history, however many of the newest it lacks."""
     store.append([Message("ada", "old", 1, 0.0)])
     store.newest_id = 2000

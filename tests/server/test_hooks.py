@@ -61,7 +61,7 @@ class Moderation(Handler):
 
 
 def test_a_handler_refuses_and_rewrites() -> None:
-    """Nobody sees what it refused, which has no id; what it rewrote is seen as it was rewritten, also an action."""
+    """Nobody sees a refused message, which has no id; everyone sees a message as it was rewritten, also an action."""
     with room_with(Moderation()) as room:
         ann, bob = room.join(2)
         (eve,) = room.join(events=True)
@@ -100,7 +100,7 @@ class Herald(Handler):
         self.server.broadcast(f"{member.name} went: {reason}")
 
 
-def test_a_handler_reacts_to_who_comes_renames_and_goes() -> None:
+def test_a_handler_reacts_to_joins_renames_and_leaves() -> None:
     """`broadcast` from on_join, on_rename and on_leave reaches everyone there, the newcomer too."""
     with room_with(Herald()) as room:
         (ann,) = room.join()
@@ -120,7 +120,7 @@ def test_a_handler_reacts_to_who_comes_renames_and_goes() -> None:
 
 
 def heard(peer: Peer) -> bytes:
-    """What it receives up to the answer to a question: by then all that it sent was heard."""
+    """Return its lines up to the answer to a question: by then the room has heard everything from it."""
     peer.send(b"/who\n")
     received = [peer.line() + b"\n"]
     while b" here: " not in received[-1]:
@@ -169,7 +169,7 @@ def refuse(member: Member) -> None:
         ("handler", {"handler": type("Handler", (), {"on_join": staticmethod(refuse)})()}, FAILED),
     ],
 )
-def test_stats_count_who_was_refused(serve: Serve, code: str, options: dict[str, Any], words: bytes) -> None:
+def test_stats_count_refused_peers(serve: Serve, code: str, options: dict[str, Any], words: bytes) -> None:
     """By the reason, as often as it happened."""
     started = serve(**options)
     assert started.server.stats.refused == {}
@@ -180,7 +180,7 @@ def test_stats_count_who_was_refused(serve: Serve, code: str, options: dict[str,
     assert started.server.stats.members == inside
 
 
-def test_stats_tell_what_the_handler_dropped(serve: Serve) -> None:
+def test_stats_tell_the_number_that_the_handler_dropped(serve: Serve) -> None:
     """`dropped` is the handler's attribute of that name at that moment, 0 if it has none."""
     handler = Handler()
     server = serve(handler=handler).server
@@ -347,7 +347,7 @@ def test_hooks_and_threads_use_the_server_at_once(serve: Serve, threads: int, ca
 @pytest.mark.stress
 @pytest.mark.parametrize("threads", [1, 3])
 def test_readers_of_every_kind_see_one_order(serve: Serve, threads: int) -> None:
-    """A peer with plain text, one that reads JSON and a `Client` hear what four talkers say at once in one order."""
+    """A peer with plain text, one that reads JSON and a `Client` hear four talkers in one order."""
     started = serve(threads=threads)
     with Client(port=started.port) as plain, Client(port=started.port, events=True) as events:
         text, *talkers = started.peers(5)
@@ -370,8 +370,8 @@ def test_readers_of_every_kind_see_one_order(serve: Serve, threads: int) -> None
 
 @pytest.mark.stress
 @pytest.mark.parametrize("threads", [1, 3])
-def test_a_replay_goes_over_into_what_is_said_now(serve: Serve, threads: int) -> None:
-    """Who joins with after=0 while three talk gets every message from 1 to the last one, once, in order."""
+def test_a_replay_goes_over_into_live_messages(serve: Serve, threads: int) -> None:
+    """A client that joins with after=0 while three talk gets every message from 1 to the last one, once, in order."""
     moments, stop, sent = random.Random(threads), threading.Event(), list[int]()
     started = serve(threads=threads, limits=Limits(history_size=100_000))
 

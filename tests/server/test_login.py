@@ -1,4 +1,4 @@
-"""A shared password: who doesn't know it is no member, guesses slowly, and delays nobody."""
+"""A shared password: a stranger is no member, guesses slowly, and delays nobody."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_failures_of_one_address_wait_longer_and_longer(clock: SimpleNamespace) 
         ("::ffff:10.0.0.1", "10.0.0.1", True),
     ],
 )
-def test_who_is_one_origin(clock: SimpleNamespace, one: str, other: str, same: bool) -> None:
+def test_addresses_of_one_origin(clock: SimpleNamespace, one: str, other: str, same: bool) -> None:
     """One IPv4 address, mapped into IPv6 or not, and one /64 of IPv6."""
     auth = PasswordAuth("sesame")
     auth.verify(two_tuple((one, 1))[0], "open")
@@ -113,7 +113,7 @@ def test_who_is_one_origin(clock: SimpleNamespace, one: str, other: str, same: b
 
 
 def test_auth_remembers_so_many_addresses(clock: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those that failed last; the memory for it is bounded."""
+    """The addresses that failed last; the memory for them is bounded."""
     monkeypatch.setattr(password, "MAX_ADDRESSES", 10)
     auth = PasswordAuth("sesame")
     for number in range(100):
@@ -151,7 +151,7 @@ def test_passwords_that_no_line_can_say(kind: Callable[..., object], word: str) 
 
 @pytest.mark.parametrize("word", ["x", "two words", "tab\t", "pässwörd", "/password", "x" * 8182, " "])
 def test_passwords_that_a_line_can_say(serve: Callable[..., Started], word: str) -> None:
-    """They let in, over the wire, whoever gives them."""
+    """Each lets a client in, over the wire."""
     assert check_password(word, Limits().max_line_bytes) == word
     started = serve(password=word)
     with Client(port=started.port, password=word) as client:
@@ -159,7 +159,7 @@ def test_passwords_that_a_line_can_say(serve: Callable[..., Started], word: str)
 
 
 def test_until_the_password_is_given_it_is_no_member(guarded: Guarded) -> None:
-    """No hook sees it, it hears nothing, and what it says is no message."""
+    """No hook sees it, it hears nothing, and its lines are no messages."""
     started = guarded()
     ann, stranger = inside(started), started.peer()
     stranger.send(b"hello\n")
@@ -183,7 +183,7 @@ def test_until_the_password_is_given_it_is_no_member(guarded: Guarded) -> None:
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("end", ["\n", ""])
 def test_lines_in_a_pipe(guarded: Guarded, threads: int, end: str) -> None:
-    """`printf '/password sesame\\nhi\\n/who\\n' | nc -N`: what comes right after the password is said and answered."""
+    """`printf '/password sesame\\nhi\\n/who\\n' | nc -N`: lines right after the password are said and answered."""
     started = guarded(threads=threads)
     ann = inside(started)
     for _ in range(10):
@@ -232,7 +232,7 @@ def test_three_failures_end_it(guarded: Guarded, line: bytes, answer: bytes) -> 
 
 @pytest.mark.parametrize("said", [b"", b"/password ses", RIGHT])
 def test_a_password_takes_too_long(guarded: Guarded, said: bytes) -> None:
-    """After `login_seconds` the conversation ends: of who is silent, drips, or has to wait longer for its judgement."""
+    """After `login_seconds` the conversation ends: for a peer that is silent, drips, or would wait longer for its judgement."""
     started = guarded(wait=8, login_seconds=0.3)
     guesser, late = asked(started), asked(started)
     guesser.send(GUESS)
@@ -260,8 +260,8 @@ def test_a_guess_waits_and_nobody_else_does(guarded: Guarded) -> None:
 
 
 @pytest.mark.parametrize("filler", [b"x" * 999 + b"\n", b"\n", b"\xff\n"])
-def test_what_waits_for_judgement_is_bounded(guarded: Guarded, filler: bytes) -> None:
-    """Who sends much more than 256 KiB meanwhile is sent away, whatever the lines hold."""
+def test_lines_that_wait_for_judgement_are_bounded(guarded: Guarded, filler: bytes) -> None:
+    """A peer that sends much more than 256 KiB meanwhile is disconnected, whatever the lines hold."""
     started = guarded(wait=8)
     guesser, pourer = asked(started), asked(started)
     guesser.send(GUESS)
@@ -289,7 +289,7 @@ LEAVE: dict[str, Callable[[Peer], object]] = {
 @pytest.mark.parametrize("limit", [{"max_clients": 2}, {"clients_per_address": 2}])
 @pytest.mark.parametrize("how", LEAVE)
 def test_a_place_is_taken_and_free_again(guarded: Guarded, limit: dict[str, int], how: str) -> None:
-    """Who is asked for the password counts as a member does, until it goes, however that is."""
+    """A peer that is asked for the password counts as a member, until it goes in whatever way."""
     started = guarded(**limit, login_seconds=0.3 if how == "time" else 10)
     inside(started)
     stranger = asked(started)
@@ -356,7 +356,7 @@ def test_a_hook_that_fails(guarded: Guarded, caplog: pytest.LogCaptureFixture) -
 
 @pytest.mark.parametrize("threads", [1, 3])
 def test_shutdown_while_some_are_asked(guarded: Guarded, threads: int) -> None:
-    """They get the end; what they had said by then is dropped."""
+    """They get the end; their lines are dropped."""
     started = guarded(wait=8, threads=threads, drain_seconds=0.1)
     ann, guesser, silent, held = inside(started), asked(started), asked(started), asked(started)
     guesser.send(GUESS)
@@ -369,7 +369,7 @@ def test_shutdown_while_some_are_asked(guarded: Guarded, threads: int) -> None:
 
 @pytest.mark.parametrize(("rate", "before", "said"), [(500, b"", 700), (2, b"x\nx\n", 0)])
 def test_a_rate(guarded: Guarded, rate: float, before: bytes, said: int) -> None:
-    """Held back are the password and what follows it, too; nothing of it is lost at the end of the stream."""
+    """The rate holds back the password and later lines, too; nothing is lost at the end of the stream."""
     started = guarded(messages_per_second=rate)
     ann, fast = inside(started), started.peer()
     fast.send(before + RIGHT + b"".join(b"%d\n" % number for number in range(said)) if said else before + RIGHT.strip())
@@ -380,7 +380,7 @@ def test_a_rate(guarded: Guarded, rate: float, before: bytes, said: int) -> None
 
 @pytest.mark.parametrize("word", ["sesame", None])
 def test_a_password_that_is_not_needed(serve: Callable[..., Started], word: str | None) -> None:
-    """In an open room, and from who is in already: one answer, to the sender alone, and no message."""
+    """In an open room, and from a member: one answer, to the sender alone, and no message."""
     started = serve(password=word)
     ann, bob = (inside(started), inside(started)) if word else started.peers(2)
     for text in (b"x", b"sesame", b""):
@@ -391,7 +391,7 @@ def test_a_password_that_is_not_needed(serve: Callable[..., Started], word: str 
 
 
 def visit(kind: Kind, **options: Any) -> list[Event]:
-    """What a client receives that joins, says hi and asks who is here."""
+    """Have a client join, say hi and ask for the names; return its events."""
 
     async def visit_in_loop() -> list[Event]:
         async with AsyncClient(**options) as client:
@@ -448,7 +448,7 @@ def test_clients_that_do_not_know_it(guarded: Guarded, kind: Kind, options: dict
 @pytest.mark.stress
 @pytest.mark.parametrize("threads", [1, 3])
 def test_many_come_at_once_and_leave(guarded: Guarded, threads: int) -> None:
-    """50 clients, every other with a wrong password: those who know it say their line, no place is lost."""
+    """50 clients, every other with a wrong password: the right ones say their line, no place is lost."""
     started = guarded(threads=threads)
     refused = list[PasswordRefused]()
 

@@ -48,7 +48,7 @@ def test_a_handler_that_makes_text_that_is_none(serve: Serve, caplog: pytest.Log
     assert caplog.text.count("Traceback") == 1
 
 
-def test_hooks_may_kick_whoever_joins() -> None:
+def test_hooks_may_kick_a_newcomer() -> None:
     """Also in `on_join` the newcomer is a member already."""
 
     class Doorman:

@@ -49,7 +49,7 @@ def test_a_dead_worker_ends_the_server(monkeypatch: pytest.MonkeyPatch, caplog: 
 def test_a_start_that_is_interrupted_leaves_no_thread(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Ctrl-C while a thread begins: what it needs isn't freed before it has ended."""
+    """Ctrl-C while a thread begins: nothing that it needs is freed before it has ended."""
     interrupt_starts(monkeypatch, threading.Event())
     before = set(threading.enumerate())
     with pytest.raises(KeyboardInterrupt):

@@ -1,4 +1,4 @@
-"""What was said before, told to newcomers and to programs that come back: whole, in order, before what is live."""
+"""Replays for newcomers and for programs that come back: whole, in order, before live messages."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def messages_upto(peer: Peer, newest: int) -> list[Message]:
 
 
 def sync(peer: Peer) -> bytes:
-    """What the peer gets before the answer to this."""
+    """Ask, and return the peer's lines before the answer."""
     peer.send(b"/sync\n")
     lines = list[bytes]()
     while b"synced" not in (line := peer.line()):
@@ -121,7 +121,7 @@ def test_in_pages(serve: Serve, where: dict[str, Any], monkeypatch: pytest.Monke
 
 @kept_in
 def test_a_replay_never_makes_a_slow_consumer(serve: Serve, where: dict[str, Any]) -> None:
-    """Far more than may be pending is told to whoever reads, even late: it waits in the history, not in the memory."""
+    """A reader gets far more than may be pending, even late: messages wait in the history, not in memory."""
     limits = Limits(history_size=where["limits"].history_size, max_pending_bytes=100_000)
     started = serve(replay=50_000, **{**where, "limits": limits})
     ann = started.peer()
@@ -140,7 +140,7 @@ def test_a_replay_never_makes_a_slow_consumer(serve: Serve, where: dict[str, Any
 
 @pytest.mark.parametrize("json", [False, True])
 def test_more_is_said_than_may_wait_behind_a_replay(serve: Serve, tmp_path: Path, json: bool) -> None:
-    """Messages are told from the history then, all and in order, never its own; what else happened comes later."""
+    """Messages come from the history then, all and in order, never its own; other events come later."""
     limits = Limits(history_size=3, max_pending_bytes=100_000)
     started = serve(replay=0 if json else 50_000, history=tmp_path / "chat.db", limits=limits)
     ann = started.peer()
@@ -171,10 +171,10 @@ def test_more_is_said_than_may_wait_behind_a_replay(serve: Serve, tmp_path: Path
 
 
 @pytest.mark.parametrize("what", ["private", "unkept", "in memory"])
-def test_what_no_history_has_counts_while_a_replay_waits(
+def test_lines_outside_the_history_count_while_a_replay_waits(
     serve: Serve, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Who doesn't read is cut off when more of that than may be pending waits: a prefix, then the reason."""
+    """A member that doesn't read is disconnected when more of these lines wait than may be pending: a prefix, then the reason."""
     store = None if what == "in memory" else MemoryHistory(10_000)
     limits = Limits(max_pending_bytes=200_000, history_size=3 if store else 10_000)
     started = serve(replay=50_000, history=store, limits=limits)
@@ -199,7 +199,7 @@ def test_what_no_history_has_counts_while_a_replay_waits(
 @over_tls
 @kept_in
 @pytest.mark.parametrize("end", ["exit", "end of stream"])
-def test_who_leaves_is_told_the_rest(serve: Serve, where: dict[str, Any], end: str, tls: bool) -> None:
+def test_a_leaver_is_told_the_rest(serve: Serve, where: dict[str, Any], end: str, tls: bool) -> None:
     """`printf '/json 0\\n' | nc -N` gets all of it, then the end; its place is free at once."""
     started = serve(**where)
     ann, bob = started.peers(2)
@@ -214,7 +214,7 @@ def test_who_leaves_is_told_the_rest(serve: Serve, where: dict[str, Any], end: s
     assert [event(line) for line in bob.rest().splitlines()][-1].id == 5000  # type: ignore[union-attr]
 
 
-def test_who_leaves_and_stops_reading_gets_no_whole_end(serve: Serve, tmp_path: Path) -> None:
+def test_a_leaver_that_stops_reading_gets_no_whole_end(serve: Serve, tmp_path: Path) -> None:
     """After `stall_seconds` it is closed, by a reset: half a replay must not look like a whole one."""
     started = serve(history=tmp_path / "chat.db", limits=Limits(stall_seconds=0.2, drain_seconds=0.1))
     ann = started.peer()
@@ -257,8 +257,8 @@ def test_nobody_is_told_anything_after_a_reset(serve: Serve, tmp_path: Path) -> 
     assert done.wait(5)
 
 
-def test_pages_of_all_who_dont_read_have_a_bound(serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However many ask and never read: what waits for them all is a share of one figure."""
+def test_pages_of_all_idle_readers_have_a_bound(serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many ask and never read: their pages together have one bound."""
     monkeypatch.setattr(replays, "ALL_PAGES_BYTES", 200_000)
     started = serve(history=tmp_path / "chat.db", limits=Limits(stall_seconds=60))
     ann = started.peer()
@@ -284,8 +284,8 @@ def test_pages_of_all_who_dont_read_have_a_bound(serve: Serve, tmp_path: Path, m
     assert sum(pending) <= 2 * 200_000
 
 
-def test_a_replay_leaves_room_for_what_follows(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At its end at most half of what may be pending is waiting, so that nobody is cut off for the next burst."""
+def test_a_replay_leaves_room_for_the_next_burst(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At its end at most half of `max_pending_bytes` waits, so that the next burst disconnects nobody."""
     waiting = list[int]()
     before_release(monkeypatch, lambda replay: waiting.append(replay.held_bytes))
     limits = Limits(history_size=3, max_pending_bytes=100_000)
@@ -304,7 +304,7 @@ def test_a_replay_leaves_room_for_what_follows(serve: Serve, monkeypatch: pytest
 
 
 def test_json_in_the_middle_of_a_replay(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was left to the history, and not told yet, is told in JSON, but for its own; what waited comes before that."""
+    """Messages left to the history are told in JSON, but for its own; waiting lines come before that."""
     store = MemoryHistory(100_000)
     started = serve(replay=5000, history=store, limits=Limits(max_pending_bytes=100_000, history_size=3))
     ann = started.peer()
@@ -342,7 +342,7 @@ class Flaky(MemoryHistory):
 
 
 def test_passing_trouble_makes_no_gap(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What can't be read is tried once more."""
+    """A read that fails is tried once more."""
     monkeypatch.setattr("chatkit.room.committer.RETRY_SECONDS", 0.01)
     started = serve(history=Flaky(1000), limits=Limits(history_size=1))
     ann = started.peer()
@@ -369,7 +369,7 @@ class Holey(MemoryHistory):
 def test_gaps_are_where_they_are(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What wasn't kept is told as a gap between the others; a history that can't be read is a gap, and one line of log."""
+    """Messages that weren't kept are a gap between the others; a history that can't be read is a gap, and one line of log."""
     for module in ("room.committer",):
         monkeypatch.setattr(f"chatkit.{module}.RETRY_SECONDS", 0.01)
     store = Holey(1000)

@@ -60,7 +60,7 @@ def test_half_a_line_before_a_reset_is_dropped(serve: Serve) -> None:
     assert bob.line() == b"*** sentinel"
 
 
-def test_who_was_connected_before_a_line_hears_it(serve: Serve) -> None:
+def test_a_peer_connected_before_a_line_hears_it(serve: Serve) -> None:
     """No greeting is needed: once `connect` has returned, later lines arrive."""
     started = serve()
     ann = started.peer()
@@ -183,7 +183,7 @@ def test_a_pause_below_the_limits_loses_nothing(serve: Serve) -> None:
 
 
 def test_not_started() -> None:
-    """What needs a started server says so."""
+    """Everything that needs a started server says so."""
     with pytest.raises(RuntimeError, match="isn't started"):
         _ = Server().address
     with pytest.raises(ValueError, match="threads"):
@@ -290,7 +290,7 @@ def test_hooks_may_call_the_server(threads: int) -> None:
 
 
 def test_many_joins_are_few_writes(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is announced while the worker is busy is one write for each member; each hears of those after it."""
+    """Announcements while the worker is busy are one write for each member; each hears of later members."""
     started = serve(announce=True)
     ann = started.peer()
     assert started.events.wait_for("join") == ann.name
@@ -318,7 +318,7 @@ def test_many_joins_are_few_writes(serve: Serve, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("held_up", [False, True])
 def test_stats_are_exact_while_members_join(serve: Serve, threads: int, held_up: bool) -> None:
-    """Who joins between two messages gets the later one, and counts for it alone, also where both are one write."""
+    """A member that joins between two messages gets the later one, and counts for it alone, also where both are one write."""
     started = serve(threads=threads, announce=True)
     peers, free = [started.peer()], threading.Event()
     assert started.events.wait_for("join") == peers[0].name
@@ -343,7 +343,7 @@ def test_stats_are_exact_while_members_join(serve: Serve, threads: int, held_up:
 
 @pytest.mark.parametrize("opening", [b"", b"/json\n"])
 def test_more_pieces_than_one_write_takes(serve: Serve, opening: bytes) -> None:
-    """Who talks in turns with another one gets a batch in thousands of pieces (IOV_MAX is 1024), and all of it."""
+    """A member that talks in turns with another one gets a batch in thousands of pieces (IOV_MAX is 1024), and all of it."""
     started = serve()
     ann, bob = started.peers(2)
     ann.send(opening + b"/who\n")

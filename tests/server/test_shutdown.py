@@ -15,7 +15,7 @@ from tests.helpers.servers import EventLog, Serve
 
 
 @over_tls
-def test_shutdown_delivers_what_has_arrived(serve: Serve) -> None:
+def test_shutdown_delivers_everything_that_has_arrived(serve: Serve) -> None:
     """Everything that was sent before reaches every member that reads; then an end of stream, no reset."""
     started = serve(threads=2)
     ann, bob, cid = started.peers(3)
@@ -30,7 +30,7 @@ def test_shutdown_delivers_what_has_arrived(serve: Serve) -> None:
     assert started.server.members == []
 
 
-def test_shutdown_delivers_what_another_worker_still_reads(serve: Serve) -> None:
+def test_shutdown_delivers_lines_that_another_worker_still_reads(serve: Serve) -> None:
     """A worker with nothing left to read waits for the others before it ends its members' conversations."""
     seen, go_on = threading.Event(), threading.Event()
 

@@ -75,7 +75,7 @@ ServeTls = Callable[..., TlsRoom]
 
 
 def in_threads(*calls: Callable[[], object]) -> None:
-    """Run all at the same time; what one raises is raised here."""
+    """Run all at the same time; an error of one is raised here."""
     errors: list[BaseException] = []
 
     def attempt(call: Callable[[], object]) -> None:
@@ -123,7 +123,7 @@ STRANGERS = {
 
 
 @pytest.mark.parametrize("stranger", STRANGERS)
-def test_what_is_no_tls_does_not_reach_the_room(
+def test_plain_text_and_garbage_do_not_reach_the_room(
     serve_tls: ServeTls, caplog: pytest.LogCaptureFixture, stranger: str
 ) -> None:
     """Plain text is told what the port speaks, a bad record gets TLS's alert; nobody hears it, no log shows it."""
@@ -257,7 +257,7 @@ def test_records_full_of_lines(serve_tls: ServeTls) -> None:
 def test_half_a_line_counts_only_after_close_notify(
     serve_tls: ServeTls, in_order: bool, messages: list[str], reason: str
 ) -> None:
-    """Who ends in order has said its last line, who is cut has said only whole ones."""
+    """A peer that ends in order has said its last line, one that is cut only whole ones."""
     room = serve_tls()
     peer = room.plain_ssl()
     assert isinstance(peer.sock, ssl.SSLSocket)
@@ -272,7 +272,7 @@ def test_half_a_line_counts_only_after_close_notify(
 
 @pytest.mark.parametrize("kind", [Client, AsyncClient])
 def test_a_server_that_is_cut_did_not_end_in_order(papers: Papers, kind: type[Client | AsyncClient]) -> None:
-    """Without close_notify a client's conversation is lost, not over; what came before it is received."""
+    """Without close_notify a client's conversation is lost, not over; earlier lines are received."""
     with socket.create_server((HOST, 0)) as listener, ExitStack() as stack:
         context, port = client_context(ca=papers.ca), listener.getsockname()[1]
 
@@ -320,7 +320,7 @@ def test_a_slow_consumer_gets_a_prefix_without_a_gap(serve_tls: ServeTls) -> Non
     assert said == [b"%06d" % position + b"x" * 994 for position in range(len(said))]
 
 
-def test_a_shutdown_delivers_what_had_arrived(serve_tls: ServeTls) -> None:
+def test_a_shutdown_delivers_everything_that_had_arrived(serve_tls: ServeTls) -> None:
     """Everybody gets all that was sent before it, then the end that TLS has for it."""
     room = serve_tls(limits=Limits(drain_seconds=0.3))
     talker, readers = room.client(), [room.plain_ssl(), room.plain_ssl()]
@@ -392,7 +392,7 @@ def test_a_plain_server_stays_plain(papers: Papers) -> None:
         server.set_tls(server_context(papers.good))
 
 
-def test_who_needs_no_tls_does_not_load_it() -> None:
+def test_plain_programs_do_not_load_tls() -> None:
     """Neither `import chatkit` nor a plain server and client bring `ssl` in."""
     script = "import sys, chatkit\nwith chatkit.Server(port=0) as s, chatkit.Client(port=s.port): print('ssl' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=DEADLINE)
@@ -414,7 +414,7 @@ def test_pieces_that_do_not_fit_are_sent_once(serve_tls: ServeTls) -> None:
 
 
 def test_uneven_pieces_over_a_full_kernel(papers: Papers) -> None:
-    """What is encrypted across the border of two pieces counts for both, and is sent once."""
+    """A record across the border of two pieces counts for both, and is sent once."""
     sizes = [36_000, 180_000, 1, 70_000, 300_000, 5]
     pieces = [bytes([65 + number]) * size for number, size in enumerate(sizes)]
     with sockets(send_buffer=4096) as (near, far):
@@ -434,8 +434,8 @@ def test_uneven_pieces_over_a_full_kernel(papers: Papers) -> None:
     assert connection.pending_bytes == 0
 
 
-def test_who_reads_no_answers_of_tls_is_ended(papers: Papers) -> None:
-    """What TLS says by itself (RFC 8446, 4.6.3) is bounded: it counts nowhere as pending."""
+def test_a_peer_that_reads_no_answers_of_tls_is_disconnected(papers: Papers) -> None:
+    """Answers of TLS itself (RFC 8446, 4.6.3) are bounded: they count nowhere as pending."""
     with sockets(send_buffer=4096) as (near, far):
         client, server = shaken(papers, near, far)
         connection = Connection(server, Limits())

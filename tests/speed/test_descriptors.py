@@ -1,4 +1,4 @@
-"""How a server without descriptors answers, and what that costs."""
+"""A server without descriptors: its answers, and their cost."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.timed
 
 @linux
 def test_out_of_descriptors(run: Run) -> None:
-    """Members stay healthy, those who wait are told, the log stays short, no CPU is burnt, and service comes back at once."""
+    """Members stay healthy, waiting peers are told, the log stays short, no CPU is burnt, and service comes back at once."""
     server, port = limited_server(run, 60)
     talker, reader = Peer(port), Peer(port)
     crowd = [Peer(port) for _ in range(100)]

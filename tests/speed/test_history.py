@@ -1,4 +1,4 @@
-"""What a history may cost. Bounds of the whole command, with its processes outside."""
+"""The cost of a history. Bounds of the whole command, with its processes outside."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def connect() -> Iterator[Connect]:
 
 @pytest.fixture(scope="module")
 def large(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A history of a million messages: what is to be quick with ten must not grow with them."""
+    """A history of a million messages: no time that is short with ten may grow with them."""
     path = tmp_path_factory.mktemp("history") / "large.db"
     history = SqliteHistory(path)
     history.open()
@@ -69,7 +69,7 @@ def test_a_start_with_a_large_history(run: Run, connect: Connect, large: Path) -
 
 
 def test_old_messages_of_a_large_history(run: Run, connect: Connect, large: Path) -> None:
-    """Whoever comes back after ten thousand messages has the first of them within 100 ms, from the file."""
+    """A member that comes back after ten thousand messages has the first of them within 100 ms, from the file."""
     _, port = start_server(run, "--history", str(large))
     peer = connect(port)
     begun = time.monotonic()
@@ -120,7 +120,7 @@ main(["--port", "0", "--history", {!r}])
 
 
 def test_sigterm_while_the_disk_hangs(run: Run, talk: Talk, tmp_path: Path) -> None:
-    """chat-server ends within five seconds, in order, and what was said last is delivered."""
+    """chat-server ends within five seconds, in order, and the last line is delivered."""
     server = run(sys.executable, "-c", HANGING.format(str(tmp_path / "chat.db")))
     talker = talk(server.line().rpartition(":")[2])
     talker.peer.send(b"the last words\n")

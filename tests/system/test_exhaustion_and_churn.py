@@ -78,7 +78,7 @@ def test_the_descriptor_limit_is_raised_and_fitted(run: Run, monkeypatch: pytest
 
 
 def test_a_transcript_that_nobody_reads(run: Run) -> None:
-    """stdout and stderr are full pipes: the room goes on, ends in time, and what is missing is counted."""
+    """stdout and stderr are full pipes: the room goes on, ends in time, and missing lines are counted."""
     server, port = start_server(run)
     talker, reader = Peer(int(port)), Peer(int(port))
     for number in range(3000):

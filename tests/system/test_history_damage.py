@@ -1,4 +1,4 @@
-"""A file that is damaged is put aside, never overwritten; one that isn't a history of ours is left alone."""
+"""A damaged file is put aside, never overwritten; a file that is no history of ours is left alone."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def garble(path: Path, place: int, number: int = PAGE_BYTES) -> None:
         file.write(random.Random(place).randbytes(number))
 
 
-def garble_what_holds(path: Path, text: str) -> None:
+def garble_pages_with(path: Path, text: str) -> None:
     """Overwrite each page that holds it."""
     data = path.read_bytes()
     for place in range(0, len(data), PAGE_BYTES):
@@ -60,11 +60,11 @@ def garble_the_root(path: Path) -> None:
 
 
 def garble_the_newest(path: Path) -> None:
-    garble_what_holds(path, f"kept {MESSAGES} ")
+    garble_pages_with(path, f"kept {MESSAGES} ")
 
 
 def garble_a_recent_one(path: Path) -> None:
-    garble_what_holds(path, f"kept {MESSAGES - 500} ")
+    garble_pages_with(path, f"kept {MESSAGES - 500} ")
 
 
 def garble_all_but_the_header(path: Path) -> None:
@@ -154,10 +154,10 @@ def test_a_file_damaged_while_it_is_used(serve: Serve, talk: Talk, tmp_path: Pat
 
 
 def test_an_old_page_that_is_garbled(serve: Serve, talk: Talk, tmp_path: Path, log: Log) -> None:
-    """What nobody looks at may be damaged: what is said is kept; where pruning finds it, the file is put aside."""
+    """Nobody notices at first, and messages are kept; where pruning finds the damage, the file is put aside."""
     path = tmp_path / "chat.db"
     fill(path, 10 * MESSAGES)
-    garble_what_holds(path, "kept 50 ")
+    garble_pages_with(path, "kept 50 ")
     started = serve(history=SqliteHistory(path, keep=5 * MESSAGES))
     talker = talk(started.port)
     wait_until(lambda: log.has_line(0.2), talker)
@@ -211,7 +211,7 @@ def a_header_cut_short(path: Path) -> None:
         (a_header_cut_short, "isn't a history of chatkit"),
     ],
 )
-def test_what_is_not_ours_is_left_alone(run: Run, tmp_path: Path, make: Damage, reason: str) -> None:
+def test_a_foreign_file_is_left_alone(run: Run, tmp_path: Path, make: Damage, reason: str) -> None:
     """The server doesn't start; one line says why; nothing has changed and nothing is left beside."""
     make(tmp_path / "chat.db")
     files = beside(tmp_path / "chat.db")

@@ -83,7 +83,7 @@ def test_a_disk_that_fails_where_it_is_required(run: Run, talk: Talk, tmp_path: 
 
 
 @tracing
-def test_ids_of_what_is_lacking_are_not_given_again(run: Run, talk: Talk, tmp_path: Path) -> None:
+def test_ids_of_lacking_messages_are_not_given_again(run: Run, talk: Talk, tmp_path: Path) -> None:
     """Killed while nothing can be kept, a server leaves a file from which the next one's ids are above all that were seen."""
     path = tmp_path / "chat.db"
     server, port = start_server(run, "--history", str(path))
@@ -99,7 +99,7 @@ def test_ids_of_what_is_lacking_are_not_given_again(run: Run, talk: Talk, tmp_pa
 
 @tracing
 def test_a_checkpoint_that_fails(run: Run, talk: Talk, tmp_path: Path) -> None:
-    """The operator is told once however long it lasts, and what is said is kept all the same: it is safe in the log."""
+    """The operator is told once however long it lasts, and messages are kept all the same: they are safe in the log."""
     path = tmp_path / "chat.db"
     server, port = start_server(run, "--history", str(path))
     talker = talk(port)

@@ -1,4 +1,4 @@
-"""A history that is locked, slow or failing: the chat goes on, the operator is told twice, and what is lacking is counted."""
+"""A history that is locked, slow or failing: the chat goes on, the operator is told twice, and lacking messages are counted."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ def test_refused_ids_are_no_gap_after_a_restart(serve: Serve, talk: Talk, histor
 
 
 def test_shutdown_waits_for_no_disk(serve: Serve, talk: Talk, history: Troubled) -> None:
-    """While a history hangs a server ends in time, and what was said last is delivered first."""
+    """While a history hangs a server ends in time, and the last line is delivered first."""
     started = serve(history=history, limits=Limits(history_seconds=0.2, drain_seconds=0.2))
     talker = talk(started.port)
     with hanging(history):
@@ -174,10 +174,10 @@ def test_shutdown_waits_for_no_disk(serve: Serve, talk: Talk, history: Troubled)
             thread.join(DEADLINE)
 
 
-def test_what_cannot_be_read_is_a_gap(
+def test_messages_that_cannot_be_read_are_a_gap(
     serve: Serve, talk: Talk, history: Troubled, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A member that asks for old messages is told how many there were; the operator is told once; what is said goes on."""
+    """A member that asks for old messages is told how many there were; the operator is told once; the chat goes on."""
     started = serve(history=history, limits=Limits(history_size=1))
     talker = talk(started.port)
     talker.say("one", "two", "three")

@@ -1,4 +1,4 @@
-"""`kill -9`, again and again: what anyone has seen is in the history, once, in order, and the next start is quick."""
+"""`kill -9`, again and again: every message that anyone has seen is in the history, once, in order."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ WRITES = 70
 
 
 @pytest.mark.parametrize("sync", ["normal", "full"])
-def test_what_a_witness_saw_survives_each_kill(run: Run, tmp_path: Path, kill_rounds: int, sync: str) -> None:
+def test_messages_that_a_witness_saw_survive_each_kill(run: Run, tmp_path: Path, kill_rounds: int, sync: str) -> None:
     """Every line it saw is in the file, under the id it saw, exactly once; ids rise over all rounds; the file is whole."""
     path = tmp_path / "chat.db"
     killing = Killing(run, path, "--history-sync", sync)
@@ -81,7 +81,7 @@ def test_killed_at_any_write(run: Run, tmp_path: Path, kill_rounds: int) -> None
 
 
 def talk_until_killed_at(run: Run, path: Path, write: int) -> list[tuple[int, str]]:
-    """What a witness saw of a server that is killed at a thread's write of this number."""
+    """Kill a server at a thread's write of this number; return the messages that a witness saw."""
     tampering = [
         "-D",
         "-f",

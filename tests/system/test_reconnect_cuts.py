@@ -64,8 +64,8 @@ def test_a_receiver_misses_nothing(serve: Serve, times: int) -> None:
 
 @pytest.mark.usefixtures("at_once")
 @pytest.mark.parametrize("times", [100, pytest.param(10, marks=pytest.mark.stress)])
-def test_a_sender_knows_what_was_said(serve: Serve, times: int) -> None:
-    """Whatever isn't reported was said once, in order; nothing is said twice, nor both reported and forgotten."""
+def test_a_sender_knows_which_lines_were_said(serve: Serve, times: int) -> None:
+    """Each unreported line was said once, in order; nothing is said twice, nor both reported and forgotten."""
     started = serve()
     with (
         Proxy(started.port) as proxy,

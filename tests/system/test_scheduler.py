@@ -78,7 +78,7 @@ class Peer:
         return script.removesuffix(b"\n") if self.world.random.random() < 0.5 and self.end != "stay silent" else script
 
     def expected(self) -> tuple[list[str], int, int]:
-        """What the server should make of the script: lines for the room, bad lines, how many need a clean end."""
+        """Return the meaning of the script: lines for the room, the number of bad lines, how many need a clean end."""
         good, bad = list[str](), 0
         *ended, rest = self.script.split(b"\n")
         for line in [*(line.removesuffix(b"\r") for line in ended), rest]:
@@ -244,7 +244,7 @@ class Kept(SteppedCommitter):
         return self.has_queued or bool(self.reads.jobs)
 
     def work(self) -> None:
-        """What its threads would do."""
+        """Do the work of its threads."""
         self.world.interrupt()
         self.step()
         self.world.interrupt()
@@ -388,7 +388,7 @@ class World:
 
 
 def as_text(name: str, lines: list[str], world: World, whole: bool) -> list[str]:
-    """What a member got, as if it had never asked for JSON; the replay that it asked for is checked and left out."""
+    """Return a member's lines as if it had never asked for JSON; the replay that it asked for is checked and left out."""
     texts = list(takewhile(lambda line: not line.startswith("{"), lines))
     if len(texts) == len(lines):
         return texts
@@ -444,7 +444,7 @@ def told_later(
 
 
 def heard_by(peer: Peer, world: World, whole: bool) -> None:
-    """What a member got: a gapless piece of the one order from its joining on, to its leaving if it was served whole."""
+    """Check a member's lines: a gapless piece of the one order from its joining on, to its leaving if it was served whole."""
     name, log = str(peer.port), world.log
     *lines, rest = peer.sent.decode(errors="replace").split("\n")
     assert not whole or (peer.shut and not rest), "half a line, or no end of stream"
@@ -468,7 +468,7 @@ def heard_by(peer: Peer, world: World, whole: bool) -> None:
 
 
 def said_by(peer: Peer, world: World) -> None:
-    """What a member said is in the order once, all of it if nothing cut it short."""
+    """Check that a member's words are in the order once, all of them if nothing cut it short."""
     good, _, unended = peer.expected()
     said = [line for kind, who, line in world.log if (kind, who) == ("line", str(peer.port))]
     assert said == good[: len(said)], "said otherwise"

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.slow
 @over_tls
 @pytest.mark.skipif(not Path("/proc").exists(), reason="this system has no /proc")
 def test_fifty_slow_members_cost_as_much_as_one(run: Run, tls: bool, tls_options: list[str]) -> None:
-    """What many wait for is shared: memory grows by about one member's pending bytes, not by fifty times that."""
+    """Pending bytes are shared: memory grows by about one member's, not by fifty times that."""
     grown = []
     for deaf_members in (1, 50):
         server, port = start_server(run, "--max-pending-bytes", "50000000", *tls_options)
@@ -97,7 +97,7 @@ def test_five_hundred_peers_that_drip(serve: Serve) -> None:
 
 
 def test_leaving_while_behind_loses_nothing(serve: Serve) -> None:
-    """Who has left but reads on gets what was pending, however long it takes while it reads."""
+    """A member that has left but reads on gets its pending lines, however long it takes while it reads."""
     started = serve(limits=Limits(drain_seconds=0.3, max_pending_bytes=20_000_000))
     talker, reader = started.peers(2)
     leaver = started.peer(receive_buffer=4096)
@@ -149,7 +149,7 @@ def test_a_rate_cuts_nobody_off(serve: Serve) -> None:
     assert started.events.wait_for("leave") == "endless line"
 
 
-def test_what_a_rate_holds_back_is_little(serve: Serve) -> None:
+def test_a_rate_holds_back_few_lines(serve: Serve) -> None:
     """The kernel keeps what may not pass yet: a member that pasted a lot and left is gone soon after its turn."""
     started = serve(limits=Limits(messages_per_second=2000))
     paster, reader = started.peers(2)
