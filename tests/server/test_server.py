@@ -14,7 +14,7 @@ import pytest
 
 from chatkit import Limits, Member, Message, Server
 from chatkit.room.room import Room
-from tests.helpers.inside import ending_of, replace_listener
+from tests.helpers.inside import replace_listener, wait_for_end
 from tests.helpers.marks import over_tls
 from tests.helpers.peers import DEADLINE, Peer
 from tests.helpers.servers import EventLog, Serve, Started
@@ -227,7 +227,7 @@ def test_shutdown_delivers_what_another_worker_still_reads(serve: Serve) -> None
     assert seen.wait(DEADLINE)
     ending = threading.Thread(target=started.server.shutdown)
     ending.start()
-    assert ending_of(started.server).wait(DEADLINE)
+    assert wait_for_end(started.server)
     go_on.set()
     assert bob.rest().count(b"\n") == 50_000
     for thread in (sender, ending):
