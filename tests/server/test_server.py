@@ -249,7 +249,7 @@ def test_shutdown_with_a_member_that_never_reads(serve: Serve) -> None:
 
 def test_shutdown_waits_for_a_slow_reader(serve: Serve) -> None:
     """A member that is behind but reads gets everything, also after `drain_seconds`, within `grace`."""
-    started = serve(limits=Limits(drain_seconds=0.01))
+    started = serve(limits=Limits(drain_seconds=0.05))
     talker, reader = started.peers(2)
     pausing = started.peer(receive_buffer=4096)
     heard = flood(talker, reader, 6_000_000)
