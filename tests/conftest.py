@@ -17,13 +17,18 @@ import trustme
 from chatkit import Limits
 from chatkit.client import reconnect
 from chatkit.client.backoff import Backoff
+from chatkit.room import committer
+from chatkit.server import login as password
 from chatkit.tls import server_context
 from tests.helpers.commands import Running
+from tests.helpers.histories import Scripted
 from tests.helpers.leaks import open_descriptors
+from tests.helpers.login import Guarded
 from tests.helpers.papers import HOST, Papers
 from tests.helpers.peers import DEADLINE
 from tests.helpers.reconnecting import Gate
 from tests.helpers.servers import Started
+from tests.helpers.witness import Talk, Talker
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -118,6 +123,39 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Gate:
 def never(monkeypatch: pytest.MonkeyPatch) -> None:
     """Away for as long as the test runs."""
     monkeypatch.setattr(reconnect, "Backoff", lambda: Backoff(lambda least, most: 3000))
+
+
+@pytest.fixture
+def talk() -> Iterator[Talk]:
+    """talk(port) makes a talker that is gone at the end of the test."""
+    with ExitStack() as stack:
+
+        def start(port: int | str) -> Talker:
+            talker = Talker(port)
+            stack.callback(talker.close)
+            return talker
+
+        yield start
+
+
+@pytest.fixture
+def guarded(serve: Callable[..., Started], monkeypatch: pytest.MonkeyPatch) -> Guarded:
+    """guarded(wait=..., handler=..., threads=..., LIMIT=...): a room with a password; a failure costs `wait` seconds."""
+
+    def start(wait: float = 0.0, threads: int = 1, **options: Any) -> Started:
+        monkeypatch.setattr(password, "MAX_WAIT_SECONDS", wait)
+        handler = {"handler": options.pop("handler")} if "handler" in options else {}
+        return serve(password="sesame", threads=threads, limits=Limits(**options), **handler)
+
+    return start
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scripted]:
+    monkeypatch.setattr(committer, "RETRY_SECONDS", 0.01)
+    store = Scripted()
+    yield store
+    store.gate.set()
 
 
 @pytest.fixture(autouse=True)

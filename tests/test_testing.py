@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,7 +15,19 @@ from unittest.mock import ANY
 
 import pytest
 
-from chatkit import Action, Client, ConnectionClosed, Joined, Limits, Message, Notice, Private, Server, Welcome
+from chatkit import (
+    Action,
+    Client,
+    ConnectionClosed,
+    Joined,
+    Limits,
+    Message,
+    NameTaken,
+    Notice,
+    Private,
+    Server,
+    Welcome,
+)
 from chatkit.testing import ChatRoom, Guest
 from tests.helpers.inside import inbox_of
 from tests.helpers.marks import needs
@@ -299,3 +313,38 @@ def test_guests_that_come_back() -> None:
         ann.send("Hi!")
         bob.expect("Hi!", sender=ann)
         ann.expect_nothing()
+
+
+def test_guests_that_cannot_all_join(chat_server: Server) -> None:
+    """Two can't have one name: the first is a guest, who leaves with the others; nothing leaks."""
+    with ChatRoom(chat_server) as room:
+        with pytest.raises(NameTaken):
+            room.join(2, name="ada")
+        assert [guest.name for guest in room.guests] == ["ada"]
+        (bob,) = room.join()
+        bob.expect_nothing()
+    assert chat_server.members == []
+
+
+def test_expect_nothing_while_a_bot_waits(chat_room: ChatRoom) -> None:
+    """A guest that a thread receives from doesn't hold up the others, and loses nothing to their signs."""
+    bot, ann, bob = chat_room.join(3)
+    heard = list[str]()
+
+    def serve_as_bot(bot: Guest) -> None:
+        with suppress(ConnectionClosed):
+            while True:
+                heard.append(bot.receive(None).text)
+                bot.send(f"echo {heard[-1]}")
+
+    thread = threading.Thread(target=serve_as_bot, args=(bot,))
+    thread.start()
+    for number in range(20):
+        ann.send(f"{number}")
+        bob.expect(f"{number}", sender=ann)
+        for guest in (ann, bob):
+            guest.expect(f"echo {number}", sender=bot)
+            guest.expect_nothing()
+    bot.close()
+    thread.join(DEADLINE)
+    assert heard == [str(number) for number in range(20)]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.commands import Run, Running
+from tests.helpers.commands import Run, Running, invoke
 from tests.helpers.peers import Peer
 
 
@@ -52,28 +52,41 @@ def test_a_room_goes_on_where_it_was(run: Run, tmp_path: Path, how: str) -> None
 
 
 @pytest.mark.parametrize(
-    ("options", "status", "problem"),
+    ("options", "problem"),
     [
-        (["--history-keep", "5"], 2, "need --history FILE"),
-        (["--history-required"], 2, "need --history FILE"),
-        (["--history-sync", "full"], 2, "need --history FILE"),
-        (["--history", "{}/chat.db", "--history-keep", "0"], 2, "not in the range"),
-        (["--history", "{}/chat.db", "--history-sync", "off"], 2, "not one of"),
-        (["--history", "{}/chat.db", "--history-days", "nan"], 2, "must be above zero"),
-        (["--replay", "-1"], 2, "not in the range"),
-        (["--history", "{}/no/chat.db"], 1, "/no/chat.db: No such file or directory"),
-        (["--history", "{}/text"], 1, "isn't a history of chatkit; choose another file"),
-        (["--history", "{}/taken.db"], 1, "another server keeps its history in"),
+        ("--history-keep 5", "need --history FILE"),
+        ("--history-required", "need --history FILE"),
+        ("--history-sync full", "need --history FILE"),
+        ("--history {}/chat.db --history-keep 0", "not in the range"),
+        ("--history {}/chat.db --history-sync off", "not one of"),
+        ("--history {}/chat.db --history-days nan", "must be above zero"),
+        ("--replay -1", "not in the range"),
     ],
 )
-def test_what_cannot_be(run: Run, tmp_path: Path, options: list[str], status: int, problem: str) -> None:
+def test_wrong_usage(tmp_path: Path, options: str, problem: str) -> None:
+    """Exit status 2, and what is wrong; nothing is left behind."""
+    status, out, err = invoke("chat-server", "--port", "0", *options.format(tmp_path).split())
+    assert (status, out) == (2, "")
+    assert problem in err.splitlines()[-1]
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("no/chat.db", "/no/chat.db: No such file or directory"),
+        ("text", "isn't a history of chatkit; choose another file"),
+        ("taken.db", "another server keeps its history in"),
+    ],
+)
+def test_a_file_that_cannot_be_used(run: Run, tmp_path: Path, name: str, problem: str) -> None:
     """One line that says why, and what to do; nothing is left behind."""
     (tmp_path / "text").write_text("dear diary\n")
-    if "{}/taken.db" in options:
-        start(run, "--history", str(tmp_path / "taken.db"))
+    if name == "taken.db":
+        start(run, "--history", str(tmp_path / name))
     before = sorted(tmp_path.iterdir())
-    ended, out, err = run("chat-server", "--port", "0", *[option.format(tmp_path) for option in options]).ends()
-    assert (ended, out) == (status, "")
+    status, out, err = run("chat-server", "--port", "0", "--history", str(tmp_path / name)).ends()
+    assert (status, out) == (1, "")
     assert problem in err.splitlines()[-1]
     assert "Traceback" not in err
     assert sorted(tmp_path.iterdir()) == before

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from chatkit import Limits, Server
-from tests.helpers.commands import CONNECTED, DISCONNECTED, Running
+from tests.helpers.commands import CONNECTED, DISCONNECTED, Running, invoke
 from tests.helpers.peers import DEADLINE
 from tests.helpers.proxy import Link, Proxy
 from tests.helpers.servers import EventLog, Serve, Started
@@ -188,8 +188,8 @@ def test_a_removed_member_stays_away(run: Run, proxy: tuple[Started, Proxy]) -> 
     assert "enough" in out
 
 
-def test_once_and_reconnect(run: Run) -> None:
+def test_once_and_reconnect() -> None:
     """They exclude each other: wrong usage."""
-    status, _, err = run("chat-client", "--once", "--reconnect").ends()
+    status, _, err = invoke("chat-client", "--once", "--reconnect")
     assert status == 2
     assert "--once and --reconnect exclude each other" in err

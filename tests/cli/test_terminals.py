@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import pty
 import re
@@ -15,15 +14,13 @@ import termios
 import unicodedata
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from chatkit.cli.server.transcript import LogPrinter, Printer
 from tests.helpers.commands import BIN, CONNECTED, DISCONNECTED, Run, read_line, start_server
 from tests.helpers.hostile import HOSTILE, NOT_UTF8, forbidden
-from tests.helpers.peers import DEADLINE, Peer
+from tests.helpers.peers import Peer
 from tests.helpers.servers import Serve
 
 pytestmark = pytest.mark.slow
@@ -205,23 +202,3 @@ def test_the_transcript_holds_one_harmless_line_per_message(run: Run) -> None:
     lines = [line.replace(" from", ":").partition(":")[0] for line in out.split("\n")]
     assert lines == ["New connection", *[peer.name] * len(HOSTILE), "Connection", ""]
     assert forbidden(out) == []
-
-
-def test_a_log_record_is_one_harmless_line(tmp_path: Path) -> None:
-    """Whatever a record's text holds, line ends included, it is one line; so is each line of its traceback."""
-    hostile = [*HOSTILE.values(), "two\nlines", "two\r\nlines"]
-    with (tmp_path / "log").open("w", encoding="utf-8") as stream:
-        printer = Printer(stream)
-        handler = LogPrinter(printer, "chat-server")
-        for text in hostile:
-            handler.handle(logging.LogRecord("x", logging.WARNING, "", 0, "said: %s", (text,), None))
-        error = ValueError(HOSTILE["report"])
-        handler.handle(logging.LogRecord("x", logging.ERROR, "", 0, "end", (), (ValueError, error, None)))
-        printer.close(DEADLINE)
-    lines = (tmp_path / "log").read_bytes().decode().split("\n")
-    assert [line[:19] for line in lines] == ["chat-server: said: "] * len(hostile) + [
-        "chat-server: end",
-        "ValueError: ␛[6n␛[5",
-        "",
-    ]
-    assert forbidden("\n".join(lines)) == []

@@ -8,12 +8,15 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, TextIO
 
 import pytest
 
 from chatkit.cli.server import transcript as printer_module
 from chatkit.cli.server.transcript import LogPrinter, Printer
+from tests.helpers.hostile import HOSTILE, forbidden
+from tests.helpers.peers import DEADLINE
 
 TIMEOUT = 5.0
 
@@ -137,3 +140,23 @@ def test_log_records(pipe: tuple[Any, TextIO]) -> None:
     printer.close(TIMEOUT)
     lines = [reader.readline().decode().rstrip("\n") for _ in range(3)]
     assert lines == ["chat-server: from a␊stranger␛[2J", "chat-server: failed", "Traceback (most recent call last):"]
+
+
+def test_a_log_record_is_one_harmless_line(tmp_path: Path) -> None:
+    """Whatever a record's text holds, line ends included, it is one line; so is each line of its traceback."""
+    hostile = [*HOSTILE.values(), "two\nlines", "two\r\nlines"]
+    with (tmp_path / "log").open("w", encoding="utf-8") as stream:
+        printer = Printer(stream)
+        handler = LogPrinter(printer, "chat-server")
+        for text in hostile:
+            handler.handle(logging.LogRecord("x", logging.WARNING, "", 0, "said: %s", (text,), None))
+        error = ValueError(HOSTILE["report"])
+        handler.handle(logging.LogRecord("x", logging.ERROR, "", 0, "end", (), (ValueError, error, None)))
+        printer.close(DEADLINE)
+    lines = (tmp_path / "log").read_bytes().decode().split("\n")
+    assert [line[:19] for line in lines] == ["chat-server: said: "] * len(hostile) + [
+        "chat-server: end",
+        "ValueError: ␛[6n␛[5",
+        "",
+    ]
+    assert forbidden("\n".join(lines)) == []

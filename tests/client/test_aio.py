@@ -19,7 +19,7 @@ from chatkit.testing import ChatRoom
 from tests.helpers.aio import BLOCK, in_loop, raw_server, waiting_send
 from tests.helpers.inside import aio_connection_of, transport_of
 from tests.helpers.leaks import open_descriptors
-from tests.helpers.peers import DEADLINE, Peer
+from tests.helpers.peers import DEADLINE
 
 RESET = b"\1\0\0\0\0\0\0\0"
 
@@ -231,6 +231,23 @@ async def test_close_ends_every_wait(waits_in: str) -> None:
                 pass
 
 
+async def read_to_the_end(sock: socket.socket) -> None:
+    while await asyncio.get_running_loop().sock_recv(sock, 1 << 20):
+        pass
+
+
+@in_loop
+async def test_close_of_an_async_client_never_cuts_a_line_in_order() -> None:
+    """Towards a server that reads nothing it ends with a reset, not with half a line and a clean end."""
+    async with raw_server() as (client, sock):
+        _, waiting = await waiting_send(client)
+        await client.close(grace=0.1)
+        with pytest.raises(ConnectionClosed):
+            await waiting
+        with pytest.raises(ConnectionResetError):
+            await read_to_the_end(sock)
+
+
 @in_loop
 async def test_whoever_sends_while_it_closes() -> None:
     """A send that begins after `close` did gets ConnectionClosed, as one that begins after it ended."""
@@ -419,6 +436,24 @@ async def test_a_cancelled_connect_leaves_nothing(steps: int) -> None:
         assert open_descriptors() <= before
 
 
+@pytest.mark.parametrize("options", [{}, {"name": "ada"}, {"events": True}])
+@pytest.mark.parametrize("steps", range(1, 4))
+def test_close_while_it_connects(chat_server: Server, steps: int, options: dict[str, Any]) -> None:
+    """`connect` ends with ConnectionClosed, soon, and nothing is left."""
+
+    @in_loop
+    async def close_soon() -> None:
+        client = AsyncClient(port=chat_server.port, timeout=2, **options)
+        connecting = asyncio.create_task(client.connect())
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        await client.close()
+        with pytest.raises(ConnectionClosed, match="this client is closed"):
+            await connecting
+
+    close_soon()
+
+
 @in_loop
 async def test_no_server_there() -> None:
     """An OSError passes through untouched; the client that failed can be closed, and connects no second time."""
@@ -471,54 +506,3 @@ async def test_who_takes_nothing_stops_reading(monkeypatch: pytest.MonkeyPatch) 
         await pouring
         sock.close()
         assert [event async for event in client] == []
-
-
-@in_loop
-async def test_a_server_in_a_loop() -> None:
-    """`async with Server` serves; while its end waits for a member's own end, the loop goes on."""
-    async with Server(port=0) as server:
-        async with AsyncClient(port=server.port) as client:
-            server.broadcast("Hi!")
-            assert await client.receive(DEADLINE) == Notice("Hi!")
-        peer = Peer(server.port)
-        peer.sock.setblocking(False)
-
-        async def leave_when_it_ends() -> None:
-            assert await asyncio.get_running_loop().sock_recv(peer.sock, 1) == b""
-            assert [thread for thread in threading.enumerate() if thread.name.startswith("chatkit-")]
-            peer.close()
-
-        leaving = asyncio.create_task(leave_when_it_ends())
-    assert leaving.done()
-    await leaving
-
-
-@pytest.mark.parametrize("held", ["before it begins", "while it listens"])
-@in_loop
-async def test_a_server_cancelled_in_its_start(held: str) -> None:
-    """Wherever its start is when `async with Server` is cancelled, no thread and no listening socket is left."""
-    loop, reached, go_on = asyncio.get_running_loop(), asyncio.Event(), threading.Event()
-
-    def hold(*where: object) -> None:
-        loop.call_soon_threadsafe(reached.set)
-        assert go_on.wait(DEADLINE)
-
-    class Late(Server):
-        def start(self) -> None:
-            if held == "before it begins":
-                hold()
-            super().start()
-
-    handler = type("Handler", (), {"on_listening": staticmethod(hold)})() if held == "while it listens" else None
-    server = Late(port=0, handler=handler)
-    starting = asyncio.create_task(server.__aenter__())
-    await reached.wait()
-    starting.cancel()
-    await asyncio.wait([starting], timeout=0.1)  # its end may come first, or wait for the start: both are fine
-    go_on.set()
-    with pytest.raises(asyncio.CancelledError):
-        await starting
-    await loop.shutdown_default_executor()
-    left = [thread.name for thread in threading.enumerate() if thread.name.startswith("chatkit-")]
-    server.shutdown()
-    assert left == []

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import socket
 import threading
 from collections.abc import Callable, Iterator
 
 import pytest
 
-from chatkit import Client, ConnectionClosed, Event, Message, Notice, ProtocolError, Server
+from chatkit import AsyncClient, Client, ConnectionClosed, Event, Message, Notice, ProtocolError, Server
+from tests.helpers.aio import in_loop
 from tests.helpers.inside import is_receiving, is_sending
 from tests.helpers.peers import DEADLINE
 from tests.helpers.servers import Serve
@@ -51,6 +53,28 @@ def test_send_eof_says_the_end_and_still_hears(serve: Serve) -> None:
         ann.send_eof()
         assert list(ann) == []
         assert started.events.wait_for("leave") == "end of stream"
+
+
+def test_send_after_send_eof(chat_server: Server) -> None:
+    """Both clients: ConnectionClosed, at once and again; what comes can still be received."""
+    with Client(port=chat_server.port) as client:
+        client.send_eof()
+        for _ in range(2):
+            with pytest.raises(ConnectionClosed):
+                client.send("x")
+        assert list(client) == []
+
+    @in_loop
+    async def in_a_loop() -> None:
+        async with AsyncClient(port=chat_server.port) as client:
+            await client.send_eof()
+            for _ in range(2):
+                with pytest.raises(ConnectionClosed):
+                    await client.send("x")
+            assert [event async for event in client] == []
+
+    in_a_loop()
+    assert chat_server.stats.messages == 0
 
 
 def test_close_returns_when_all_was_heard(serve: Serve) -> None:
@@ -100,6 +124,17 @@ def test_receive_waits_no_longer_than_asked(serve: Serve) -> None:
         assert ann.receive(DEADLINE) == Notice("y")
 
 
+def test_timeouts_of_any_size(serve: Serve) -> None:
+    """Less than nothing is nothing; for ever is possible."""
+    started = serve()
+    with Client(port=started.port) as client:
+        with pytest.raises(TimeoutError):
+            client.receive(-0.5)
+        for timeout in (math.inf, 1e12):
+            started.server.broadcast("x")
+            assert client.receive(timeout).text == "x"
+
+
 @pytest.mark.parametrize("waits_in", ["receive", "send"])
 def test_close_in_another_thread_ends_the_wait(waits_in: str) -> None:
     """Whoever waits in `receive` or `send` gets ConnectionClosed, even if the server is deaf and mute."""
@@ -124,6 +159,33 @@ def test_close_in_another_thread_ends_the_wait(waits_in: str) -> None:
         thread.join(DEADLINE)
         assert caught[0].clean
         listener.accept()[0].close()
+
+
+def receive_all(sock: socket.socket) -> None:
+    while sock.recv(1 << 20):
+        pass
+
+
+def test_closing_while_another_thread_sends() -> None:
+    """Half a line never looks like a whole one: the server sees a reset instead of an end of stream."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = Client(port=listener.getsockname()[1], max_line_bytes=50_000_000)
+        sock, _ = listener.accept()
+
+        def send() -> None:
+            with pytest.raises(ConnectionClosed):
+                client.send("x" * 50_000_000)
+
+        with sock:
+            sender = threading.Thread(target=send)
+            sender.start()
+            while not is_sending(client):
+                pass
+            sock.recv(1000)
+            client.close(grace=0.1)
+            sender.join(DEADLINE)
+            with pytest.raises(ConnectionResetError):
+                receive_all(sock)
 
 
 @pytest.mark.stress

@@ -349,3 +349,12 @@ def test_what_cannot_be_asked_for(asked: dict[str, object]) -> None:
     """A name against the rule, or an `after` that is no id or comes without events, is the caller's mistake."""
     with pytest.raises(ValueError, match=r"a name begins|after is an id"):
         client_protocol(**asked)
+
+
+def test_a_private_line_before_the_welcome_is_kept() -> None:
+    """Nobody tells it again; what was said to all before the welcome would be told twice."""
+    session = ClientProtocol(8192, password=None, name=None, events=True, after=None)
+    session.receive_data(
+        b'ada (private): psst\nada: hi\n{"type":"welcome","name":"1","newest":1,"epoch":"0123456789abcdef"}\n'
+    )
+    assert list(session.received) == [Private("ada", "psst"), Welcome("1", 1, "0123456789abcdef")]

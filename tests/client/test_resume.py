@@ -2,13 +2,7 @@
 
 from __future__ import annotations
 
-import ssl
-import time
-from typing import Any
-
 import pytest
-from hypothesis import example, given
-from hypothesis import strategies as st
 
 from chatkit import (
     Action,
@@ -18,61 +12,16 @@ from chatkit import (
     Event,
     Gap,
     Left,
-    Message,
     ProtocolError,
     Reconnected,
     Renamed,
     Synced,
-    Unconfirmed,
     Welcome,
 )
-from chatkit.client import inflight
-from chatkit.client.backoff import FIRST_SECONDS, LONGEST_SECONDS, STEADY_SECONDS, Backoff, is_final
 from chatkit.client.resume import ResumeState
-from chatkit.errors import NotConnected, PasswordRefused
-from chatkit.protocol.sanitize import clean
-from tests.helpers.inside import current_name, open_questions, take_back
-
-ROOM, OTHER_ROOM = "0" * 16, "1" * 16
-RESET = ConnectionClosed("Connection reset by peer", clean=False)
-
-
-def resuming(newest: int = 7, name: str = "ada", **asked: Any) -> ResumeState:
-    """One that has been welcomed in the room."""
-    chosen = None if name.isdecimal() else name
-    made = ResumeState(100, **{"password": None, "name": chosen, "after": None, "queue": 0, **asked})
-    assert made.receive(Welcome(name, newest, ROOM)) == [Welcome(name, newest, ROOM)]
-    return made
-
-
-def opening(state: ResumeState) -> str:
-    return state.protocol().opening.decode()
-
-
-def back(state: ResumeState, name: str = "ada", newest: int = 99, room: str = ROOM) -> list[Event]:
-    """What the caller is told when the connection is lost and the next one stands."""
-    return [*state.lose(RESET), *state.receive(Welcome(name, newest, room))]
-
-
-def message(number: int, text: str = "hi", sender: str = "bob") -> Message:
-    return Message(sender, text, number, 60.0)
-
-
-def unsure(events: list[Event]) -> list[str]:
-    return [event.line for event in events if isinstance(event, Unconfirmed)]
-
-
-def forgotten(number: int) -> Unconfirmed:
-    """What is told of so many lines that were too many."""
-    return Unconfirmed(
-        f"nobody knows whether the room heard {number} lines that were sent before, too many to keep", ""
-    )
-
-
-@pytest.fixture
-def three(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Three lines of a character are remembered."""
-    monkeypatch.setattr(inflight, "MAX_REMEMBERED", 3 * (1 + inflight.LINE_COST))
+from chatkit.errors import NotConnected
+from tests.helpers.inside import current_name
+from tests.helpers.resuming import OTHER_ROOM, RESET, ROOM, back, message, opening, resuming, unsure
 
 
 def test_the_next_connection_asks_for_what_came_after_the_last_message() -> None:
@@ -123,97 +72,6 @@ def test_a_room_that_began_anew() -> None:
     state.send("hi")
     assert back(state, room=OTHER_ROOM)[2:] == []
     assert state.receive(message(2, "hi", "ada")) == []
-
-
-def test_one_sync_per_round_trip() -> None:
-    """It follows the first line; lines that came later are asked about when it is answered."""
-    state = resuming()
-    assert state.send("a") == b"a\n/sync\n"
-    assert state.send("b") == b"b\n"
-    assert not state.owes
-    assert state.receive(Synced(9)) == []
-    assert state.owes
-    assert state.owed() == b"/sync\n"
-    assert not state.owes
-    assert state.receive(Synced(9)) == []
-    assert not state.owes
-    assert unsure(state.lose(RESET) + state.report_unknown()) == []
-
-
-def test_the_callers_own_sync_is_answered() -> None:
-    """It counts as well as ours, and its answer is for the caller."""
-    state = resuming()
-    assert state.send("/sync") == b"/sync\n"
-    assert state.send("a") == b"a\n"
-    assert state.receive(Synced(8)) == [Synced(8)]
-    assert state.owed() == b"/sync\n"
-    assert state.send("/sync") == b"/sync\n"
-    assert state.receive(Synced(9)) == []
-    assert state.receive(Synced(9)) == [Synced(9)]
-
-
-LINES = ["hi", "//x", "/say exit", "/me waves", "a\x1bb", "\t ", "hi", "/who", "/msg bob hi", "exit stage", "/say", "é"]
-SAID: dict[str, Event] = {
-    "hi": message(8, "hi", "ada"),
-    "//x": message(8, "/x", "ada"),
-    "/say exit": message(8, "exit", "ada"),
-    "/me waves": Action("ada", "waves", 8, 60.0),
-    "a\x1bb": message(8, "a\u241bb", "ada"),
-    "\t ": message(8, "\t ", "ada"),
-    "exit stage": message(8, "exit stage", "ada"),
-    "é": message(8, "é", "ada"),
-}
-
-
-@given(st.lists(st.sampled_from(LINES)), st.integers(0, 20))
-@example(LINES, len(LINES))
-def test_the_replay_proves_what_was_heard(lines: list[str], heard: int) -> None:
-    """Own lines that come again aren't told; of the others each is reported once, in order, and none is sent again."""
-    state = resuming()
-    for line in lines:
-        state.send(line)
-    told = back(state)[2:]
-    replay = [SAID[line] for line in lines[:heard] if line in SAID]
-    for event in replay:
-        told += state.receive(event)
-    told += state.receive(Synced(99))
-    known = max((number + 1 for number, line in enumerate(lines[:heard]) if line in SAID), default=0)
-    assert unsure(told) == lines[known:]
-    assert len(told) == len(lines[known:])
-    assert not state.queued
-    assert state.owed() == b""
-
-
-@given(st.text(st.characters(exclude_characters="\n\r", exclude_categories=["Cs"]), min_size=1))
-def test_any_line_is_recognised_as_the_room_says_it(line: str) -> None:
-    """Whatever is said, made clean by the server, proves itself."""
-    state = resuming()
-    state.send(f"//{line}")
-    back(state)
-    assert state.receive(message(8, f"/{clean(line)}", "ada")) == []
-
-
-def test_only_our_own_words_prove_a_line() -> None:
-    """Not the same text of another member, nor in another form."""
-    state = resuming()
-    state.send("hi")
-    back(state)
-    others: list[Event] = [message(8), Action("ada", "hi", 9, 60.0), message(10, "hi!", "ada")]
-    assert [state.receive(event) for event in others] == [[event] for event in others]
-    assert unsure(state.receive(Synced(10))) == ["hi"]
-
-
-def test_doubts_outlast_a_second_loss() -> None:
-    """Lines of two lost connections, under two names, are proved by the third or reported after it."""
-    state = resuming(name="51044")
-    for line in ("a", "b"):
-        state.send(line)
-    back(state, "51099")
-    state.send("c")
-    assert unsure(back(state, "51100")) == []
-    assert state.receive(message(8, "a", "51044")) == []
-    assert state.receive(message(9, "c", "51099")) == []
-    assert unsure(state.receive(Synced(9))) == ["b"]
 
 
 def test_a_name_that_may_have_been_taken_speaks_for_us() -> None:
@@ -282,20 +140,6 @@ def test_the_room_reads_a_line_made_clean() -> None:
     assert state.receive(Action("ada", "waves", 8, 60.0)) == [Action("ada", "waves", 8, 60.0)]
 
 
-def test_leaving_asks_for_what_is_not_confirmed() -> None:
-    """Once; and not if there is nothing to ask. What isn't confirmed stays uncertain, however the end looks."""
-    assert resuming().send("exit") == b"exit\n"
-    state = resuming()
-    state.send("a")
-    assert state.leave() == b""  # the question is under way
-    state.send("b")
-    assert state.leave() == b"/sync\n"
-    assert state.leave() == b""
-    state.receive(Synced(8))
-    state.unsend("exit")
-    assert unsure(state.lose(ConnectionClosed("the server ended the conversation", clean=True))) == ["b"]
-
-
 def test_the_chosen_name_is_taken_back() -> None:
     """Also one that was chosen later, by /nick."""
     state = resuming()
@@ -334,122 +178,6 @@ def test_the_queue_is_bounded_and_in_order() -> None:
     assert list(state.queued) == ["a", "b"]
 
 
-def test_a_line_that_did_not_get_away() -> None:
-    """It isn't doubtful, whether the loss is known by then or not."""
-    for knows in (False, True):
-        state = resuming()
-        state.send("a")
-        state.send("b")
-        told = state.lose(RESET) if knows else []
-        state.unsend("b")
-        told += [] if knows else state.lose(RESET)
-        assert unsure(told + state.report_unknown()) == ["a"]
-
-
-@pytest.mark.usefixtures("three")
-def test_of_too_many_lines_the_oldest_are_only_counted() -> None:
-    """One `Unconfirmed`, ahead of the others, says how many; what is remembered after that begins anew."""
-    state = resuming()
-    for line in "abcde":
-        state.send(line)
-    back(state)
-    told = state.receive(Synced(7))
-    assert told[0] == forgotten(2)
-    assert unsure(told) == ["", "c", "d", "e"]
-    for line in "xyz":
-        state.send(line)
-    assert unsure(state.lose(RESET) + state.report_unknown()) == ["x", "y", "z"]
-
-
-@pytest.mark.usefixtures("three")
-def test_what_was_forgotten_is_confirmed_too() -> None:
-    """As far as it was sent before the question, whatever of it is still remembered."""
-    state = resuming()
-    for line in "abc":
-        state.send(line)
-    state.receive(Synced(8))  # `a` is confirmed
-    state.owed()
-    for line in "defgh":
-        state.send(line)
-    assert state.receive(Synced(9)) == []  # so are `b` and `c`, but `d` and `e` aren't
-    told = state.lose(RESET) + state.report_unknown()
-    assert told[1] == forgotten(2)
-    assert unsure(told) == ["", "f", "g", "h"]
-    assert state.report_unknown() == []
-
-
-@pytest.mark.usefixtures("three")
-@pytest.mark.parametrize("proved", [False, True])
-def test_too_many_lines_over_two_losses(proved: bool) -> None:
-    """They are told together, in doubt or not yet; a message proves those before it, of its own connection."""
-    state = resuming()
-    for line in "abcd":
-        state.send(line)
-    back(state)
-    for line in "efghi":
-        state.send(line)
-    back(state)
-    if proved:
-        assert state.receive(message(8, "g", "ada")) == []
-    told = state.receive(Synced(9))
-    assert told[0] == forgotten(4 if proved else 6)
-    assert unsure(told) == (["", "h", "i"] if proved else ["", "g", "h", "i"])
-    assert state.report_unknown() == []
-
-
-@pytest.mark.usefixtures("three")
-def test_the_newest_line_is_remembered_however_long() -> None:
-    """So it can be taken back when it didn't get away, and is told otherwise."""
-    for got_away in (False, True):
-        state = resuming()
-        state.send("a")
-        state.send("long" * 1000)
-        if not got_away:
-            state.unsend("long" * 1000)
-        told = state.lose(RESET) + state.report_unknown()
-        assert told[1] == forgotten(1)
-        assert unsure(told)[1:] == ["long" * 1000] * got_away
-
-
-@pytest.mark.usefixtures("three")
-def test_lines_are_proved_one_by_one() -> None:
-    """Those that say the same, too; and one that was taken back proves nothing."""
-    state = resuming()
-    for line in ("a", "a", "b"):
-        state.send(line)
-    back(state)
-    take_back(state)
-    assert [state.receive(message(number, "a", "ada")) for number in (8, 9)] == [[], []]
-    for number, text in ((10, "a"), (11, "b")):
-        assert state.receive(message(number, text, "ada")) == [message(number, text, "ada")]
-
-
-def test_proving_takes_no_longer_with_many_lines() -> None:
-    """Each message is looked up, whatever is in doubt."""
-    state = resuming()
-    for number in range(20_000):
-        state.send(f"{number}")
-    back(state)
-    begun = time.monotonic()
-    for number in range(20_000):
-        state.receive(message(8 + number, "others", "ada"))
-    assert time.monotonic() - begun < 5
-
-
-def test_questions_without_answers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The caller's own, too; each is answered, and the last answer confirms what the last one asked for."""
-    monkeypatch.setattr(inflight, "MAX_QUESTIONS", 3)
-    state = resuming()
-    for line in ["/sync"] * 10 + ["a"]:
-        state.send(line)
-    assert open_questions(state) == 3
-    assert [state.receive(Synced(8)) for _ in range(9)] == [[Synced(8)]] * 9
-    assert not state.owes
-    assert state.receive(Synced(8)) == [Synced(8)]
-    assert state.owed() == b"/sync\n"
-    assert unsure(state.lose(RESET) + state.report_unknown()) == ["a"]
-
-
 def test_ends_that_are_no_loss() -> None:
     """We said so, the operator removed us, or the server sends what isn't chat; what is doubtful then is told."""
     clean_end = ConnectionClosed("the server ended the conversation", clean=True)
@@ -466,34 +194,3 @@ def test_ends_that_are_no_loss() -> None:
         assert leaving.is_over(end)
         assert unsure(leaving.lose(end)) == doubtful
     assert not resuming().is_over(RESET)
-
-
-def test_which_attempts_are_the_last() -> None:
-    """A full room or a dead network may be another one later; a password or a wrong protocol won't."""
-    assert not is_final(OSError("unreachable"))
-    assert not is_final(TimeoutError())
-    assert not is_final(ConnectionClosed("the room is full", clean=True))
-    assert is_final(PasswordRefused("wrong password"))
-    assert is_final(ProtocolError("nonsense"))
-    assert is_final(ssl.SSLCertVerificationError("not trusted"))
-    assert not is_final(ssl.SSLError("cut"))
-
-
-def test_back_off() -> None:
-    """Full jitter below a bound that doubles up to its most, and begins anew only after a connection that stood."""
-    asked, now = list[tuple[float, float]](), [0.0]
-
-    def uniform(least: float, most: float) -> float:
-        asked.append((least, most))
-        return most / 2
-
-    backoff = Backoff(uniform, lambda: now[0])
-    assert [backoff.delay() for _ in range(10)][:3] == [FIRST_SECONDS / 2, FIRST_SECONDS, FIRST_SECONDS * 2]
-    assert asked[0] == (0, FIRST_SECONDS)
-    assert asked[-1] == (0, LONGEST_SECONDS)
-    for stood, most in ((STEADY_SECONDS - 1, LONGEST_SECONDS), (STEADY_SECONDS, FIRST_SECONDS)):
-        backoff.connected()
-        now[0] += stood
-        backoff.lost()
-        backoff.delay()
-        assert asked[-1] == (0, most)

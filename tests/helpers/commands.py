@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,7 +13,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import click
+from click.testing import CliRunner
+
+from chatkit.__main__ import main as chatkit_main
+from chatkit.cli.client.main import main as client_main
+from chatkit.cli.history import main as history_main
+from chatkit.cli.server.main import main as server_main
 from tests.helpers.peers import DEADLINE
+
+MAINS: dict[str, click.Command] = {
+    "chat-server": server_main,
+    "chat-client": client_main,
+    "chat-history": history_main,
+    "python -m chatkit": chatkit_main,
+}
 
 BIN = Path(sys.executable).parent
 CONNECTED = "Connected to chat server. Type 'exit' to leave."
@@ -63,6 +78,12 @@ class Running:
 Run = Callable[..., Running]
 
 
+def invoke(command: str, *arguments: str, **env: str) -> tuple[int, str, str]:
+    """Run a command in this process, for what it says of its options: exit status, stdout, stderr."""
+    result = CliRunner().invoke(MAINS[command], arguments, prog_name=command, env=env, catch_exceptions=False)
+    return result.exit_code, result.stdout, result.stderr
+
+
 def start_server(run: Run, *options: str) -> tuple[Running, str]:
     """A chat-server on a free port, and that port."""
     server = run("chat-server", "--port", "0", *options)
@@ -93,8 +114,8 @@ def shell(command: str) -> tuple[int, str, str]:
     return done.returncode, done.stdout, done.stderr
 
 
-def clean(text: str) -> str:
-    """`text`, which must hold no traceback and no key."""
+def checked(text: str) -> str:
+    """Return `text`, which must hold no traceback and no key."""
     assert "Traceback" not in text
     assert "PRIVATE KEY" not in text
     return text
@@ -109,19 +130,32 @@ def err_line(running: Running) -> str:
         byte = os.read(descriptor, 1)
         assert byte, f"ended after {line!r}"
         line += byte
-    return clean(line.decode().removesuffix("\n"))
+    return checked(line.decode().removesuffix("\n"))
 
 
 def ended(running: Running) -> tuple[int, str]:
     """Exit status and stderr of a command that showed nothing else."""
     status, out, err = running.ends()
-    assert clean(out) == ""
-    return status, clean(err)
+    assert checked(out) == ""
+    return status, checked(err)
 
 
 def stop(server: Running) -> str:
     """Its stderr, up to its end."""
     server.process.send_signal(signal.SIGTERM)
     status, out, err = server.ends()
-    assert (status, clean(out)) == (0, out)
-    return clean(err)
+    assert (status, checked(out)) == (0, out)
+    return checked(err)
+
+
+def traffic(run: Run, port: str, seconds: float, most_bytes: int, tls: bool) -> Running:
+    return run(
+        sys.executable, "-m", "tests.helpers.traffic", port, str(seconds), str(most_bytes), *(["tls"] if tls else [])
+    )
+
+
+def limited_server(run: Run, descriptors: int, *options: str) -> tuple[Running, int]:
+    """A chat-server that may have so many descriptors."""
+    command = f'ulimit -n {descriptors}; exec "{BIN}/chat-server" --port 0 {" ".join(options)}'
+    server = run(shutil.which("bash") or "bash", "-c", command)
+    return server, int(server.line().rpartition(":")[2])

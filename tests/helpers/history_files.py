@@ -23,8 +23,6 @@ def has_trigrams() -> bool:
 
 
 indexing = needs(has_trigrams(), "an SQLite with FTS5 and its trigram tokenizer")
-
-
 START = 1_800_000_000.0
 MESSAGES = 3000
 

@@ -14,8 +14,6 @@ from tests.helpers.proxy import Proxy
 from tests.helpers.servers import Started
 
 QUICK = Limits(drain_seconds=0.1)  # for servers whose members don't listen when they end
-
-
 Gate = queue.SimpleQueue[float]
 
 

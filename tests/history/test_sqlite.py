@@ -16,19 +16,13 @@ import pytest
 
 from chatkit import Message
 from chatkit.history.base import HistoryError
-from chatkit.history.memory import MemoryHistory
 from chatkit.history.sqlite import maintenance
 from chatkit.history.sqlite.schema import VERSION
 from chatkit.history.sqlite.store import RESERVED_IDS, SqliteHistory
-from tests.helpers.history_contract import ALL, TIME, DurableContract, HistoryContract, said
+from tests.helpers.history_contract import ALL, TIME, DurableContract, said
 from tests.helpers.inside import checkpoint, crash, drop_cached_pages, reader_of, writer_of
 
 Open = Callable[..., SqliteHistory]
-
-
-class TestMemory(HistoryContract):
-    def make(self, folder: Path) -> MemoryHistory:
-        return MemoryHistory(10_000)
 
 
 class TestSqlite(DurableContract):
@@ -65,14 +59,6 @@ def tidy_up(history: SqliteHistory) -> None:
         if history.maintain(idle=True) > 0:
             return
     pytest.fail("there is always more to do")
-
-
-def test_memory_forgets_the_oldest() -> None:
-    """It keeps so many, and knows where they begin."""
-    history = MemoryHistory(3)
-    assert history.oldest_id == 1
-    history.append(said(1, 2, 3, 4, 5))
-    assert (history.oldest_id, [message.id for message in history.read(0, ALL, ALL)]) == (3, [3, 4, 5])
 
 
 def test_the_file_is_private_and_as_documented(path: Path, open_history: Open) -> None:

@@ -29,7 +29,6 @@ from chatkit import (
     Welcome,
 )
 from chatkit.protocol.formats import TYPES, clean_text, encode_json, encode_text, parse_json, parse_text
-from chatkit.protocol.lines import encode_line
 from chatkit.protocol.replies import REMOVED
 from chatkit.protocol.sanitize import clean
 from chatkit.room.commands import HELP
@@ -180,12 +179,3 @@ def test_clean_text() -> None:
         clean_text(17)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="surrogate"):
         clean_text("\ud800")
-
-
-def test_encode_line() -> None:
-    """What the wire can't carry is refused before it is sent."""
-    assert encode_line("hé", 3) == "hé\n".encode()
-    assert encode_line("a\rb", 8) == b"a\rb\n"
-    for text, problem in [("a\nb", "line end"), ("a\r", "line end"), ("héé", "longer than 4"), ("\ud800", "surrogate")]:
-        with pytest.raises(ValueError, match=problem):
-            encode_line(text, 4)

@@ -1,4 +1,4 @@
-"""The wire without a network: bytes into `LineDecoder`, text through `clean`."""
+"""The wire without a network: bytes into `LineDecoder`, text into bytes."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatkit.protocol.lines import BadLine, Foreign, Line
-from chatkit.protocol.sanitize import clean, visible
+from chatkit.protocol.lines import BadLine, Line, encode_line
 from chatkit.protocol.sniff import SniffingDecoder
 from tests.helpers.inside import partial_line
 
@@ -80,23 +79,6 @@ def test_lines_never_hold_what_the_wire_forbids(data: bytes) -> None:
             assert not any(unicodedata.category(character) == "Cc" and character != "\t" for character in line)
 
 
-@pytest.mark.parametrize(
-    ("data", "limit", "foreign"),
-    [
-        (b"GET / HTTP/1.1 is a protocol\n", 100, False),
-        (b"GET / HTTP/1.1\r\nHost: x\r\n", 100, True),
-        (b"GET /" + b"a" * 100 + b" HTTP/1.1\r\nHost: x\r\n", 64, True),
-        (b"GET well soon\n", 4, False),
-        (b"\x16\x03\n", 100, True),
-    ],
-)
-def test_other_protocols_in_any_chunks(data: bytes, limit: int, foreign: bool) -> None:
-    """Whether a stream speaks another protocol doesn't depend on how it is cut, and nothing comes after it."""
-    for cut in range(len(data)):
-        lines = decode(data[:cut], data[cut:], limit=limit)
-        assert [isinstance(line, Foreign) for line in lines] == [foreign]
-
-
 def test_a_line_without_end_takes_no_memory() -> None:
     """Of an endless line, no more than the limit is kept, and it is reported once."""
     decoder = SniffingDecoder(LIMIT)
@@ -106,25 +88,10 @@ def test_a_line_without_end_takes_no_memory() -> None:
     assert decoder.in_line
 
 
-@pytest.mark.parametrize(
-    ("text", "cleaned"),
-    [
-        ("plain é 漢 👍", "plain é 漢 👍"),
-        ("\x1b[31m", "␛[31m"),
-        ("\x9b31m", "\\x9b31m"),
-        ("\x7f", "␡"),
-        ("a\tb", "a\tb"),
-    ],
-)
-def test_clean(text: str, cleaned: str) -> None:
-    """Control characters become something to see, all else stays."""
-    assert clean(text) == cleaned
-
-
-def test_visible() -> None:
-    """On a screen nothing breaks a line or reorders text."""
-    assert visible("a\u202eb\u2066c\u2028d\u200fe\u061cf\x1b") == "a\\u202eb\\u2066c\\u2028d\\u200fe\\u061cf␛"
-    assert visible("a\tb é") == "a\tb é"
-    assert visible("z" + "\u0301" * 200 + "x") == "z" + "\u0301" * 4 + "…x"
-    assert visible("z" + ("\u0301" * 4 + "\u200d") * 20).count("\u0301") == 4
-    assert visible("z" + "\u0301" * 4) == "z" + "\u0301" * 4
+def test_encode_line() -> None:
+    """What the wire can't carry is refused before it is sent."""
+    assert encode_line("hé", 3) == "hé\n".encode()
+    assert encode_line("a\rb", 8) == b"a\rb\n"
+    for text, problem in [("a\nb", "line end"), ("a\r", "line end"), ("héé", "longer than 4"), ("\ud800", "surrogate")]:
+        with pytest.raises(ValueError, match=problem):
+            encode_line(text, 4)

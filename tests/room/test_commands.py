@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import unicodedata
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatkit import Action, Error, Event, Gap, Joined, Left, Limits, Member, Message, Notice, Private, Renamed, Welcome
+from chatkit.protocol import names
 from chatkit.protocol.formats import parse_json, parse_text
 from chatkit.protocol.lines import BadLine, Line
 from chatkit.protocol.names import RULE
@@ -385,3 +388,22 @@ def test_model(script: list[tuple[int, list[tuple[int, str]]]]) -> None:
         model.hears = {who: [] for who in model.names}
         assert {who: seat.member.name for who, seat in seats.items()} == model.names
     assert sorted(member.name for member in room.roster.members) == sorted(model.names.values())
+
+
+@pytest.mark.parametrize("command", ["/msg {} hi", "/nick {}"])
+def test_a_long_name_is_not_normalised(monkeypatch: pytest.MonkeyPatch, command: str) -> None:
+    """4080 combining marks in disorder would take seconds inside the room's lock: their name is nobody's."""
+    normalised = list[str]()
+
+    def normalize(form: str, text: str) -> str:
+        normalised.append(text)
+        return text
+
+    fake = SimpleNamespace(normalize=normalize, name=unicodedata.name, category=unicodedata.category)
+    desk = Desk(Room())
+    ann = desk.join(1)
+    monkeypatch.setattr(names, "unicodedata", fake)
+    desk.hear(ann, command.format("x"), command.format("\u0301" * 2040 + "\u0323" * 2040))
+    assert ann.received.startswith(b"*** ")
+    assert ann.received.count(b"\n") == 2
+    assert set(map(len, normalised)) == {1}

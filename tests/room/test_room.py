@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -15,29 +14,11 @@ from hypothesis import strategies as st
 
 from chatkit import Error, Limits, Member, Message, Notice
 from chatkit.errors import JoinRefused
-from chatkit.protocol.formats import FORMATS, JSON, TEXT
+from chatkit.protocol.formats import TEXT
 from chatkit.protocol.lines import BadLine
-from chatkit.room.batch import Batch, Encoded, Received, Subscribe
+from chatkit.room.batch import Batch, Received, Subscribe
 from chatkit.room.room import Room
 from tests.helpers.desks import Desk, Seat
-
-
-def test_asides_of_many_changes() -> None:
-    """What was no message, without what is cut out for a member, in order; in time that grows with their number only."""
-    ada, number, line = Member("ada", ("", 1)), 20_000, b"*** x\n"
-    cuts = [(start, start + len(line), b"") for start in range(0, number * len(line), 2 * len(line))]
-    spans = [(start, start + len(line)) for start in range(0, number * len(line), len(line))]
-    lines = Encoded(line * number, {ada: [*cuts, (number * len(line), number * len(line), b"private\n")]}, spans)
-    begun = time.monotonic()
-    assert lines.ephemeral_for(ada) == [line] * (number // 2) + [b"private\n"]
-    assert time.monotonic() - begun < 2
-
-
-def test_what_everyone_gets_is_shared() -> None:
-    """Also by those for whom it waits."""
-    batch = Encoded(b"ada: x\n")
-    (piece,) = batch.pieces_for(Member("bob", ("", 1)))
-    assert piece is batch.data
 
 
 def test_everyone_but_the_sender() -> None:
@@ -60,25 +41,6 @@ def test_one_turn_is_one_batch() -> None:
     assert (ann.received, bob.received) == (b"2: c\n", b"1: a\n1: b\n1: d\n")
     assert cid.received == batches[0].lines(TEXT).data
     assert [message.text for message in batches[0].messages] == ["a", "b", "c", "d"]
-
-
-def test_merged_batches_read_like_one_after_the_other() -> None:
-    """A member's lines of merged batches are its lines of each, in order, in both encodings."""
-    ann, bob = Member("1", ("", 1)), Member("2", ("", 2))
-    first = Encoded(b"1: a\n2: b\n", {ann: [(0, 5, b"")], bob: [(5, 5, b"*** y\n"), (5, 10, b"")]})
-    second = Encoded(b"1: c\n", {ann: [(0, 5, b""), (5, 5, b"*** x\n")]})
-    said = [Message("1", "a", 1), Message("2", "b", 2), Message("1", "c", 3)]
-    batches = [
-        Batch({TEXT: first, JSON: second}, said[:2], [(bob, "exit")]),
-        Batch({TEXT: second}, said[2:]),
-        Batch({JSON: first}),
-    ]
-    merged = Batch.merged(batches, {})
-    assert (merged.messages, merged.left) == (said, [(bob, "exit")])
-    for member in (ann, bob, Member("3", ("", 3))):
-        for format in FORMATS:
-            parts = [b"".join(batch.lines(format).pieces_for(member)) for batch in batches]
-            assert b"".join(merged.lines(format).pieces_for(member)) == b"".join(parts)
 
 
 def test_exit_and_empty_lines() -> None:

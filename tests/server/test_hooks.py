@@ -17,6 +17,7 @@ from unittest.mock import ANY
 import pytest
 
 from chatkit import Client, ConnectionClosed, Error, Left, Limits, Member, Message, Notice, Server, Welcome
+from chatkit.net.sockets import Address
 from chatkit.testing import ChatRoom
 from tests.helpers.peers import DEADLINE, Peer, assert_healthy
 from tests.helpers.servers import Serve
@@ -398,3 +399,26 @@ def test_a_replay_goes_over_into_what_is_said_now(serve: Serve, threads: int) ->
         for client in clients[1:]:
             events = list(iter(partial(client.receive, DEADLINE), Notice("sentinel")))
             assert [event.id for event in events if isinstance(event, Message)] == everything
+
+
+def test_on_listening_uses_the_server() -> None:
+    """It may ask and say anything; a shutdown is refused as in other hooks, instead of waiting for itself for ever."""
+    seen = list[object]()
+
+    class Curious:
+        def on_listening(self, address: Address) -> None:
+            with pytest.raises(RuntimeError, match="hook"):
+                server.shutdown()
+            server.broadcast("anybody here?")
+            seen.extend((address, server.members, server.stats.members, server.stats.messages))
+
+    server = Server(port=0, handler=Curious())
+    starting = threading.Thread(target=server.start)
+    starting.start()
+    starting.join(DEADLINE)
+    assert not starting.is_alive()
+    with Client(port=server.port) as client:
+        server.broadcast("sentinel")
+        assert client.receive(DEADLINE) == Notice("sentinel")
+    server.shutdown()
+    assert seen == [server.address, [], 0, 0]

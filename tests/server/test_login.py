@@ -5,12 +5,9 @@ from __future__ import annotations
 import asyncio
 import hmac
 import logging
-import os
-import subprocess
 import threading
 import time
 from collections.abc import Callable
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,32 +18,14 @@ from chatkit.net.sockets import two_tuple
 from chatkit.protocol.lines import check_password
 from chatkit.server import login as password
 from chatkit.server.login import PasswordAuth
-from tests.helpers.commands import BIN, CONNECTED, DISCONNECTED, Run
 from tests.helpers.inside import failed_addresses, places, room_of
+from tests.helpers.login import ASKED, GUESS, IN, OVER, RIGHT, WRONG, Guarded
 from tests.helpers.peers import DEADLINE, Peer, assert_healthy
 from tests.helpers.servers import Started
 
 pytestmark = pytest.mark.slow
-
-ASKED = b"*** this room asks for its password: type /password and the word"
-IN, WRONG, OVER = b"*** you are in", b"*** wrong password", b"*** too many wrong passwords"
-RIGHT, GUESS = b"/password sesame\n", b"/password open\n"
-
-Guarded = Callable[..., Started]
 Kind = type[AsyncClient] | type[Client]
 both = pytest.mark.parametrize("kind", [AsyncClient, Client])
-
-
-@pytest.fixture
-def guarded(serve: Callable[..., Started], monkeypatch: pytest.MonkeyPatch) -> Guarded:
-    """guarded(wait=..., handler=..., threads=..., LIMIT=...): a room with a password; a failure costs `wait` seconds."""
-
-    def start(wait: float = 0.0, threads: int = 1, **options: Any) -> Started:
-        monkeypatch.setattr(password, "MAX_WAIT_SECONDS", wait)
-        handler = {"handler": options.pop("handler")} if "handler" in options else {}
-        return serve(password="sesame", threads=threads, limits=Limits(**options), **handler)
-
-    return start
 
 
 @pytest.fixture
@@ -464,76 +443,6 @@ def test_clients_that_do_not_know_it(guarded: Guarded, kind: Kind, options: dict
     assert "open" not in str(caught.value)
     assert started.events.happened.empty()
     assert_no_place_is_lost(started)
-
-
-def secrets_for(how: str, tmp_path: Path, word: bytes = b"sesame\nnot this") -> tuple[tuple[str, ...], dict[str, str]]:
-    """Options and environment that give a command the password."""
-    if how == "environment":
-        return (), {**os.environ, "CHATKIT_PASSWORD": word.decode().partition("\n")[0]}
-    path = tmp_path / f"file{len(list(tmp_path.iterdir()))}"
-    path.write_bytes(word)
-    return ("--password-file", str(path)), dict(os.environ)
-
-
-@pytest.mark.parametrize("threads", ["1", "3"])
-@pytest.mark.parametrize("how", ["file", "environment"])
-def test_the_commands(run: Run, tmp_path: Path, how: str, threads: str) -> None:
-    """Both take it from a file or the environment; it is in no output and on no command line."""
-    options, env = secrets_for(how, tmp_path)
-    server = run("chat-server", "--port", "0", "--threads", threads, *options, env=env)
-    printed = [server.line()]
-    port = printed[0].rpartition(":")[2]
-    stranger, client = Peer(int(port)), run("chat-client", "--port", port, *options, env=env)
-    stranger.send(GUESS)
-    stranger.send_eof()
-    assert stranger.rest().splitlines() == [ASKED, WRONG]
-    stranger.close()
-    printed += [client.line(), server.line()]
-    client.type("hi")
-    printed.append(server.line())
-    assert (printed[1], printed[3].endswith(": hi")) == (CONNECTED, True)
-    commands = [Path(f"/proc/{each.process.pid}/cmdline") for each in (server, client)]
-    printed += [path.read_text() for path in commands if path.exists()]
-    client.type("exit")
-    assert client.ends() == (0, f"{DISCONNECTED}\n", "")
-    server.process.terminate()
-    status, out, err = server.ends()
-    assert (status, err) == (0, "chat-server: a wrong password from 127.0.0.1\n")
-    assert "sesame" not in "".join([*printed, out, err])
-
-
-@pytest.mark.parametrize("once", [(), ("--once",), ("--json",)])
-@pytest.mark.parametrize("word", [b"sesame\r\n", b"open", None])
-def test_chat_client_in_a_pipe(guarded: Guarded, tmp_path: Path, once: tuple[str, ...], word: bytes | None) -> None:
-    """With the password the line is said; with a wrong one or none the status is 3, with one line on stderr."""
-    started = guarded()
-    options, env = secrets_for("file", tmp_path, word) if word else ((), dict(os.environ))
-    program = [str(BIN / "chat-client"), "--port", str(started.port), *options, *once]
-    done = subprocess.run(program, input=b"hi\n", env=env, capture_output=True, timeout=DEADLINE)
-    out, err = done.stdout.decode(), done.stderr.decode()
-    if word == b"sesame\r\n":
-        assert (done.returncode, err) == (0, "")
-        assert started.events.wait_for("message").endswith(": hi")
-    else:
-        assert (done.returncode, err.count("\n"), started.events.happened.empty()) == (3, 1, True)
-        assert err.startswith("chat-client: ")
-    assert not [line for line in (out + err).splitlines() if "sesame" in line or "open" in line]
-
-
-@pytest.mark.parametrize("command", ["chat-server", "chat-client"])
-@pytest.mark.parametrize("held", [b"", b"\nsesame", b"\xffsesame", None])
-def test_files_that_hold_no_password(tmp_path: Path, command: str, held: bytes | None) -> None:
-    """Empty, missing, or not UTF-8: one line that names the file, and status 1."""
-    path = tmp_path / "file"
-    if held is not None:
-        path.write_bytes(held)
-    program = [str(BIN / command), "--port", "1", "--password-file", str(path)]
-    done = subprocess.run(program, stdin=subprocess.DEVNULL, capture_output=True, timeout=DEADLINE)
-    assert (done.returncode, done.stdout) == (1, b"")
-    (line,) = done.stderr.decode().splitlines()
-    assert line.startswith(f"{command}: ")
-    assert str(path) in line
-    assert "sesame" not in line
 
 
 @pytest.mark.stress

@@ -13,8 +13,10 @@ from typing import Any
 import pytest
 
 from chatkit import Limits, Member, Message, Server
+from chatkit.room.batch import Received
 from chatkit.room.room import Room
-from tests.helpers.inside import replace_listener, wait_for_end
+from chatkit.server.connection import Connection
+from tests.helpers.inside import hold_up, interrupt_starts, replace_listener, room_of, wait_for_end, workers_of
 from tests.helpers.marks import over_tls
 from tests.helpers.peers import DEADLINE, Peer
 from tests.helpers.servers import EventLog, Serve, Started
@@ -462,3 +464,88 @@ def test_accept_that_fails_pauses_and_goes_on(serve: Serve, caplog: pytest.LogCa
     assert bob.line() == f"{ann.name}: in".encode()
     assert failures == []
     assert [record.getMessage() for record in caplog.records] == [f"cannot accept connections: {os.strerror(code)}"]
+
+
+def test_many_joins_are_few_writes(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is announced while the worker is busy is one write for each member; each hears of those after it."""
+    started = serve(announce=True)
+    ann = started.peer()
+    assert started.events.wait_for("join") == ann.name
+    writes, free = list[object](), threading.Event()
+    for verb in ("write", "write_pieces"):
+
+        def counted(self: Connection, data: Any, write: Any = getattr(Connection, verb)) -> bool:
+            writes.append(self)
+            return bool(write(self, data))
+
+        monkeypatch.setattr(Connection, verb, counted)
+
+    hold_up(workers_of(started.server)[0], free)
+    newcomers = started.peers(50)
+    order = [started.events.wait_for("join") for _ in newcomers]
+    free.set()
+    for number, name in enumerate(order):
+        peer = next(peer for peer in newcomers if peer.name == name)
+        for later in order[number + 1 :]:
+            assert peer.line() == f"*** {later} joined".encode()
+    assert ann.lines(50) == [f"*** {name} joined".encode() for name in order]
+    assert max(writes.count(connection) for connection in writes) < 5
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("held_up", [False, True])
+def test_stats_are_exact_while_members_join(serve: Serve, threads: int, held_up: bool) -> None:
+    """Who joins between two messages gets the later one, and counts for it alone, also where both are one write."""
+    started = serve(threads=threads, announce=True)
+    peers, free = [started.peer()], threading.Event()
+    assert started.events.wait_for("join") == peers[0].name
+    (talker,) = started.server.members
+
+    for worker in workers_of(started.server) if held_up else ():
+        hold_up(worker, free)
+    for number in range(30):
+        peers.append(started.peer())
+        assert started.events.wait_for("join") == peers[-1].name
+        room_of(started.server).receive([Received(talker, [f"{number}"])])
+    free.set()
+    for first, peer in enumerate(peers[1:]):
+        heard = list[bytes]()
+        while not heard or not heard[-1].endswith(b": 29"):
+            heard.append(peer.line())
+        said = [line for line in heard if not line.startswith(b"*** ")]
+        assert said == [f"{talker.name}: {number}".encode() for number in range(first, 30)]
+        assert len(heard) - len(said) == 29 - first
+    assert (started.server.stats.messages, started.server.stats.deliveries) == (30, sum(range(1, 31)))
+
+
+@pytest.mark.parametrize("opening", [b"", b"/json\n"])
+def test_more_pieces_than_one_write_takes(serve: Serve, opening: bytes) -> None:
+    """Who talks in turns with another one gets a batch in thousands of pieces (IOV_MAX is 1024), and all of it."""
+    started = serve()
+    ann, bob = started.peers(2)
+    ann.send(opening + b"/who\n")
+    ann.pass_over(bob.name.encode())
+    ann.line()
+    members = {member.name: member for member in started.server.members}
+    turns = [Received(members[peer.name], [f"{number:05}"]) for number in range(3000) for peer in (ann, bob)]
+    room_of(started.server).receive(turns)
+    started.server.broadcast("end")
+    for number in range(3000):
+        line = ann.line()
+        assert bob.name.encode() in line
+        assert b"%05d" % number in line
+        assert bob.line() == f"{ann.name}: {number:05}".encode()
+    assert b"end" in ann.line()
+
+
+def test_a_start_that_is_interrupted_leaves_no_thread(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Ctrl-C while a thread begins: what it needs isn't freed before it has ended."""
+    interrupt_starts(monkeypatch, threading.Event())
+    before = set(threading.enumerate())
+    with pytest.raises(KeyboardInterrupt):
+        Server(port=0).start()
+    for thread in set(threading.enumerate()) - before:
+        thread.join(DEADLINE)
+    assert not caplog.records

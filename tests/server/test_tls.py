@@ -1,9 +1,8 @@
-"""TLS: the layer between a socket and its user, and a room of members that speak it."""
+"""A room of members that speak TLS."""
 
 from __future__ import annotations
 
 import asyncio
-import random
 import re
 import socket
 import ssl
@@ -12,20 +11,20 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from pathlib import Path
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import pytest
 
 from chatkit import AsyncClient, Client, ConnectionClosed, Limits, Message, Notice, Server
-from chatkit.net.tls_transport import NOT_TLS, TlsTransport
+from chatkit.net.tls_transport import NOT_TLS
 from chatkit.server.connection import Connection
 from chatkit.tls import client_context, server_context
 from tests.helpers.inside import fill_outgoing
 from tests.helpers.papers import HOST, Papers
 from tests.helpers.peers import DEADLINE, Peer
 from tests.helpers.servers import Started
+from tests.helpers.transports import shaken, sockets, stalled
 
 
 class TlsRoom(Started):
@@ -92,131 +91,6 @@ def in_threads(*calls: Callable[[], object]) -> None:
         thread.join(6 * DEADLINE)
     assert not any(thread.is_alive() for thread in threads), "a thread hangs"
     assert errors == []
-
-
-# The layer
-
-
-@contextmanager
-def sockets(send_buffer: int | None = None) -> Iterator[tuple[socket.socket, socket.socket]]:
-    near, far = socket.socketpair()
-    with near, far:
-        for sock in (near, far):
-            sock.setblocking(False)
-            if send_buffer:
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_buffer)
-        yield near, far
-
-
-def shaken(papers: Papers, near: socket.socket, far: socket.socket) -> tuple[TlsTransport, TlsTransport]:
-    """Client and server after the handshake."""
-    client = TlsTransport(near, client_context(ca=papers.ca), HOST)
-    server = TlsTransport(far, server_context(papers.good))
-    for _ in range(100):
-        for end in (server, client):
-            with suppress(BlockingIOError):
-                end.recv(65536)
-            end.flush()
-    assert client.is_ready
-    assert server.is_ready
-    return client, server
-
-
-def received(end: TlsTransport, max_bytes: int = 65536) -> bytes:
-    try:
-        return end.recv(max_bytes)
-    except BlockingIOError:
-        return b""
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_each_byte_arrives_once_though_the_kernel_takes_few(papers: Papers, seed: int) -> None:
-    """Whatever sizes are sent and read, and however often `send` must be called again, nothing is doubled or lost."""
-    chance = random.Random(seed)
-    payload, got = chance.randbytes(1_000_000), bytearray()
-    with sockets(send_buffer=4096) as pair:
-        client, server = shaken(papers, *pair)
-        sent = size = refused = 0
-        deadline = time.monotonic() + DEADLINE
-        while len(got) < len(payload) and time.monotonic() < deadline:
-            size = max(size, chance.choice([1, 100, 16_384, 40_000]))  # what wasn't taken is sent once more
-            with suppress(BlockingIOError):
-                refused += 1
-                taken = client.send(payload[sent : sent + size]) if sent < len(payload) else client.flush() * 0
-                sent, size, refused = sent + taken, size - taken, refused - 1
-            if chance.random() < 0.7:
-                got += received(server, chance.choice([1, 500, 5000, 65536]))
-    assert bytes(got) == payload
-    assert refused > 0
-
-
-@pytest.mark.parametrize("first", [0, 1], ids=["client", "server"])
-def test_the_end_of_one_side_leaves_the_other_free_to_speak(papers: Papers, first: int) -> None:
-    """After one side's close_notify the other still gets a megabyte across, then ends in order itself."""
-    with sockets() as pair:
-        ends = shaken(papers, *pair)
-        ender, other = ends[first], ends[1 - first]
-        assert ender.send(b"last") == 4
-        ender.shutdown(socket.SHUT_WR)
-        assert (other.recv(100), other.recv(100), other.at_eof) == (b"last", b"", True)
-        left, got = memoryview(payload := random.Random(1).randbytes(1_000_000)), bytearray()
-        while left:
-            with suppress(BlockingIOError):
-                left = left[other.send(left) :]
-            got += received(ender)
-        got += received(ender)
-        other.shutdown(socket.SHUT_WR)
-        while data := ender.recv(65536):
-            got += data
-        assert got == payload
-
-
-def test_an_end_without_close_notify_is_a_cut(papers: Papers) -> None:
-    """Whole records before it count; then it is ConnectionResetError, not the end of stream."""
-    with sockets() as pair:
-        client, server = shaken(papers, *pair)
-        client.send(b"whole\nhalf")
-        pair[0].shutdown(socket.SHUT_WR)
-        assert server.recv(100) == b"whole\nhalf"
-        with pytest.raises(ConnectionResetError, match="the connection was cut inside TLS"):
-            server.recv(100)
-
-
-def test_a_conversation_byte_by_byte(papers: Papers) -> None:
-    """Handshake, a line and the end pass though only one byte arrives at a time."""
-    with sockets() as (near, gate), sockets() as (way, far):
-        client = TlsTransport(near, client_context(ca=papers.ca), HOST)
-        server = TlsTransport(far, server_context(papers.good))
-        heard, told = b"", False
-        for _ in range(20_000):
-            for source, target, end in ((gate, way, server), (way, gate, client)):
-                with suppress(BlockingIOError):
-                    target.send(source.recv(1))
-                heard += received(end) if end is server else received(end)[:0]
-            if client.is_ready and not told:
-                told = client.send(b"hello\n") == 6
-                client.shutdown(socket.SHUT_WR)
-        assert (heard, server.at_eof) == (b"hello\n", True)
-
-
-@contextmanager
-def stalled(papers: Papers) -> Iterator[tuple[TlsTransport, TlsTransport]]:
-    """A client, and a server some of whose encrypted bytes the kernel doesn't take."""
-    with sockets(send_buffer=4096) as pair:
-        client, server = shaken(papers, *pair)
-        for _ in range(100):
-            with suppress(BlockingIOError):
-                server.send(bytes(65536))
-        assert server.has_unsent
-        yield client, server
-
-
-def test_the_last_words_of_a_peer_that_is_gone_are_heard(papers: Papers) -> None:
-    """A failed write only stops the writing: what was said before the peer closed still arrives."""
-    with stalled(papers) as (client, server):
-        assert client.send(b"last words\n") == 11
-        client.close()
-        assert server.recv(100) == b"last words\n"
 
 
 def test_a_stalled_member_that_is_gone_needs_no_more(papers: Papers) -> None:
@@ -516,25 +390,6 @@ def test_a_plain_server_stays_plain(papers: Papers) -> None:
     """`set_tls` on it is RuntimeError."""
     with Server(port=0) as server, pytest.raises(RuntimeError, match="the server speaks no TLS"):
         server.set_tls(server_context(papers.good))
-
-
-@pytest.mark.parametrize("fingerprint", ["", "ab" * 31, "ab" * 33, "xy" * 32, "ab:" * 31])
-def test_what_is_no_fingerprint(fingerprint: str) -> None:
-    """ValueError says what one looks like."""
-    with pytest.raises(ValueError, match="64 hexadecimal digits"):
-        client_context(fingerprint=fingerprint)
-
-
-def test_files_that_are_no_certificates(papers: Papers, tmp_path: Path) -> None:
-    """A missing file is OSError, one without a certificate, or with another's key, is ssl.SSLError."""
-    (tmp_path / "empty").touch()
-    for make in (server_context, lambda path: client_context(ca=path)):
-        with pytest.raises(FileNotFoundError):
-            make(tmp_path / "missing")
-        with pytest.raises(ssl.SSLError):
-            make(tmp_path / "empty")
-    with pytest.raises(ssl.SSLError):
-        server_context(papers.good, papers.renewed)
 
 
 def test_who_needs_no_tls_does_not_load_it() -> None:

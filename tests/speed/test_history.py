@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import statistics
 import subprocess
 import sys
@@ -16,7 +17,8 @@ from chatkit import Message
 from chatkit.history.sqlite.store import SqliteHistory
 from tests.helpers.commands import Run, start_server
 from tests.helpers.marks import needs
-from tests.helpers.peers import Peer
+from tests.helpers.peers import DEADLINE, Peer
+from tests.helpers.witness import LOST, Talk
 
 pytestmark = pytest.mark.timed
 
@@ -105,3 +107,31 @@ def test_a_flood(run: Run, tmp_path: Path) -> None:
 
     ratios = [lines("--history", str(tmp_path / f"{number}.db")) / lines() for number in range(3)]
     assert statistics.median(ratios) > 0.5, ratios
+
+
+# chat-server, but each message that is to be kept waits in a system call, as for a disk that hangs.
+HANGING = """
+import os
+from chatkit.cli.server.main import main
+from chatkit.history.sqlite import store
+store.insert = lambda *_: os.read(0, 1)
+main(["--port", "0", "--history", {!r}])
+"""
+
+
+def test_sigterm_while_the_disk_hangs(run: Run, talk: Talk, tmp_path: Path) -> None:
+    """chat-server ends within five seconds, in order, and what was said last is delivered."""
+    server = run(sys.executable, "-c", HANGING.format(str(tmp_path / "chat.db")))
+    talker = talk(server.line().rpartition(":")[2])
+    talker.peer.send(b"the last words\n")
+    assert [server.line().partition(" ")[0], server.line().partition(" ")[0]] == ["New", "New"]
+    assert server.line().endswith("the last words")
+    begun = time.monotonic()
+    server.process.send_signal(signal.SIGTERM)
+    talker.witness.wait_for("message", "the last words")
+    talker.close()
+    assert server.process.wait(DEADLINE) == 0
+    assert time.monotonic() - begun < 5
+    _, _, err = server.ends()
+    assert err.startswith(f"chat-server: {LOST}it takes longer")
+    assert err.count("\n") == 1

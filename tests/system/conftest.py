@@ -4,24 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from contextlib import ExitStack
 
 import pytest
 
-from tests.helpers.witness import Log, Talk, Talker
-
-
-@pytest.fixture
-def talk() -> Iterator[Talk]:
-    """talk(port) makes a talker that is gone at the end of the test."""
-    with ExitStack() as stack:
-
-        def start(port: int | str) -> Talker:
-            talker = Talker(port)
-            stack.callback(talker.close)
-            return talker
-
-        yield start
+from tests.helpers.witness import Log
 
 
 @pytest.fixture

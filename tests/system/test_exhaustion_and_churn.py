@@ -20,7 +20,7 @@ import pytest
 from chatkit import Limits, Server
 from chatkit.net.descriptors import RESERVED, fit_to_fd_limit
 from chatkit.server.acceptor import prepare
-from tests.helpers.commands import BIN, Run, Running, start_server
+from tests.helpers.commands import BIN, Run, start_server
 from tests.helpers.peers import DEADLINE, Peer, assert_healthy
 from tests.helpers.processes import cpu_seconds, linux, resident_kib
 from tests.helpers.servers import Serve
@@ -28,58 +28,11 @@ from tests.helpers.servers import Serve
 pytestmark = pytest.mark.slow
 
 
-def limited_server(run: Run, descriptors: int, *options: str) -> tuple[Running, int]:
-    """A chat-server that may have so many descriptors."""
-    command = f'ulimit -n {descriptors}; exec "{BIN}/chat-server" --port 0 {" ".join(options)}'
-    server = run(shutil.which("bash") or "bash", "-c", command)
-    return server, int(server.line().rpartition(":")[2])
-
-
 def wait_until(done: Callable[[], bool], seconds: float) -> None:
     """Ask again and again; fails when the time is over."""
     deadline = time.monotonic() + seconds
     while not done():
         assert time.monotonic() < deadline
-
-
-@linux
-@pytest.mark.timed
-def test_out_of_descriptors(run: Run) -> None:
-    """Members stay healthy, those who wait are told, the log stays short, no CPU is burnt, and service comes back at once."""
-    server, port = limited_server(run, 60)
-    talker, reader = Peer(port), Peer(port)
-    crowd = [Peer(port) for _ in range(100)]
-    assert_healthy(talker, reader)
-    begun = time.monotonic()
-    answers = [peer.rest() for peer in crowd[-30:]]
-    assert time.monotonic() - begun < 1  # nobody waits
-    full, none_left = b"*** the room is full\n", b"*** the server has no descriptor left for you\n"
-    assert set(answers) <= {full, none_left}
-    before, begun = cpu_seconds(server.process.pid), time.monotonic()
-    while time.monotonic() - begun < 1:
-        assert_healthy(talker, reader)
-        reader.sock.settimeout(0.1)
-        with suppress(TimeoutError):
-            reader.sock.recv(1)
-        reader.sock.settimeout(DEADLINE)
-    assert cpu_seconds(server.process.pid) - before < 0.05 * 1.5
-    for peer in crowd:
-        peer.close()
-    begun = time.monotonic()
-    while True:
-        newcomer = Peer(port)
-        talker.send(b"back?\n")
-        with suppress(OSError, AssertionError):
-            if newcomer.line().endswith(b"back?"):
-                break
-        newcomer.close()
-    assert time.monotonic() - begun < 1
-    for peer in (talker, reader, newcomer):
-        peer.close()
-    server.process.send_signal(signal.SIGTERM)
-    _, _, err = server.ends()
-    assert len(err.splitlines()) <= 3
-    assert f"max_clients is {60 - RESERVED}, not 10000: the descriptor limit" in err
 
 
 @linux

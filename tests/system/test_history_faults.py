@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import signal
 import sqlite3
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +15,6 @@ import pytest
 from chatkit import Limits, Message
 from chatkit.history.base import HistoryError
 from chatkit.history.sqlite.store import SqliteHistory
-from tests.helpers.commands import Run
 from tests.helpers.inside import path_of
 from tests.helpers.peers import DEADLINE
 from tests.helpers.servers import Serve
@@ -175,35 +172,6 @@ def test_shutdown_waits_for_no_disk(serve: Serve, talk: Talk, history: Troubled)
     for thread in threading.enumerate():
         if thread.name.startswith("chatkit-"):
             thread.join(DEADLINE)
-
-
-# chat-server, but each message that is to be kept waits in a system call, as for a disk that hangs.
-HANGING = """
-import os
-from chatkit.cli.server.main import main
-from chatkit.history.base import sqlite
-sqlite.insert = lambda *_: os.read(0, 1)
-main(["--port", "0", "--history", {!r}])
-"""
-
-
-@pytest.mark.timed
-def test_sigterm_while_the_disk_hangs(run: Run, talk: Talk, tmp_path: Path) -> None:
-    """chat-server ends within five seconds, in order, and what was said last is delivered."""
-    server = run(sys.executable, "-c", HANGING.format(str(tmp_path / "chat.db")))
-    talker = talk(server.line().rpartition(":")[2])
-    talker.peer.send(b"the last words\n")
-    assert [server.line().partition(" ")[0], server.line().partition(" ")[0]] == ["New", "New"]
-    assert server.line().endswith("the last words")
-    begun = time.monotonic()
-    server.process.send_signal(signal.SIGTERM)
-    talker.witness.wait_for("message", "the last words")
-    talker.close()
-    assert server.process.wait(DEADLINE) == 0
-    assert time.monotonic() - begun < 5
-    _, _, err = server.ends()
-    assert err.startswith(f"chat-server: {LOST}it takes longer")
-    assert err.count("\n") == 1
 
 
 def test_what_cannot_be_read_is_a_gap(

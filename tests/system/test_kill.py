@@ -13,63 +13,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.commands import BIN, Run, Running, start_server, stop
+from tests.helpers.commands import BIN, Run, start_server, stop
+from tests.helpers.killing import Killing
 from tests.helpers.marks import needs
 from tests.helpers.peers import DEADLINE, Peer
 from tests.helpers.witness import Talker, Witness, rows
 
 pytestmark = pytest.mark.once
 
-LINES_PER_SECOND = 500
-LONGEST_LIFE_SECONDS = 0.6
-# A server in order starts in a quarter of a second; what a killed one left may take the rest.
-START_SECONDS = 2.0
 # So many writes a server makes from its first moment until some dozens of lines are kept.
 WRITES = 70
-
-
-class Killing:
-    """Rounds of start, talk, kill on one history.
-
-    seen: (id, text) of all that any witness saw, in order. starts: how many seconds each start took.
-    """
-
-    def __init__(self, run: Run, path: Path, *options: str) -> None:
-        self._run = run
-        self._command = ["--history", str(path), *options]
-        self._chance = random.Random(f"{path.name} {options}")
-        self._said = 0
-        self.seen: list[tuple[int, str]] = []
-        self.starts: list[float] = []
-
-    def start(self) -> tuple[Running, str]:
-        begun = time.monotonic()
-        server, port = start_server(self._run, *self._command)
-        self.starts.append(time.monotonic() - begun)
-        return server, port
-
-    def round(self) -> None:
-        """No id that anyone saw before is given again, at whatever moment the server is killed."""
-        server, port = self.start()
-        witness, talker = Witness(port), Peer(int(port))
-        assert witness.newest >= (self.seen[-1][0] if self.seen else 0)
-        self._talk(witness, talker, time.monotonic() + self._chance.uniform(0, LONGEST_LIFE_SECONDS))
-        server.process.kill()
-        witness.look_to_the_end()
-        self.seen += witness.seen
-        for peer in (witness.peer, talker):
-            peer.close()
-        server.process.communicate()
-
-    def _talk(self, witness: Witness, talker: Peer, end: float) -> None:
-        """So many lines per second, until then."""
-        due = time.monotonic()
-        while (now := time.monotonic()) < end:
-            if now >= due:
-                talker.send(b"line %d\n" % self._said)
-                self._said += 1
-                due += 1 / LINES_PER_SECOND
-            witness.look(min(due, end) - time.monotonic())
 
 
 @pytest.mark.parametrize("sync", ["normal", "full"])
@@ -87,21 +40,6 @@ def test_what_a_witness_saw_survives_each_kill(run: Run, tmp_path: Path, kill_ro
     assert set(killing.seen) <= set(kept)
     assert len({text for _, text in kept}) == len(kept)
     assert os.listdir(tmp_path) == ["chat.db"]
-
-
-@pytest.mark.timed
-def test_a_start_after_a_kill_is_quick(
-    run: Run, tmp_path: Path, kill_rounds: int, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Whatever a killed server left behind takes the next one less than two seconds."""
-    killing = Killing(run, tmp_path / "chat.db")
-    for _ in range(kill_rounds):
-        killing.round()
-    server, _ = killing.start()
-    assert stop(server) == ""
-    with capsys.disabled():
-        print(f" {kill_rounds} kills, {len(killing.seen)} lines, slowest start {max(killing.starts):.2f} s", end="")
-    assert max(killing.starts) < START_SECONDS
 
 
 def test_the_newest_messages_survive_pruning_and_a_kill(run: Run, tmp_path: Path, kill_rounds: int) -> None:

@@ -7,28 +7,22 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from queue import SimpleQueue
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
 from chatkit import Limits, Message, Server
 from chatkit.history.base import HistoryError
-from chatkit.history.memory import MemoryHistory
 from chatkit.history.sqlite.store import SqliteHistory
-from chatkit.protocol.formats import TEXT, encode_text
+from chatkit.protocol.formats import TEXT
 from chatkit.room import committer
-from chatkit.room.batch import Batch, Encoded, Subscribe
-from chatkit.room.committer import Committer
-from chatkit.room.pages import PageRequest, Pages
+from chatkit.room.pages import PageRequest
+from tests.helpers.histories import Scripted
 from tests.helpers.inside import (
     after_forgetting,
     before_waiting_for_publisher,
     break_committer,
     committer_of,
-    next_retry,
     publisher_of,
-    recover,
     threads_of,
     waiting_bytes,
 )
@@ -36,28 +30,6 @@ from tests.helpers.peers import DEADLINE, Peer
 from tests.helpers.servers import Serve
 
 SECONDS = 0.05
-
-
-class Scripted(MemoryHistory):
-    """Stands for a file: `append` waits for `gate`, and fails while `failure` is set. groups: what came at once."""
-
-    def __init__(self) -> None:
-        super().__init__(100_000)
-        self.gate = threading.Event()
-        self.gate.set()
-        self.waits = threading.Event()
-        self.failure: Exception | None = None
-        self.groups: list[int] = []
-
-    def append(self, messages: Sequence[Message]) -> None:
-        if not self.gate.is_set():
-            self.waits.set()
-        assert self.gate.wait(DEADLINE)
-        if self.failure:
-            raise self.failure
-        if messages:
-            self.groups.append(len(messages))
-        super().append(messages)
 
 
 class Log(logging.Handler):
@@ -86,18 +58,6 @@ def log() -> Iterator[Log]:
     logging.getLogger("chatkit").removeHandler(log)
 
 
-@pytest.fixture
-def store(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scripted]:
-    monkeypatch.setattr(committer, "RETRY_SECONDS", 0.01)
-    store = Scripted()
-    yield store
-    store.gate.set()
-
-
-def batch(*messages: Message) -> Batch:
-    return Batch({TEXT: Encoded(encode_text(*messages))}, messages=list(messages))
-
-
 def test_nobody_sees_what_isnt_kept(serve: Serve, store: Scripted) -> None:
     """While a commit is under way nothing of it is shown, nor anything later: not even the answer that says so."""
     started = serve(history=store)
@@ -117,30 +77,6 @@ def test_nobody_sees_what_isnt_kept(serve: Serve, store: Scripted) -> None:
     assert ann.line() == b"*** synced, newest is 1"
     assert b'"text":"Hi!"' in bob.line()
     assert [message.text for message in store.read(0, 10, 1000)] == ["Hi!"]
-
-
-def test_kept_then_handed_out(store: Scripted) -> None:
-    """In that order, for every group; a switch stays where it was between the messages."""
-    committing, order = Committer(store, Limits(), required=False), list[Any]()
-    done = threading.Event()
-
-    def subscriber(item: Batch | Subscribe) -> None:
-        assert store.newest_id >= len([entry for entry in order if entry != "switch"]) + isinstance(item, Batch)
-        order.append("switch" if isinstance(item, Subscribe) else item.lines(TEXT).data)
-        if len(order) == 4:
-            done.set()
-
-    committing.attach(Pages(10, store), subscriber)
-    committing.start(print)
-    member: Any = None
-    for number in (1, 2, 3):
-        message = Message("ada", str(number), number, 0.0)
-        committing.put(batch(message))
-        if number == 2:
-            committing.put(Subscribe(member, TEXT))
-    assert done.wait(DEADLINE)
-    committing.end(DEADLINE)
-    assert order == [b"ada: 1\n", b"ada: 2\n", "switch", b"ada: 3\n"]
 
 
 def test_commits_group_themselves(serve: Serve, store: Scripted) -> None:
@@ -338,21 +274,6 @@ def test_trouble_is_not_tried_with_every_message(
         bob.line()
     assert attempts == [1]
     assert log.lines == ["the history can't be kept, the chat goes on without it: MemoryError()"]
-
-
-def test_trouble_that_comes_back_is_tried_less_often(store: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A disk that is nearly full mustn't fill the log: a second, then 2, 4 ... 30; a minute of calm begins anew."""
-    monkeypatch.setattr(committer, "RETRY_SECONDS", 1.0)
-    now = 1000.0
-    monkeypatch.setattr(committer, "time", SimpleNamespace(monotonic=lambda: now))
-    committing = Committer(store, Limits(), required=False)
-    waits = [next_retry(committing)]
-    for _ in range(6):
-        recover(committing, now)
-        waits.append(next_retry(committing))
-    assert waits == [1, 2, 4, 8, 16, 30, 30]
-    now += 60
-    assert next_retry(committing) == 1
 
 
 def test_what_was_pruned_is_forgotten(serve: Serve, tmp_path: Path) -> None:

@@ -1,0 +1,36 @@
+"""Events into `ResumeState`, lines and events out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from chatkit import ConnectionClosed, Event, Message, Unconfirmed, Welcome
+from chatkit.client.resume import ResumeState
+
+ROOM, OTHER_ROOM = "0" * 16, "1" * 16
+RESET = ConnectionClosed("Connection reset by peer", clean=False)
+
+
+def resuming(newest: int = 7, name: str = "ada", **asked: Any) -> ResumeState:
+    """One that has been welcomed in the room."""
+    chosen = None if name.isdecimal() else name
+    made = ResumeState(100, **{"password": None, "name": chosen, "after": None, "queue": 0, **asked})
+    assert made.receive(Welcome(name, newest, ROOM)) == [Welcome(name, newest, ROOM)]
+    return made
+
+
+def opening(state: ResumeState) -> str:
+    return state.protocol().opening.decode()
+
+
+def back(state: ResumeState, name: str = "ada", newest: int = 99, room: str = ROOM) -> list[Event]:
+    """What the caller is told when the connection is lost and the next one stands."""
+    return [*state.lose(RESET), *state.receive(Welcome(name, newest, room))]
+
+
+def message(number: int, text: str = "hi", sender: str = "bob") -> Message:
+    return Message(sender, text, number, 60.0)
+
+
+def unsure(events: list[Event]) -> list[str]:
+    return [event.line for event in events if isinstance(event, Unconfirmed)]

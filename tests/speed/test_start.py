@@ -1,0 +1,51 @@
+"""How soon a server listens."""
+
+from __future__ import annotations
+
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.helpers.commands import Run, stop
+from tests.helpers.killing import Killing
+
+pytestmark = pytest.mark.timed
+
+
+def test_the_server_listens_soon() -> None:
+    """From `chat-server` typed to listening: at most 150 ms more than Python alone takes."""
+
+    def seconds(*command: str) -> float:
+        begun = time.monotonic()
+        with subprocess.Popen([sys.executable, *command], stdout=subprocess.PIPE) as process:
+            assert process.stdout
+            process.stdout.readline()
+            took = time.monotonic() - begun
+            process.terminate()
+        return took
+
+    server = [seconds("-m", "chatkit", "server", "--port", "0") for _ in range(5)]
+    python = [seconds("-c", "print()") for _ in range(5)]
+    assert statistics.median(server) - statistics.median(python) < 0.150
+
+
+# A server in order starts in a quarter of a second; what a killed one left may take the rest.
+START_SECONDS = 2.0
+
+
+def test_a_start_after_a_kill_is_quick(
+    run: Run, tmp_path: Path, kill_rounds: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whatever a killed server left behind takes the next one less than two seconds."""
+    killing = Killing(run, tmp_path / "chat.db")
+    for _ in range(kill_rounds):
+        killing.round()
+    server, _ = killing.start()
+    assert stop(server) == ""
+    with capsys.disabled():
+        print(f" {kill_rounds} kills, {len(killing.seen)} lines, slowest start {max(killing.starts):.2f} s", end="")
+    assert max(killing.starts) < START_SECONDS
