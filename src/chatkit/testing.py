@@ -149,7 +149,7 @@ class ChatRoom:
         """Return when all that the server's own program has said is on its way to the guests."""
         said = threading.Event()
         with suppress(RuntimeError):  # the server isn't running: it says nothing more
-            self.server._pool.soon(said.set)
+            self.server._pool.call_soon(said.set)
             said.wait(TIMEOUT_SECONDS)
 
     def __enter__(self) -> Self:

@@ -34,6 +34,7 @@ from chatkit.room.publisher import Publisher
 from chatkit.room.room import Room
 from chatkit.server.connection import Connection
 from chatkit.server.connections import Connections
+from chatkit.server.lifecycle import State
 from chatkit.server.login import PasswordAuth
 from chatkit.server.replays import Replay, Replays
 from chatkit.server.worker import Worker
@@ -223,7 +224,7 @@ def connections_of(server: Server) -> Connections:
 
 def call_soon(server: Server, call: Callable[[], None]) -> None:
     """Have a worker call it."""
-    server._pool.soon(call)
+    server._pool.call_soon(call)
 
 
 def hold_up(worker: Worker, free: threading.Event) -> None:
@@ -235,9 +236,9 @@ def hold_up(worker: Worker, free: threading.Event) -> None:
     worker.post(wait)
 
 
-def ending_of(server: Server) -> threading.Event:
-    """Return the event that a shutdown or a failure sets first."""
-    return server._over
+def wait_for_end(server: Server) -> bool:
+    """Wait until a shutdown or a failure has begun. Return whether it has in time."""
+    return server._lifecycle.wait_for(State.STOPPING, DEADLINE)
 
 
 @contextmanager

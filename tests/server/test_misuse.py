@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from chatkit import Limits, Member, Message, Server
-from tests.helpers.inside import ending_of, nobody_accepted
+from tests.helpers.inside import nobody_accepted, wait_for_end
 from tests.helpers.peers import DEADLINE, Peer, assert_healthy
 from tests.helpers.servers import Serve
 
@@ -109,7 +109,7 @@ def test_hooks_use_the_server_from_first_to_last() -> None:
                 greeter.peers.append(Peer(greeter.server.port))
                 ending = threading.Thread(target=greeter.server.shutdown)
                 ending.start()
-                assert ending_of(greeter.server).wait(DEADLINE)
+                assert wait_for_end(greeter.server)
             ending.join(DEADLINE)
             assert b"handler" not in greeter.peers[1].rest()
         for peer in greeter.peers:

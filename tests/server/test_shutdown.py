@@ -8,7 +8,7 @@ import time
 import pytest
 
 from chatkit import Limits, Message, Server
-from tests.helpers.inside import ending_of
+from tests.helpers.inside import wait_for_end
 from tests.helpers.marks import over_tls
 from tests.helpers.peers import DEADLINE, flood
 from tests.helpers.servers import EventLog, Serve
@@ -48,7 +48,7 @@ def test_shutdown_delivers_lines_that_another_worker_still_reads(serve: Serve) -
     assert seen.wait(DEADLINE)
     ending = threading.Thread(target=started.server.shutdown)
     ending.start()
-    assert ending_of(started.server).wait(DEADLINE)
+    assert wait_for_end(started.server)
     go_on.set()
     assert bob.rest().count(b"\n") == 50_000
     for thread in (sender, ending):
@@ -70,7 +70,7 @@ def test_shutdown_with_a_member_that_never_reads(serve: Serve) -> None:
 
 def test_shutdown_waits_for_a_slow_reader(serve: Serve) -> None:
     """A member that is behind but reads gets everything, also after `drain_seconds`, within `grace`."""
-    started = serve(limits=Limits(drain_seconds=0.01))
+    started = serve(limits=Limits(drain_seconds=0.05))
     talker, reader = started.peers(2)
     pausing = started.peer(receive_buffer=4096)
     heard = flood(talker, reader, 6_000_000)

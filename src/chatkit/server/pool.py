@@ -5,7 +5,6 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -16,6 +15,7 @@ from chatkit.net.transport import PlainTransport
 from chatkit.room.room import Room
 from chatkit.server.acceptor import Acceptor
 from chatkit.server.connection import Connection
+from chatkit.server.lifecycle import Lifecycle, State
 from chatkit.server.login import PasswordAuth
 from chatkit.server.stats import Counters
 from chatkit.server.worker import Call, Worker
@@ -28,10 +28,17 @@ FAILED_GRACE_SECONDS = 1.0
 
 
 class WorkerPool:
-    """Works from `start` to `end`.
+    """The threads of a server, from `start` to `end`.
 
-    tls: for new connections. auth: what asks for the room's password, if it has one.
-    failed(): called when a thread died of an error, which is `failure` then; the others are ending.
+    Args:
+        threads: how many workers.
+        lifecycle: the state of the server; a thread that dies of an error makes it STOPPING.
+        tls: for new connections.
+        auth: knows the room's password, if it has one.
+
+    Attributes:
+        failure: the error that a thread died of, or None.
+        starter: the thread that calls `on_listening` at the moment.
     """
 
     def __init__(
@@ -39,27 +46,26 @@ class WorkerPool:
         room: Room,
         limits: Limits,
         threads: int,
-        failed: Callable[[], None],
+        lifecycle: Lifecycle,
         tls: ssl.SSLContext | None = None,
         auth: PasswordAuth | None = None,
     ) -> None:
         self.tls = tls
         self.failure: BaseException | None = None
-        self.running = False
         self.starter: threading.Thread | None = None
         self._room = room
         self._limits = limits
         self._threads = threads
-        self._failed = failed
+        self._lifecycle = lifecycle
         self._auth = auth
         self._all_read = threading.Barrier(threads)
         self._workers: list[Worker] = []
         self._acceptor: Acceptor | None = None
-        self._posting = threading.Lock()  # held for a moment by `soon`, and by `end`
+        self._posting = threading.Lock()  # held for a moment by `call_soon`, and by `end`
 
     @property
-    def here(self) -> bool:
-        """Whether this thread is calling a hook: it is one of the pool's, or `starter`."""
+    def is_in_hook(self) -> bool:
+        """Whether this thread may be calling a hook: it is one of the pool's, or `starter`."""
         return threading.current_thread() in (*self._workers, self._acceptor, self.starter)
 
     @property
@@ -68,19 +74,20 @@ class WorkerPool:
         return Counters.total(worker.counters for worker in self._workers)
 
     def start(self, listener: socket.socket) -> None:
-        """Accept at `listener`, which is the pool's from now on."""
+        """Accept at `listener`, and own it."""
         self._acceptor = acceptor = Acceptor(listener, self._limits, self._assign, self.fail)
         for number in range(self._threads):
             name = f"chatkit-worker-{number}"
             self._workers.append(Worker(name, self._room, self._limits, acceptor.accept_waiting, self.fail, self._auth))
-        self.running = True  # hooks may use the server from the first connection on
+        self._lifecycle.advance(State.RUNNING)  # hooks may use the server from the first connection on
         for thread in (*self._workers, acceptor):
             thread.start()
 
-    def soon(self, call: Call) -> None:
-        """Have a worker call it: the caller may be inside a hook, and so inside the room's lock.
+    def call_soon(self, call: Call) -> None:
+        """Have a worker call something: the caller may be inside a hook, and so inside the room's lock.
 
-        RuntimeError: nobody works, and this isn't a hook, which needn't know that this is the end.
+        Raises:
+            RuntimeError: the server isn't running. Calls from hooks during its start and end are ignored.
         """
         acceptor = self._acceptor
 
@@ -90,9 +97,9 @@ class WorkerPool:
             call()
 
         with self._posting:
-            if self.running and not self.failure:
+            if self._lifecycle.state is State.RUNNING:
                 self._workers[0].post(accept_and_call)
-            elif not self.here:
+            elif not self.is_in_hook:
                 raise RuntimeError("the server isn't running")
 
     def end(self, grace: float) -> None:
@@ -102,7 +109,7 @@ class WorkerPool:
         grace = min(grace, FAILED_GRACE_SECONDS) if self.failure else grace
         deadline = time.monotonic() + 0.9 * grace  # the rest is for the hard way
         with self._posting:
-            self.running = False
+            self._lifecycle.advance(State.STOPPING)
         acceptor.stop()
         _join(acceptor)
         for worker in self._workers:
@@ -138,18 +145,18 @@ class WorkerPool:
         return Connection(TlsTransport(sock, self.tls), self._limits)
 
     def fail(self, error: BaseException) -> None:
-        """A thread died: take no more connections, end those there are, wake whoever serves or will shut down."""
+        """Take no more connections and end those there are: a thread died of this error."""
         self.failure = error
         self._all_read.abort()  # the dead don't come to the meeting
         if self._acceptor:
             self._acceptor.stop()
         for worker in self._workers:
             worker.stop(time.monotonic() + FAILED_GRACE_SECONDS, self._all_read)
-        self._failed()
+        self._lifecycle.advance(State.STOPPING)
 
 
 def _join(thread: threading.Thread) -> None:
-    """Wait for its end, if it began; also if Ctrl-C interrupted its start: it runs then, but doesn't count as alive yet."""
+    """Wait for the end of a thread, also if Ctrl-C interrupted its start: it runs then, but isn't alive yet."""
     until = time.monotonic() + FAILED_GRACE_SECONDS
     while not thread.is_alive() and thread in threading.enumerate() and time.monotonic() < until:
         time.sleep(0.001)

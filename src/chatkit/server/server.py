@@ -21,6 +21,7 @@ from chatkit.room.members import Member
 from chatkit.room.publisher import Publisher
 from chatkit.room.room import Room
 from chatkit.server.acceptor import listen
+from chatkit.server.lifecycle import Lifecycle, State
 from chatkit.server.login import PasswordAuth
 from chatkit.server.pool import WorkerPool
 from chatkit.server.stats import Stats
@@ -88,9 +89,9 @@ class Server:
             raise ValueError("history_required needs a history")
         publisher = Publisher(limits.history_size, committer, replay=replay)
         self._room = Room(handler, limits, publisher, announce=announce)
-        self._over = threading.Event()
         auth = None if password is None else PasswordAuth(check_password(password, limits.max_line_bytes))
-        self._pool = WorkerPool(self._room, limits, threads, self._over.set, tls, auth)
+        self._lifecycle = Lifecycle()
+        self._pool = WorkerPool(self._room, limits, threads, self._lifecycle, tls, auth)
         self._address: Address | None = None
         self._life = threading.Lock()  # held by `start` and `shutdown`
 
@@ -100,8 +101,9 @@ class Server:
         OSError: it can't listen there. RuntimeError: it was started, or shut down, before.
         """
         with self._life:
-            if self._address or self._over.is_set():
+            if self._lifecycle.state is not State.NEW:
                 raise RuntimeError("a server starts once; make a new one")
+            self._lifecycle.advance(State.STARTING)
             listener = listen(*self._bind_to)
             try:
                 self._address = two_tuple(listener.getsockname())
@@ -120,10 +122,10 @@ class Server:
 
         Errors as `start` and `shutdown`.
         """
-        if not self._pool.running and not self._over.is_set():
+        if self._lifecycle.state < State.RUNNING:
             self.start()
         try:
-            self._over.wait()
+            self._lifecycle.wait_for(State.STOPPING)
         finally:
             self.shutdown(grace)
 
@@ -134,11 +136,12 @@ class Server:
         RuntimeError: a thread of the server had died of an error; or this was called from a hook, which can't wait
             for its own end.
         """
-        if self._pool.here:
+        if self._pool.is_in_hook:
             raise RuntimeError("a hook can't shut the server down; have another thread do it")
-        self._over.set()
+        self._lifecycle.advance(State.STOPPING)
         with self._life:
             self._pool.end(grace)
+            self._lifecycle.advance(State.STOPPED)
         if failure := self._pool.failure:
             raise RuntimeError(f"a thread of the server died: {failure!r}") from failure
 
@@ -211,14 +214,14 @@ class Server:
 
         ValueError: `text` isn't valid Unicode. RuntimeError: the server isn't running.
         """
-        self._pool.soon(partial(self._room.say, Notice(clean_text(text))))
+        self._pool.call_soon(partial(self._room.say, Notice(clean_text(text))))
 
     def tell(self, name: str, text: str) -> None:
         """Say something to one member, as a notice. Returns at once.
 
         ValueError: nobody has that name, or `text` isn't valid Unicode. RuntimeError: the server isn't running.
         """
-        self._pool.soon(partial(self._room.tell, self._member(name), Notice(clean_text(text))))
+        self._pool.call_soon(partial(self._room.tell, self._member(name), Notice(clean_text(text))))
 
     def kick(self, name: str, reason: str) -> None:
         """End a member's conversation; it is told `*** reason`. Returns at once.
@@ -226,7 +229,7 @@ class Server:
         ValueError: nobody has that name, or `reason` isn't valid Unicode. RuntimeError: the server isn't running.
         """
         last = Error(clean_text(reason), REMOVED)
-        self._pool.soon(partial(self._room.remove, self._member(name), last, f"removed: {reason}"))
+        self._pool.call_soon(partial(self._room.remove, self._member(name), last, f"removed: {reason}"))
 
     def _member(self, name: str) -> Member:
         if member := self._room.roster.find(name):

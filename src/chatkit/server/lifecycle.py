@@ -1,0 +1,47 @@
+"""The life of a server.
+
+| state    | entered by                           | `start`      | `broadcast`, `tell`, `kick`       |
+|----------|--------------------------------------|--------------|-----------------------------------|
+| NEW      | -                                    | STARTING     | RuntimeError                      |
+| STARTING | `start`; one that fails ends here    | RuntimeError | RuntimeError, ignored from hooks  |
+| RUNNING  | `start`, when its threads may run    | RuntimeError | done soon                         |
+| STOPPING | `shutdown`, or a thread that dies    | RuntimeError | RuntimeError, ignored from hooks  |
+| STOPPED  | `shutdown`                           | RuntimeError | RuntimeError                      |
+
+A state is never entered again: a server starts once.
+"""
+
+from __future__ import annotations
+
+import threading
+from enum import IntEnum
+
+
+class State(IntEnum):
+    """The states, in their order."""
+
+    NEW = 0
+    STARTING = 1
+    RUNNING = 2
+    STOPPING = 3
+    STOPPED = 4
+
+
+class Lifecycle:
+    """The state of one server, for all its threads."""
+
+    def __init__(self) -> None:
+        self.state = State.NEW
+        self._changed = threading.Condition()  # on a lock that a signal handler may take again
+
+    def advance(self, state: State) -> None:
+        """Enter a state, unless a later one has been entered."""
+        with self._changed:
+            if state > self.state:
+                self.state = state
+                self._changed.notify_all()
+
+    def wait_for(self, state: State, timeout: float | None = None) -> bool:
+        """Wait until this state, or a later one, is entered. Returns whether it is."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self.state >= state, timeout)
