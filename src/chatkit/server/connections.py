@@ -70,10 +70,12 @@ class Connections:
         if connection.login:
             lines = connection.login.receive(lines)
         # The end comes after the lines that are held back.
-        end = connection.end if connection.resume_at is None else None
+        resume_at = connection.resume_at
+        end = connection.end if resume_at is None else None
         if (lines or end) and connection.member:
             self.received.append(Received(connection.member, lines, end))
-        self.arm(connection)
+        if resume_at is not None or connection.line_due != math.inf or connection.login:
+            self.arm(connection)
 
     def write(self, connection: Connection, data: bytes) -> None:
         """Write lines for one connection alone."""
