@@ -71,7 +71,7 @@ def forgotten(number: int) -> Unconfirmed:
 @pytest.fixture
 def three(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three lines of a character are remembered."""
-    monkeypatch.setattr(inflight, "MAX_REMEMBERED", 3 * (1 + inflight.LINE_COST))
+    monkeypatch.setattr(inflight, "MAX_REMEMBERED_CHARACTERS", 3 * (1 + inflight.LINE_OVERHEAD))
 
 
 def test_the_next_connection_asks_for_what_came_after_the_last_message() -> None:
@@ -417,7 +417,7 @@ def test_lines_are_proved_one_by_one() -> None:
     for line in ("a", "a", "b"):
         lead.send(line)
     back(lead)
-    lead._in_flight.take_back()
+    lead._in_flight.retract()
     assert [lead.receive(message(number, "a", "ada")) for number in (8, 9)] == [[], []]
     for number, text in ((10, "a"), (11, "b")):
         assert lead.receive(message(number, text, "ada")) == [message(number, text, "ada")]
@@ -437,11 +437,11 @@ def test_proving_takes_no_longer_with_many_lines() -> None:
 
 def test_questions_without_answers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """The caller's own, too; each is answered, and the last answer confirms what the last one asked for."""
-    monkeypatch.setattr(inflight, "MAX_QUESTIONS", 3)
+    monkeypatch.setattr(inflight, "MAX_PENDING_SYNCS", 3)
     lead = trail()
     for line in ["/sync"] * 10 + ["a"]:
         lead.send(line)
-    assert len(lead._in_flight._questions) == 3
+    assert len(lead._in_flight._syncs) == 3
     assert [lead.receive(Synced(8)) for _ in range(9)] == [[Synced(8)]] * 9
     assert not lead.owes
     assert lead.receive(Synced(8)) == [Synced(8)]

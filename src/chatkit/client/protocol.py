@@ -152,14 +152,14 @@ class ClientProtocol:
         return isinstance(event, Notice | Private) or (Welcome,) not in self._awaited
 
 
-def command_of(line: str) -> str | None:
-    """Which command a line is, as the room reads it; None if it is none."""
+def command_name(line: str) -> str | None:
+    """Return the name of the command that the room reads in a line, or None."""
     found = parse_command(clean(line))
     return found[0] if found and not found[0].startswith("/") else None
 
 
-def said(line: str) -> tuple[type[Message], str] | None:
-    """The message that the room makes of a line, or None."""
+def expected_echo(line: str) -> tuple[type[Message], str] | None:
+    """Return the type and text of the message that the room makes of a line, or None if it makes none."""
     text = clean(line)
     word, argument = parse_command(text) or ("/", f"/{text}")
     if word.startswith("/"):

@@ -78,17 +78,17 @@ class ResumeState:
     def leave(self) -> bytes:
         """The conversation is over when this side says so; what is to be sent before that, so that all is confirmed."""
         self.is_leaving = True
-        return self._sync() if self._in_flight.unasked else b""
+        return self._sync() if self._in_flight.has_uncovered_lines else b""
 
     def unsend(self, text: str) -> None:
         """The last line, this one, didn't get away; perhaps it is known already that the connection is lost."""
         if text and not is_exit(text):
-            self._in_flight.take_back()
+            self._in_flight.retract()
 
     @property
     def is_due(self) -> bool:
         """Whether who sends had better look for answers, in case nobody receives."""
-        lines = self._in_flight.unconfirmed
+        lines = self._in_flight.unacknowledged
         return bool(lines) and not lines % CATCH_UP_LINES
 
     @property
@@ -138,9 +138,9 @@ class ResumeState:
 
     def lose(self, reason: Exception) -> list[Event]:
         """The connection is lost: what the caller is told, and if it is for good, what remains uncertain."""
-        self._in_flight.lose({*self._names, self._name, self._chosen or self._name})
+        self._in_flight.connection_lost({*self._names, self._name, self._chosen or self._name})
         self._names = set()
-        if self._in_flight:  # ask for all that may be one of them; what the caller knows is passed over
+        if self._in_flight.has_lost_lines:  # ask for all that may be one of them; what the caller knows is passed over
             self._told = min(self._told or 0, self._heard)
         self._reason = ""
         self._asks_for_name = False
@@ -165,7 +165,7 @@ class ResumeState:
 
     @property
     def _needs_sync(self) -> bool:
-        return self._in_flight.unasked and not self._in_flight.is_asking
+        return self._in_flight.has_uncovered_lines and not self._in_flight.is_sync_pending
 
     @property
     def _is_homeless(self) -> bool:
@@ -180,13 +180,13 @@ class ResumeState:
         return is_new
 
     def _sync(self) -> bytes:
-        self._in_flight.ask(is_ours=True)
+        self._in_flight.add_sync(is_ours=True)
         return f"{SYNC}\n".encode()
 
     def _welcomed(self, event: Welcome) -> list[Event]:
         before, self._epoch, self._name = self._epoch, event.epoch, event.name
         self._names = {event.name}
-        if not self._in_flight or before != event.epoch:
+        if not self._in_flight.has_lost_lines or before != event.epoch:
             self._heard = event.newest
         if not before:
             self._told = self._last = event.newest if self._last is None else min(self._last, event.newest)
@@ -202,7 +202,7 @@ class ResumeState:
         self._told_up_to(event.newest)
         self._heard = event.newest
         self._names = {self._name}
-        is_callers = self._in_flight.confirm()
+        is_callers = self._in_flight.acknowledge()
         return [*self.report_unknown(), *([event] if is_callers else [])]
 
 
