@@ -379,7 +379,7 @@ def test_who_sends_needs_no_descriptor(serve: Serve, monkeypatch: pytest.MonkeyP
         assert [ann.line().split()[-1] for _ in range(300)] == [b"%d" % number for number in range(300)]
 
 
-@pytest.mark.parametrize("where", ["send", "receive", "owed"])
+@pytest.mark.parametrize("where", ["send", "receive", "take_request"])
 def test_ctrl_c_between_what_is_known_and_what_was_sent(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:

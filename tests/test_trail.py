@@ -45,12 +45,12 @@ def trail(newest: int = 7, name: str = "ada", **asked: Any) -> ResumeState:
 
 
 def opening(trail: ResumeState) -> str:
-    return trail.protocol().opening.decode()
+    return trail.next_protocol().opening.decode()
 
 
 def back(trail: ResumeState, name: str = "ada", newest: int = 99, room: str = ROOM) -> list[Event]:
     """What the caller is told when the connection is lost and the next one stands."""
-    return [*trail.lose(RESET), *trail.receive(Welcome(name, newest, room))]
+    return [*trail.connection_lost(RESET), *trail.receive(Welcome(name, newest, room))]
 
 
 def message(number: int, text: str = "hi", sender: str = "bob") -> Message:
@@ -129,14 +129,14 @@ def test_one_sync_per_round_trip() -> None:
     lead = trail()
     assert lead.send("a") == b"a\n/sync\n"
     assert lead.send("b") == b"b\n"
-    assert not lead.owes
+    assert not lead.has_request
     assert lead.receive(Synced(9)) == []
-    assert lead.owes
-    assert lead.owed() == b"/sync\n"
-    assert not lead.owes
+    assert lead.has_request
+    assert lead.take_request() == b"/sync\n"
+    assert not lead.has_request
     assert lead.receive(Synced(9)) == []
-    assert not lead.owes
-    assert unsure(lead.lose(RESET) + lead.report_unknown()) == []
+    assert not lead.has_request
+    assert unsure(lead.connection_lost(RESET) + lead.report_unknown()) == []
 
 
 def test_the_callers_own_sync_is_answered() -> None:
@@ -145,7 +145,7 @@ def test_the_callers_own_sync_is_answered() -> None:
     assert lead.send("/sync") == b"/sync\n"
     assert lead.send("a") == b"a\n"
     assert lead.receive(Synced(8)) == [Synced(8)]
-    assert lead.owed() == b"/sync\n"
+    assert lead.take_request() == b"/sync\n"
     assert lead.send("/sync") == b"/sync\n"
     assert lead.receive(Synced(9)) == []
     assert lead.receive(Synced(9)) == [Synced(9)]
@@ -180,7 +180,7 @@ def test_the_replay_proves_what_was_heard(lines: list[str], heard: int) -> None:
     assert unsure(told) == lines[known:]
     assert len(told) == len(lines[known:])
     assert not lead.queued
-    assert lead.owed() == b""
+    assert lead.take_request() == b""
 
 
 @given(st.text(st.characters(exclude_characters="\n\r", exclude_categories=["Cs"]), min_size=1))
@@ -245,14 +245,14 @@ def test_a_line_that_was_said_before_the_last_message() -> None:
     lead.send("hi")
     lead.receive(message(9))
     for told in (message(12), message(14)):
-        lead.lose(RESET)
+        lead.connection_lost(RESET)
         assert opening(lead).endswith(f"/json 7 {ROOM}\n/sync\n")
         lead.receive(Welcome("ada", 14, ROOM))
         assert lead.receive(message(9)) == []
         assert lead.receive(told) == [told]
     assert lead.receive(message(8, "hi", "ada")) == []
     assert lead.receive(Synced(14)) == []
-    lead.lose(RESET)
+    lead.connection_lost(RESET)
     assert f"/json 14 {ROOM}\n" in opening(lead)
 
 
@@ -291,8 +291,8 @@ def test_leaving_asks_for_what_is_not_confirmed() -> None:
     assert lead.leave() == b"/sync\n"
     assert lead.leave() == b""
     lead.receive(Synced(8))
-    lead.unsend("exit")
-    assert unsure(lead.lose(ConnectionClosed("the server ended the conversation", clean=True))) == ["b"]
+    lead.retract("exit")
+    assert unsure(lead.connection_lost(ConnectionClosed("the server ended the conversation", clean=True))) == ["b"]
 
 
 def test_the_chosen_name_is_taken_back() -> None:
@@ -309,27 +309,27 @@ def test_a_name_that_is_free_only_later(freed: Event) -> None:
     """It is asked for once after the welcome, so that the caller hears it is taken, and whenever it becomes free."""
     lead = trail()
     assert back(lead, "51044")[1] == Reconnected("back as 51044", "51044", new_epoch=False)
-    assert lead.owed() == b"/nick ada\n"
+    assert lead.take_request() == b"/nick ada\n"
     refused = Error("the name ada is taken", "name_taken")
     assert lead.receive(refused) == [refused]
     lead.receive(Left("bob"))
-    assert not lead.owes
+    assert not lead.has_request
     assert lead.receive(freed) == [freed]
-    assert lead.owed() == b"/nick ada\n"
+    assert lead.take_request() == b"/nick ada\n"
     assert lead.receive(Renamed("51044", "ada")) == [Renamed("51044", "ada")]
     lead.receive(freed)
-    assert not lead.owes
+    assert not lead.has_request
 
 
 def test_the_queue_is_bounded_and_in_order() -> None:
     """Without one, nothing is kept."""
     with pytest.raises(NotConnected, match=r"^not sent: the connection is lost$"):
-        trail().keep("a")
+        trail().enqueue("a")
     lead = trail(queue=2)
-    lead.keep("a")
-    lead.keep("b")
+    lead.enqueue("a")
+    lead.enqueue("b")
     with pytest.raises(NotConnected, match="2 lines are waiting"):
-        lead.keep("c")
+        lead.enqueue("c")
     assert list(lead.queued) == ["a", "b"]
 
 
@@ -339,9 +339,9 @@ def test_a_line_that_did_not_get_away() -> None:
         lead = trail()
         lead.send("a")
         lead.send("b")
-        told = lead.lose(RESET) if knows else []
-        lead.unsend("b")
-        told += [] if knows else lead.lose(RESET)
+        told = lead.connection_lost(RESET) if knows else []
+        lead.retract("b")
+        told += [] if knows else lead.connection_lost(RESET)
         assert unsure(told + lead.report_unknown()) == ["a"]
 
 
@@ -357,7 +357,7 @@ def test_of_too_many_lines_the_oldest_are_only_counted() -> None:
     assert unsure(told) == ["", "c", "d", "e"]
     for line in "xyz":
         lead.send(line)
-    assert unsure(lead.lose(RESET) + lead.report_unknown()) == ["x", "y", "z"]
+    assert unsure(lead.connection_lost(RESET) + lead.report_unknown()) == ["x", "y", "z"]
 
 
 @pytest.mark.usefixtures("three")
@@ -367,11 +367,11 @@ def test_what_was_forgotten_is_confirmed_too() -> None:
     for line in "abc":
         lead.send(line)
     lead.receive(Synced(8))  # `a` is confirmed
-    lead.owed()
+    lead.take_request()
     for line in "defgh":
         lead.send(line)
     assert lead.receive(Synced(9)) == []  # so are `b` and `c`, but `d` and `e` aren't
-    told = lead.lose(RESET) + lead.report_unknown()
+    told = lead.connection_lost(RESET) + lead.report_unknown()
     assert told[1] == forgotten(2)
     assert unsure(told) == ["", "f", "g", "h"]
     assert lead.report_unknown() == []
@@ -404,8 +404,8 @@ def test_the_newest_line_is_remembered_however_long() -> None:
         lead.send("a")
         lead.send("long" * 1000)
         if not got_away:
-            lead.unsend("long" * 1000)
-        told = lead.lose(RESET) + lead.report_unknown()
+            lead.retract("long" * 1000)
+        told = lead.connection_lost(RESET) + lead.report_unknown()
         assert told[1] == forgotten(1)
         assert unsure(told)[1:] == ["long" * 1000] * got_away
 
@@ -443,28 +443,28 @@ def test_questions_without_answers_are_bounded(monkeypatch: pytest.MonkeyPatch) 
         lead.send(line)
     assert len(lead._in_flight._syncs) == 3
     assert [lead.receive(Synced(8)) for _ in range(9)] == [[Synced(8)]] * 9
-    assert not lead.owes
+    assert not lead.has_request
     assert lead.receive(Synced(8)) == [Synced(8)]
-    assert lead.owed() == b"/sync\n"
-    assert unsure(lead.lose(RESET) + lead.report_unknown()) == ["a"]
+    assert lead.take_request() == b"/sync\n"
+    assert unsure(lead.connection_lost(RESET) + lead.report_unknown()) == ["a"]
 
 
 def test_ends_that_are_no_loss() -> None:
     """We said so, the operator removed us, or the server sends what isn't chat; what is doubtful then is told."""
     clean_end = ConnectionClosed("the server ended the conversation", clean=True)
     lead = trail()
-    assert not lead.is_over(clean_end)
-    assert lead.is_over(ProtocolError("nonsense"))
+    assert not lead.is_final_loss(clean_end)
+    assert lead.is_final_loss(ProtocolError("nonsense"))
     lead.send("hi")
     lead.receive(Error("you were removed", "removed"))
-    assert unsure(lead.lose(clean_end)) == ["hi"]
+    assert unsure(lead.connection_lost(clean_end)) == ["hi"]
     for end, doubtful in ((clean_end, ["hi"]), (RESET, ["hi"])):
         leaving = trail()
         leaving.send("hi")
         leaving.send("exit")
-        assert leaving.is_over(end)
-        assert unsure(leaving.lose(end)) == doubtful
-    assert not trail().is_over(RESET)
+        assert leaving.is_final_loss(end)
+        assert unsure(leaving.connection_lost(end)) == doubtful
+    assert not trail().is_final_loss(RESET)
 
 
 def test_which_attempts_are_the_last() -> None:

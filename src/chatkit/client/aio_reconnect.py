@@ -8,7 +8,7 @@ from collections import deque
 from chatkit.client.aio_connection import AsyncConnection
 from chatkit.client.backoff import Backoff, is_final
 from chatkit.client.connection import Endpoint
-from chatkit.client.resume import ResumeState, closed, left
+from chatkit.client.resume import ResumeState, closed_error, left_error
 from chatkit.errors import ChatError
 from chatkit.events import Event
 from chatkit.net.sockets import Address
@@ -32,7 +32,7 @@ class AsyncReconnectingConnection:
         self._closing = False
         self._reconnector: asyncio.Task[None] | None = None
         self._address: Address | None = None
-        self._connection: AsyncConnection | None = AsyncConnection(endpoint, state.protocol())
+        self._connection: AsyncConnection | None = AsyncConnection(endpoint, state.next_protocol())
         self._lost = self._connection  # the last one; its socket closes a moment later
 
     @property
@@ -50,7 +50,7 @@ class AsyncReconnectingConnection:
         assert self._connection
         await self._connection.connect()
         if self._closing:
-            raise closed()
+            raise closed_error()
         self._take_up(self._connection)
 
     async def send(self, text: str) -> None:
@@ -60,7 +60,7 @@ class AsyncReconnectingConnection:
             await self._connection.stream.before_write()
         self._raise_if_ended()
         if self._closing or self._state.is_leaving:
-            raise left()
+            raise left_error()
         if (connection := self._connection) and not connection.stream.transport.is_closing():
             connection.stream.transport.write(self._state.send(text))
             await (
@@ -70,7 +70,7 @@ class AsyncReconnectingConnection:
         elif is_exit(text):
             self._leave()
         else:
-            self._state.keep(text)
+            self._state.enqueue(text)
 
     async def arrival(self) -> None:
         """Wait until something has changed."""
@@ -96,8 +96,8 @@ class AsyncReconnectingConnection:
                 await asyncio.wait([self._reconnector])
             await (self._connection.close(grace) if self._connection else self._lost.abandon())
         finally:
-            self._finish(closed())
-            self.ended = closed()
+            self._finish(closed_error())
+            self.ended = closed_error()
             self.received.clear()
 
     def _raise_if_unconnected(self) -> None:
@@ -112,7 +112,7 @@ class AsyncReconnectingConnection:
     def _leave(self) -> None:
         self._state.is_leaving = True
         if not self._connection:
-            self._finish(left())
+            self._finish(left_error())
 
     def _finish(self, reason: Exception) -> None:
         """There is no return any more; the first reason counts."""
@@ -139,8 +139,8 @@ class AsyncReconnectingConnection:
         if connection.ended:
             self._part(connection, connection.ended)
         else:
-            if self._state.owes:
-                connection.stream.transport.write(self._state.owed())
+            if self._state.has_request:
+                connection.stream.transport.write(self._state.take_request())
             connection.stream.pause_if_many(len(self.received))
         self._changed.set()
 
@@ -150,8 +150,8 @@ class AsyncReconnectingConnection:
             self._finish(reason)  # `close` has the connection
             return
         self._connection, self._lost = None, connection
-        self.received.extend(self._state.lose(reason))
-        if self._state.is_over(reason):
+        self.received.extend(self._state.connection_lost(reason))
+        if self._state.is_final_loss(reason):
             self._finish(reason)
         self._reconnector = asyncio.get_running_loop().create_task(self._come_back())
 
@@ -166,14 +166,14 @@ class AsyncReconnectingConnection:
         await self._lost.abandon()
         while not self.ended:
             await asyncio.sleep(self._backoff.delay())
-            connection = AsyncConnection(self._endpoint, self._state.protocol())
+            connection = AsyncConnection(self._endpoint, self._state.next_protocol())
             try:
                 await connection.connect()
             except (OSError, ChatError) as error:
                 await connection.abandon()
                 if is_final(error):
                     self._finish(error)
-                self.received.extend(self._state.fail(error))
+                self.received.extend(self._state.attempt_failed(error))
                 self._changed.set()
             except asyncio.CancelledError:
                 await connection.abandon()

@@ -10,7 +10,7 @@ from contextlib import suppress
 from chatkit.client.backoff import Backoff, is_final
 from chatkit.client.cancel import Cancelled, CancelToken, lock_timeout
 from chatkit.client.connection import ClientConnection, Endpoint
-from chatkit.client.resume import MAX_WAITING_EVENTS, ResumeState, closed, left
+from chatkit.client.resume import MAX_WAITING_EVENTS, ResumeState, closed_error, left_error
 from chatkit.errors import ChatError, ConnectionClosed
 from chatkit.events import Event
 from chatkit.protocol.lines import encode_line, is_exit
@@ -95,7 +95,7 @@ class ReconnectingConnection:
         self._max_line_bytes = max_line_bytes
         self._closing = False
         self._reconnector: Reconnector | None = None
-        self._connection: ClientConnection | None = ClientConnection(endpoint, state.protocol())
+        self._connection: ClientConnection | None = ClientConnection(endpoint, state.next_protocol())
         self.address = self._connection.address
         self._backoff = Backoff()
         self._take_in(self._connection)
@@ -109,7 +109,7 @@ class ReconnectingConnection:
     def send(self, text: str) -> None:
         """Say one line; while away keep it for the return. NotConnected: that isn't wanted, or it is one too many."""
         encode_line(text, self._max_line_bytes)
-        if (connection := self._connection) and self._state.is_due:
+        if (connection := self._connection) and self._state.should_catch_up:
             self._catch_up(connection, MAX_WAITING_EVENTS)
         with self.sending:
             if not self._say(text):
@@ -133,7 +133,7 @@ class ReconnectingConnection:
             with self._lock:
                 data = self._state.leave()
                 if not (connection := self._connection):
-                    self._finish(left())
+                    self._finish(left_error())
                     return
             with suppress(ConnectionClosed):  # whoever reads finds out
                 connection.write(data)
@@ -143,7 +143,7 @@ class ReconnectingConnection:
         with self._lock:
             self._closing = True
             if not (connection := self._connection):
-                self._finish(closed())
+                self._finish(closed_error())
         if connection:
             connection.begin_close(deadline)
 
@@ -156,8 +156,8 @@ class ReconnectingConnection:
         """After `begin_close` and `shutdown`, for who holds `receiving`."""
         with self._lock:
             connection, self._connection = self._connection, None
-            self._finish(closed())
-            self.ended = closed()
+            self._finish(closed_error())
+            self.ended = closed_error()
             self.received.clear()
         if connection:
             connection.close()
@@ -181,7 +181,7 @@ class ReconnectingConnection:
                 raise
             with self._lock:
                 if not connection.in_line:
-                    self._state.unsend(text)
+                    self._state.retract(text)
                 if connection is self._connection:
                     connection.shutdown()
             self._catch_up(connection, float("inf"))  # what had arrived before counts; then comes the end
@@ -196,15 +196,15 @@ class ReconnectingConnection:
         if self.ended:
             raise self.ended.with_traceback(None)
         if self._closing or self._state.is_leaving:
-            raise left()
+            raise left_error()
 
     def _keep(self, text: str) -> None:
         with self._lock:
             if not is_exit(text):
                 self._raise_if_over()
-                self._state.keep(text)
+                self._state.enqueue(text)
             elif not self._connection:  # else whoever reads finds the end
-                self._finish(left())
+                self._finish(left_error())
             self._state.is_leaving |= is_exit(text)
 
     def _say_queued(self) -> None:
@@ -215,10 +215,10 @@ class ReconnectingConnection:
 
     def _pay(self) -> None:
         """Ask the room what there is to ask it, unless somebody is sending, who asks then; nobody waits for it here."""
-        while (connection := self._connection) and self._state.owes and self.sending.acquire(blocking=False):
+        while (connection := self._connection) and self._state.has_request and self.sending.acquire(blocking=False):
             try:
                 with self._lock:
-                    owed = self._state.owed() if connection is self._connection else b""
+                    owed = self._state.take_request() if connection is self._connection else b""
                 if owed:
                     connection.push(owed)
             except BaseException:  # Ctrl-C, as above
@@ -265,13 +265,13 @@ class ReconnectingConnection:
             try:
                 self._connection = None
                 self._backoff.lost()
-                self.received.extend([] if self._closing else self._state.lose(reason))
-                if self._closing or self._state.is_over(reason):
+                self.received.extend([] if self._closing else self._state.connection_lost(reason))
+                if self._closing or self._state.is_final_loss(reason):
                     self._finish(reason)
                 else:
                     before, connect = (
                         self._reconnector,
-                        lambda cancel: ClientConnection(self._endpoint, self._state.protocol(), cancel),
+                        lambda cancel: ClientConnection(self._endpoint, self._state.next_protocol(), cancel),
                     )
                     self._reconnector = Reconnector(connect, self._take_up, self._fail, self._backoff, before)
                     self._reconnector.start()
@@ -293,7 +293,7 @@ class ReconnectingConnection:
         with self._lock:
             if is_final(error):
                 self._finish(error)
-            self.received.extend(self._state.fail(error))
+            self.received.extend(self._state.attempt_failed(error))
             self._changed.set()
 
     def _take_up(self, connection: ClientConnection) -> None:
