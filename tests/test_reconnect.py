@@ -414,7 +414,7 @@ def test_ctrl_c_while_a_sender_takes_in(serve: Serve, monkeypatch: pytest.Monkey
     with publisher(started) as bob:
         publish(bob, 100)
         with monkeypatch.context() as patched:
-            patched.setattr(connection.ClientConnection, "take", interrupt)
+            patched.setattr(connection.ClientConnection, "read_nowait", interrupt)
             with pytest.raises(KeyboardInterrupt):
                 bob.send("interrupted")
         bob.send("100")

@@ -8,9 +8,9 @@ from collections import deque
 from collections.abc import Callable
 
 from chatkit.client.connection import Endpoint
-from chatkit.client.protocol import ClientProtocol
+from chatkit.client.protocol import ClientProtocol, closed_error
 from chatkit.client.resume import MAX_WAITING_EVENTS
-from chatkit.errors import ChatError, ConnectionClosed, ProtocolError
+from chatkit.errors import ChatError, ProtocolError
 from chatkit.events import Event
 from chatkit.limits import Limits
 from chatkit.net.sockets import Address, keep_alive, reset_on_close, two_tuple
@@ -105,7 +105,7 @@ class StreamProtocol(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         lost = error if isinstance(error, OSError) else OSError("the connection was lost")
-        self._protocol.end(self._protocol.lose(lost))
+        self._protocol.end(self._protocol.closed_by(lost))
         self.lost.set()
         self.writable.set()
         self._tell()
@@ -153,7 +153,7 @@ class AsyncConnection:
             async with asyncio.timeout(self._endpoint.timeout):
                 await self._reach()
                 if self._protocol.is_closing:
-                    raise ConnectionClosed("this client is closed", clean=True)
+                    raise closed_error()
                 self.stream.transport.write(self._protocol.opening)
                 while self._protocol.is_opening:
                     await self.stream.arrival()
@@ -162,11 +162,11 @@ class AsyncConnection:
             raise
 
     async def send(self, text: str) -> None:
-        line, stream = self._protocol.line(text), self._connected
+        line, stream = self._protocol.encode(text), self._connected
         await stream.before_write()
         self.raise_if_ended()
         if stream.has_sent_eof:
-            raise self._protocol.lose(BrokenPipeError(errno.EPIPE, "nothing can be sent after send_eof"))
+            raise self._protocol.closed_by(BrokenPipeError(errno.EPIPE, "nothing can be sent after send_eof"))
         stream.transport.write(line)
         if not stream.writable.is_set():
             await stream.writable.wait()
@@ -200,7 +200,7 @@ class AsyncConnection:
             stream.abort()
         await stream.lost.wait()
 
-    async def abandon(self) -> None:
+    async def discard(self) -> None:
         """A lost connection's end; returns when nothing is left of it."""
         self.stream.abort()
         if self.stream.connected:

@@ -8,7 +8,8 @@ from collections import deque
 from chatkit.client.aio_connection import AsyncConnection
 from chatkit.client.backoff import Backoff, is_final
 from chatkit.client.connection import Endpoint
-from chatkit.client.resume import ResumeState, closed_error, left_error
+from chatkit.client.protocol import closed_error
+from chatkit.client.resume import ResumeState, left_error
 from chatkit.errors import ChatError
 from chatkit.events import Event
 from chatkit.net.sockets import Address
@@ -94,7 +95,7 @@ class AsyncReconnectingConnection:
             if self._reconnector and not self._reconnector.done():
                 self._reconnector.cancel()
                 await asyncio.wait([self._reconnector])
-            await (self._connection.close(grace) if self._connection else self._lost.abandon())
+            await (self._connection.close(grace) if self._connection else self._lost.discard())
         finally:
             self._finish(closed_error())
             self.ended = closed_error()
@@ -163,20 +164,20 @@ class AsyncReconnectingConnection:
             self._finish(error)
 
     async def _attempt(self) -> None:
-        await self._lost.abandon()
+        await self._lost.discard()
         while not self.ended:
             await asyncio.sleep(self._backoff.delay())
             connection = AsyncConnection(self._endpoint, self._state.next_protocol())
             try:
                 await connection.connect()
             except (OSError, ChatError) as error:
-                await connection.abandon()
+                await connection.discard()
                 if is_final(error):
                     self._finish(error)
                 self.received.extend(self._state.attempt_failed(error))
                 self._changed.set()
             except asyncio.CancelledError:
-                await connection.abandon()
+                await connection.discard()
                 raise
             else:
                 self._take_up(connection)

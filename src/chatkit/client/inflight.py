@@ -20,10 +20,11 @@ MAX_PENDING_SYNCS = 1000
 class _SentLines:
     """Lines sent on one connection and not yet acknowledged, oldest first.
 
-    first: the number of the oldest line here. All lines of a connection are numbered from 0.
-    acknowledged: how many lines of the connection the room has acknowledged; at most `first`.
-    senders: set when the connection is lost: the names under which the room may have relayed the lines.
-    numbers: set when the connection is lost: for each message, the numbers of the lines that the room turns into it.
+    Attributes:
+        first: the number of the oldest line here. All lines of a connection are numbered from 0.
+        acknowledged: how many lines of the connection the room has acknowledged; at most `first`.
+        senders: set when the connection is lost: the names under which the room may have relayed the lines.
+        numbers: set when the connection is lost: for each message, the numbers of the lines that the room turns into it.
     """
 
     senders: set[str] = field(default_factory=set)
@@ -54,7 +55,10 @@ class _SentLines:
 class _PendingSync:
     """One `/sync` without an answer yet, or several of the caller's.
 
-    upto: their last answer acknowledges the lines with numbers below this one.
+    Attributes:
+        upto: their last answer acknowledges the lines with numbers below this one.
+        is_ours: False for the caller's own.
+        answers: how many are missing.
     """
 
     upto: int

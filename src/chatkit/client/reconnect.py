@@ -10,7 +10,8 @@ from contextlib import suppress
 from chatkit.client.backoff import Backoff, is_final
 from chatkit.client.cancel import Cancelled, CancelToken, lock_timeout
 from chatkit.client.connection import ClientConnection, Endpoint
-from chatkit.client.resume import MAX_WAITING_EVENTS, ResumeState, closed_error, left_error
+from chatkit.client.protocol import closed_error
+from chatkit.client.resume import MAX_WAITING_EVENTS, ResumeState, left_error
 from chatkit.errors import ChatError, ConnectionClosed
 from chatkit.events import Event
 from chatkit.protocol.lines import encode_line, is_exit
@@ -180,15 +181,15 @@ class ReconnectingConnection:
             if self._closing or not connection:
                 raise
             with self._lock:
-                if not connection.in_line:
+                if not connection.failed_in_line:
                     self._state.retract(text)
                 if connection is self._connection:
                     connection.shutdown()
             self._catch_up(connection, float("inf"))  # what had arrived before counts; then comes the end
-            return connection.in_line
+            return connection.failed_in_line
         except BaseException:  # Ctrl-C: the state thinks that all of it was sent
             if connection:
-                connection.break_off()
+                connection.abort()
             raise
         return True
 
@@ -220,9 +221,9 @@ class ReconnectingConnection:
                 with self._lock:
                     owed = self._state.take_request() if connection is self._connection else b""
                 if owed:
-                    connection.push(owed)
+                    connection.write_nowait(owed)
             except BaseException:  # Ctrl-C, as above
-                connection.break_off()
+                connection.abort()
                 raise
             finally:
                 self.sending.release()
@@ -235,7 +236,7 @@ class ReconnectingConnection:
             with self._lock:
                 self._receive(connection)
         except BaseException:  # Ctrl-C: what was heard in part is told again
-            connection.break_off()
+            connection.abort()
             raise
         if connection.ended:
             self._lose(connection, connection.ended)
@@ -250,7 +251,7 @@ class ReconnectingConnection:
         """Take in what has arrived, unless somebody receives, until so many events wait; never wait for more."""
         if self.receiving.acquire(blocking=False):
             try:
-                while self._connection is connection and len(self.received) < most and connection.take():
+                while self._connection is connection and len(self.received) < most and connection.read_nowait():
                     self._take_in(connection)
             finally:
                 self.receiving.release()
@@ -279,7 +280,7 @@ class ReconnectingConnection:
                 self._finish(error if isinstance(error, Exception) else reason)
                 raise
             finally:
-                connection.abandon()
+                connection.discard()
 
     def _finish(self, reason: Exception) -> None:
         """There is no return any more; the first reason counts."""
@@ -301,7 +302,7 @@ class ReconnectingConnection:
         with self.sending:
             with self._lock:
                 if self.ended:
-                    connection.abandon()
+                    connection.discard()
                     return
                 self._connection, self.address = connection, connection.address
                 self._backoff.connected()

@@ -24,8 +24,9 @@ CATCH_UP_LINES = 100
 class ResumeState:
     """Message ids, names and sent lines, as far as the next connection needs them.
 
-    queued: lines to send after the return, in order.
-    is_leaving: whether this side has ended the conversation, so that the connection's end is no loss.
+    Attributes:
+        queued: lines to send after the return, in order.
+        is_leaving: whether this side has ended the conversation, so that the connection's end is no loss.
 
     Three cursors, all of them message ids:
 
@@ -228,8 +229,3 @@ class ResumeState:
 def left_error() -> ConnectionClosed:
     """Return the error for calls after this side has ended the conversation."""
     return ConnectionClosed("this client has left", clean=True)
-
-
-def closed_error() -> ConnectionClosed:
-    """Return the error for calls after `close`."""
-    return ConnectionClosed("this client is closed", clean=True)
