@@ -121,7 +121,7 @@ def test_the_absence_is_framed_and_the_name_taken_back(serve: Serve, gate: Gate)
 def test_the_return_between_looking_and_waiting(serve: Serve, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who receives doesn't wait for more when the thread has brought something in that moment."""
     take_up, read, wait, is_back = (
-        reconnect.ReconnectingConnection._take_up,
+        reconnect.ReconnectingConnection._resume,
         reconnect.ReconnectingConnection.read,
         connection.ClientConnection.read,
         threading.Event(),
@@ -140,7 +140,7 @@ def test_the_return_between_looking_and_waiting(serve: Serve, gate: Gate, monkey
         assert not bob._received, "waits, though something has arrived"
         wait(one, *arguments)
 
-    monkeypatch.setattr(reconnect.ReconnectingConnection, "_take_up", taken_up)
+    monkeypatch.setattr(reconnect.ReconnectingConnection, "_resume", taken_up)
     with member(serve()) as (bob, proxy):
         proxy.link_of(bob).reset()
         assert isinstance(bob.receive(DEADLINE), Disconnected)

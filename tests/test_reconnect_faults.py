@@ -85,7 +85,7 @@ def test_out_of_descriptors(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> No
 def test_no_thread_to_come_back(serve: Serve, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
     """That is raised, Ctrl-C at that moment too, and ends the conversation: nobody waits for ever."""
 
-    def start(comeback: Reconnector) -> None:
+    def start(reconnector: Reconnector) -> None:
         raise error
 
     monkeypatch.setattr(Reconnector, "start", start)

@@ -146,7 +146,7 @@ class AsyncReconnectingConnection:
         self._changed.set()
 
     def _part(self, connection: AsyncConnection, reason: ChatError) -> None:
-        self._backoff.lost()
+        self._backoff.disconnected()
         if self._closing:
             self._finish(reason)  # `close` has the connection
             return

@@ -102,7 +102,7 @@ class ClientProtocol:
         """Return `text` as a line for the wire.
 
         Raises:
-            ValueError: it holds a line end or is too long.
+            ValueError: it holds a line end, is too long, or isn't valid Unicode.
         """
         return encode_line(text, self._max_line_bytes)
 
