@@ -111,7 +111,7 @@ class AsyncClient:
             try:
                 async with asyncio.timeout(timeout):
                     while not received:
-                        await self._connection.arrival()
+                        await self._connection.wait_for_change()
             except TimeoutError:
                 raise TimeoutError("nothing arrived in time") from None
         return received.popleft()
