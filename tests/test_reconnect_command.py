@@ -115,7 +115,7 @@ def test_leaving_with_lines_that_were_never_sent(away: Running) -> None:
     for number in range(100):
         away.type(f"{number}")
     away.type("exit")
-    last = "left while away; 100 lines of input were not sent"
+    last = "left while disconnected; 100 lines of input were not sent"
     assert away.ends() == (3, "", f"chat-client: disconnected: {last}\n")
 
 
