@@ -43,10 +43,9 @@ class ClientProtocol:
         after: int | None,
         epoch: str | None = None,
     ) -> None:
-        """Arguments as for `Client`, and one more.
+        """Check the arguments, which are those of `Client` and one more.
 
         Args:
-            max_line_bytes: the bound of a line to send.
             epoch: the run of ids that `after` belongs to. Set by a client that comes back; a taken name is no error then.
 
         Raises:
@@ -60,10 +59,7 @@ class ClientProtocol:
             raise ValueError("after is an id, from 0, and needs events=True")
         self.received: deque[Event] = deque()
         self.ended: ChatError | None = None
-        self.opening = b"" if password is None else f"{PASSWORD_COMMAND}{password}\n".encode()
-        self.opening += f"/nick {name}\n".encode() if name else b""
-        self.opening += f"/json {'' if after is None else after}".encode() if events else b""
-        self.opening += f" {epoch}\n/sync\n".encode() if epoch else b"\n" if events else b""
+        self.opening = _opening_lines(password, name, events, after, epoch).encode()
         self._max_line_bytes = max_line_bytes
         self._name = name
         # The answers to the opening, in order. Messages before the welcome have no id, and `after` would repeat them.
@@ -167,6 +163,16 @@ class ClientProtocol:
         if event in (Notice(ASKS_PASSWORD), REPLAY_BEGINS, REPLAY_ENDS):
             return False
         return isinstance(event, Notice | Private) or (Welcome,) not in self._expected
+
+
+def _opening_lines(password: str | None, name: str | None, events: bool, after: int | None, epoch: str | None) -> str:
+    lines = [] if password is None else [f"{PASSWORD_COMMAND}{password}"]
+    lines += [f"/nick {name}"] if name else []
+    if events and epoch:
+        lines += [f"/json {after} {epoch}", "/sync"]
+    elif events:
+        lines += [f"/json {'' if after is None else after}"]
+    return "".join(f"{line}\n" for line in lines)
 
 
 def closed_error() -> ConnectionClosed:

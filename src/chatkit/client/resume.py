@@ -41,7 +41,7 @@ class ResumeState:
     def __init__(
         self, max_line_bytes: int, *, password: str | None, name: str | None, after: int | None, queue: int
     ) -> None:
-        """Arguments as for `Client`."""
+        """Check the arguments, which are those of `Client`."""
         if queue < 0:
             raise ValueError("queue is a number of lines, from 0")
         self.queued: deque[str] = deque()
