@@ -59,7 +59,8 @@ class ClientProtocol:
             raise ValueError("after is an id, from 0, and needs events=True")
         self.received: deque[Event] = deque()
         self.ended: ChatError | None = None
-        self.opening = _opening_lines(password, name, events, after, epoch).encode()
+        opening = _opening_lines(password, name, events, after, epoch)
+        self.opening = "".join(f"{line}\n" for line in opening).encode()
         self._max_line_bytes = max_line_bytes
         self._name = name
         # The answers to the opening, in order. Messages before the welcome have no id, and `after` would repeat them.
@@ -70,7 +71,7 @@ class ClientProtocol:
         self._expected += [(Welcome,)] if events else []
         self._name_refusal = taken if name and not epoch else None
         self._has_password = password is not None
-        self._unknown = [f"unknown command {line.split()[0]}" for line in self.opening.decode().splitlines()]
+        self._unknown = [f"unknown command {line.partition(' ')[0]}" for line in opening]
         self._closing = False
         # Sanitizing makes at most three bytes of one, and a name comes on top. The rest is for servers with higher limits.
         self._decoder = LineDecoder(max(3 * max_line_bytes + 1024, MAX_RECEIVED_BYTES))
@@ -165,14 +166,16 @@ class ClientProtocol:
         return isinstance(event, Notice | Private) or (Welcome,) not in self._expected
 
 
-def _opening_lines(password: str | None, name: str | None, events: bool, after: int | None, epoch: str | None) -> str:
+def _opening_lines(
+    password: str | None, name: str | None, events: bool, after: int | None, epoch: str | None
+) -> list[str]:
     lines = [] if password is None else [f"{PASSWORD_COMMAND}{password}"]
     lines += [f"/nick {name}"] if name else []
     if events and epoch:
         lines += [f"/json {after} {epoch}", "/sync"]
     elif events:
         lines += [f"/json {'' if after is None else after}"]
-    return "".join(f"{line}\n" for line in lines)
+    return lines
 
 
 def closed_error() -> ConnectionClosed:
