@@ -14,7 +14,7 @@ import click
 from chatkit import ChatError, Client, ConnectionClosed, NameTaken, Notice, PasswordRefused, ProtocolError, Unconfirmed
 from chatkit.cli.client.input import InputThread
 from chatkit.cli.client.output import JsonOutput, OutputLost, QuietOutput, ReconnectOutput, TextOutput
-from chatkit.cli.client.trust import KnownHosts, tls_fault, trust, trust_options
+from chatkit.cli.client.trust import KnownHosts, describe_tls_error, make_context, trust_options
 from chatkit.cli.common import (
     CHAT_CLIENT,
     CONTEXT,
@@ -117,7 +117,7 @@ def _join(
     password = read_password(CHAT_CLIENT, options.pop("password_file"))
     hosts = KnownHosts(CHAT_CLIENT, (host, port)) if tls_trust else None
     while True:
-        context = trust(CHAT_CLIENT, tls, tls_ca, tls_fingerprint, hosts.fingerprint if hosts else None)
+        context = make_context(CHAT_CLIENT, tls, tls_ca, tls_fingerprint, hosts.fingerprint if hosts else None)
         try:
             return _connect(host, port, tls=context or False, password=password, **options)
         except WrongCertificate as error:
@@ -138,7 +138,7 @@ def _connect(host: str, port: int, **options: Any) -> Client:
     except WrongCertificate:
         raise
     except ssl.SSLError as error:
-        fail(CHAT_CLIENT, f"cannot join {where}: {tls_fault(error)}")
+        fail(CHAT_CLIENT, f"cannot join {where}: {describe_tls_error(error)}")
     except (OSError, UnicodeError) as error:
         hint = "is chat-server running there?" if isinstance(error, ConnectionRefusedError) else ""
         fail(CHAT_CLIENT, f"cannot connect to {where}: {reason(error)}", hint)
@@ -172,7 +172,7 @@ def _chat(client: Client, input_thread: InputThread, output: TextOutput) -> int:
     except ChatError as error:
         lost = str(error)
     except ssl.SSLError as error:  # a restarted server has another certificate
-        lost = tls_fault(error)
+        lost = describe_tls_error(error)
     except KeyboardInterrupt:
         if queued := input_thread.count_queued():
             complain(CHAT_CLIENT, f"{queued} lines of input were not sent")
