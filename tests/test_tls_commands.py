@@ -178,7 +178,7 @@ def test_a_missing_extra_is_one_line(run: Run, tmp_path: Path, own_data: Path) -
     server = run("chat-server", "--port", "0", "--tls-self-signed", env=os.environ | {"PYTHONPATH": str(tmp_path)})
     status, err = ended(server)
     assert (status, err.count("\n")) == (1, 1)
-    assert "pip install 'chatkit[tls]'" in err
+    assert "needs the package cryptography (pip install cryptography)" in err
     assert not own_data.exists()
 
 

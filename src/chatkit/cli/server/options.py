@@ -196,7 +196,7 @@ def _self_signed_certificate(command: str) -> Path:
         self_signed(path)
         certificate = ssl.PEM_cert_to_DER_cert(begin + path.read_text().partition(begin)[2])
     except ImportError:
-        fail(command, "--tls-self-signed needs the package cryptography", "pip install 'chatkit[tls]'")
+        fail(command, "--tls-self-signed needs the package cryptography", "pip install cryptography")
     except OSError as error:
         fail(command, f"cannot write a certificate to {path}: {reason(error)}")
     except ValueError:
