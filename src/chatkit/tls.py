@@ -30,6 +30,10 @@ class WrongCertificate(ssl.SSLCertVerificationError):
         super().__init__(f"the server's certificate is another one, with the fingerprint {fingerprint}")
         self.fingerprint = fingerprint
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Support pickle and copy, which by default pass the text instead of the fingerprint."""
+        return type(self), (self.fingerprint,), self.__dict__
+
 
 class PinnedObject(ssl.SSLObject):
     """Looks at the certificate before the last word of the handshake is sent: the server must not think we are in."""
