@@ -263,7 +263,7 @@ def test_a_line_whose_fate_is_unknown(serve: Serve, gate: Gate, heard: bool) -> 
         gate.put(0)
         next_of(bob, Reconnected)
         if not heard:
-            assert bob.receive(DEADLINE) == Unconfirmed("nobody knows whether the room heard: well?", "well?")
+            assert bob.receive(DEADLINE) == Unconfirmed("the room may not have received: well?", "well?")
         bob.send("on we go")
         assert next_of(ann, Message).text == "on we go"
         ann.send("end")

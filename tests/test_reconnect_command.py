@@ -144,7 +144,7 @@ def test_a_line_whose_fate_is_unknown(run: Run, proxy: tuple[Started, Proxy]) ->
     client, link = join(run, proxy[1])
     assert client.line() == CONNECTED
     lose_a_line(client, link)
-    while client.line() != "*** nobody knows whether the room heard: lost":
+    while client.line() != "*** the room may not have received: lost":
         pass
     client.type("exit")
     assert client.ends()[0] == 1

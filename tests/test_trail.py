@@ -63,9 +63,7 @@ def unsure(events: list[Event]) -> list[str]:
 
 def forgotten(number: int) -> Unconfirmed:
     """What is told of so many lines that were too many."""
-    return Unconfirmed(
-        f"nobody knows whether the room heard {number} lines that were sent before, too many to keep", ""
-    )
+    return Unconfirmed(f"the room may not have received {number} earlier lines, too many to remember", "")
 
 
 @pytest.fixture

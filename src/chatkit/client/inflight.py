@@ -178,9 +178,9 @@ class InFlight:
         self._lost.clear()
         self._dropped = 0
         self._size -= sum(map(_size_of, lines))
-        many = f"nobody knows whether the room heard {dropped} lines that were sent before, too many to keep"
+        many = f"the room may not have received {dropped} earlier lines, too many to remember"
         events = list[Event]([Unconfirmed(many, "")] if dropped else [])
-        return events + [Unconfirmed(f"nobody knows whether the room heard: {line}", line) for line in lines]
+        return events + [Unconfirmed(f"the room may not have received: {line}", line) for line in lines]
 
     def _acknowledge(self, sent: _SentLines, upto: int) -> None:
         """Forget the lines of a connection with numbers below `upto`."""
