@@ -121,7 +121,7 @@ class InFlight:
         """Remember a `/sync` that is sent after the newest line.
 
         Args:
-            is_ours: False for the caller's own, whose answer the caller receives.
+            is_ours: False for the caller's own. The caller receives its answer.
         """
         if is_ours or len(self._syncs) < MAX_PENDING_SYNCS or self._syncs[-1].is_ours:
             self._syncs.append(_PendingSync(self._sent.end, is_ours))

@@ -63,14 +63,10 @@ class ClientProtocol:
         self.opening = "".join(f"{line}\n" for line in opening).encode()
         self._max_line_bytes = max_line_bytes
         self._name = name
-        # The answers to the opening, in order. Messages before the welcome have no id, and `after` would repeat them.
-        self._expected: list[tuple[Event | type[Welcome], ...]] = []
-        self._expected += [] if password is None else [(Notice(ACCEPTED), Notice(NO_PASSWORD_NEEDED))]
-        taken = Notice(str(NameTaken(name or "")))
-        self._expected += [(Notice(now_named(name)), *([taken] if epoch else []))] if name else []
-        self._expected += [(Welcome,)] if events else []
-        self._name_refusal = taken if name and not epoch else None
+        self._name_refusal = Notice(str(NameTaken(name or "")))
         self._has_password = password is not None
+        self._is_returning = epoch is not None
+        self._expected = self._expected_answers(events)
         self._unknown = [f"unknown command {line.partition(' ')[0]}" for line in opening]
         self._closing = False
         # Sanitizing makes at most three bytes of one, and a name comes on top. The rest is for servers with higher limits.
@@ -144,6 +140,17 @@ class ClientProtocol:
             if event and (not self._expected or self._match_opening(event)):
                 self.received.append(event)
 
+    def _expected_answers(self, events: bool) -> list[tuple[Event | type[Welcome], ...]]:
+        """Return the possible answers to each line of the opening, in order."""
+        expected: list[tuple[Event | type[Welcome], ...]] = []
+        if self._has_password:
+            expected += [(Notice(ACCEPTED), Notice(NO_PASSWORD_NEEDED))]
+        if self._name:
+            expected += [(Notice(now_named(self._name)), *([self._name_refusal] if self._is_returning else []))]
+        if events:
+            expected += [(Welcome,)]
+        return expected
+
     def _match_opening(self, event: Event) -> bool:
         """Compare an event with the next expected answer. Return whether the caller gets it, too.
 
@@ -152,7 +159,7 @@ class ClientProtocol:
             PasswordRefused: the password is wrong or missing.
             ProtocolError: the server, an older one perhaps, doesn't know a command of the opening.
         """
-        if self._name and event == self._name_refusal:
+        if self._name and event == self._name_refusal and not self._is_returning:
             raise NameTaken(self._name)
         if event == Notice(WRONG_PASSWORD) or (event == Notice(ASKS_PASSWORD) and not self._has_password):
             raise PasswordRefused(event.text)
@@ -163,6 +170,7 @@ class ClientProtocol:
             return isinstance(event, Welcome)
         if event in (Notice(ASKS_PASSWORD), REPLAY_BEGINS, REPLAY_ENDS):
             return False
+        # Messages before the welcome have no id, and `after` repeats them.
         return isinstance(event, Notice | Private) or (Welcome,) not in self._expected
 
 
