@@ -95,7 +95,7 @@ class ResumeState:
 
     @property
     def should_catch_up(self) -> bool:
-        """Tell whether a sender should look for answers, in case that nobody receives."""
+        """Tell whether a sender should look for answers, in case no thread receives."""
         lines = self._in_flight.unacknowledged
         return bool(lines) and not lines % CATCH_UP_LINES
 
