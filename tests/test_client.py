@@ -5,9 +5,11 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
+import chatkit
 from chatkit import Client, ConnectionClosed, Event, Message, Notice, ProtocolError, Server
 from tests.conftest import DEADLINE, Started
 
@@ -224,3 +226,12 @@ def test_no_server_there() -> None:
         Client(port=port)
     with pytest.raises(socket.gaierror):
         Client("no such host")
+
+
+def test_the_clients_know_no_server() -> None:
+    """Neither the server nor the room: a client depends on the protocol alone."""
+    files = [*(Path(chatkit.__file__).parent / "client").glob("*.py")]
+    assert len(files) > 5
+    for path in files:
+        for forbidden in ("chatkit.server", "chatkit.room", "chatkit.history", "chatkit.cli", "from chatkit import"):
+            assert forbidden not in path.read_text(), f"{path.name} uses {forbidden}"
