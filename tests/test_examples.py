@@ -1,4 +1,4 @@
-"""The examples and the code in docs/library.md and docs/history.md do what they say."""
+"""The examples and the code in the documents do what they say."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.helpers.servers import Started
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = [(ROOT / f"docs/{name}.md").read_text() for name in ("library", "history")]
+DOCUMENTS = [(ROOT / f"docs/{name}.md").read_text() for name in ("library", "history", "reconnecting")]
 BLOCKS = re.findall(r"```python\n(.*?)```", "".join(DOCUMENTS), re.DOTALL)
 
 
@@ -143,4 +143,4 @@ def test_the_code_in_the_documents_runs(code: str, tmp_path: Path) -> None:
 
 
 def test_the_documents_have_code() -> None:
-    assert len(BLOCKS) == 7
+    assert len(BLOCKS) == 8

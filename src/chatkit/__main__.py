@@ -6,26 +6,28 @@ import click
 
 from chatkit.cli.common import CONTEXT, version_option
 
-PLACES = {"client": "chatkit.cli.client.main", "history": "chatkit.cli.history", "server": "chatkit.cli.server.main"}
+MODULES = {"client": "chatkit.cli.client.main", "history": "chatkit.cli.history", "server": "chatkit.cli.server.main"}
 
 
 class Commands(click.Group):
-    """Each is loaded when it is asked for: a server needs no client."""
+    """The three commands. Only the chosen one is loaded: a server needs no client."""
 
     def list_commands(self, context: click.Context) -> list[str]:
-        return list(PLACES)
+        """Return the names of the commands."""
+        return list(MODULES)
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
-        if name not in PLACES:
+        """Load a command."""
+        if name not in MODULES:
             return None
-        command: click.Command = import_module(PLACES[name]).main
+        command: click.Command = import_module(MODULES[name]).main
         return command
 
 
 @click.command(cls=Commands, context_settings=CONTEXT)
 @version_option
 def main() -> None:
-    """A chat room: start one, join one, or read what was said in one."""
+    """Start a chat room, join one, or read its history."""
 
 
 if __name__ == "__main__":

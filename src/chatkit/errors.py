@@ -1,33 +1,37 @@
-"""What can go wrong, and whose fault it was.
+"""The errors of chatkit, sorted by whose fault they are.
 
     ChatError
-     +-- ProtocolError       the other side sent what the protocol doesn't allow
+     +-- ProtocolError       the other side broke the protocol
      +-- ConnectionClosed    the conversation is over
      +-- NotConnected        the connection is lost for now; nothing was sent
-     +-- JoinRefused         the room doesn't take this connection
-     +-- NameTaken           another member has that name
-     +-- PasswordRefused     the room asks for a password, and this isn't it
-     +-- HistoryError        what was said can't be kept, or told again
+     +-- JoinRefused         the room doesn't admit this connection
+     +-- NameTaken           another member has the name
+     +-- PasswordRefused     the room needs a password, and got none or a wrong one
+     +-- HistoryError        the history can't keep or read messages
 
-A mistake of the caller is a `ValueError` or `TypeError`; an `OSError` passes through untouched.
+A mistake of the caller is a `ValueError` or `TypeError`. An `OSError` passes through unchanged. All of these errors can
+be pickled.
 """
 
 from __future__ import annotations
 
+from functools import partial
+
 
 class ChatError(Exception):
-    """The root of chatkit's own errors."""
+    """The base class of chatkit's own errors."""
 
 
 class ProtocolError(ChatError):
-    """The other side sent what the protocol doesn't allow."""
+    """Data from the other side that the protocol doesn't allow."""
 
 
 class ConnectionClosed(ChatError):
-    """The conversation is over.
+    """The end of a conversation.
 
-    reason: what ended it, in words.
-    clean: True when one side ended it in order, False when it broke (reset, timeout, half a line).
+    Attributes:
+        reason: why it ended, in words.
+        clean: True if one side ended it in order, False if it broke: by a reset, a timeout or half a line.
     """
 
     def __init__(self, reason: str, *, clean: bool) -> None:
@@ -38,11 +42,16 @@ class ConnectionClosed(ChatError):
     def __str__(self) -> str:
         return self.reason
 
+    def __reduce__(self) -> tuple[object, ...]:
+        """Support pickle and copy, which by default pass every argument by position."""
+        return partial(type(self), clean=self.clean), (self.reason,), self.__dict__
+
 
 class NotConnected(ChatError):
-    """A line wasn't sent: a client that reconnects is away, and has no place left to keep it.
+    """A line that was not sent, because the connection is lost for now and the client's queue is full or absent.
 
-    reason: why, in words.
+    Attributes:
+        reason: why, in words.
     """
 
     def __init__(self, reason: str) -> None:
@@ -54,10 +63,11 @@ class NotConnected(ChatError):
 
 
 class JoinRefused(ChatError):
-    """The room doesn't take this connection.
+    """A connection that the room doesn't admit.
 
-    code: a stable word (`full`, `address`, `handler`), also the key in `Stats.refused`.
-    reason: what the refused peer is told.
+    Attributes:
+        code: a stable word, `full`, `address` or `handler`; also the key in `Stats.refused`.
+        reason: the same in words, for the refused peer.
     """
 
     def __init__(self, code: str, reason: str) -> None:
@@ -70,7 +80,11 @@ class JoinRefused(ChatError):
 
 
 class NameTaken(ChatError):
-    """Another member has that name, or one that differs only in case."""
+    """A name that another member has, perhaps in other case.
+
+    Attributes:
+        name: the name.
+    """
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
@@ -81,8 +95,8 @@ class NameTaken(ChatError):
 
 
 class PasswordRefused(ChatError):
-    """The room asks for a password, and got none or a wrong one."""
+    """A missing or wrong password for the room."""
 
 
 class HistoryError(ChatError):
-    """What was said can't be kept, or told again; the text says why."""
+    """Messages that the history can't keep or read; the text says why."""

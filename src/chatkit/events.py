@@ -1,6 +1,7 @@
-"""What happens in a room, as values. Text here, bytes only in `encoding` and `protocol`.
+"""The events of a room, as immutable values.
 
-`str(event)` is the line that members with plain text receive.
+`event.text` is an event in words, `str(event)` the line that members with plain text receive. Bytes are the business of
+`chatkit.protocol`.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ from typing import ClassVar
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """A line that a member said to the room: `51044: Hi!`.
+    """A line from a member to the room: `51044: Hi!`.
 
-    sender: the member's name: its TCP port, or what it chose by `/nick`.
-    text: never empty, without line ends and without control characters except TAB.
-    id: the place in the room's order, from 1; None where the wire didn't say (plain text).
-    time: seconds since the epoch (UTC); None where the wire didn't say.
+    Attributes:
+        sender: the member's name: its TCP port, or the name that it took by `/nick`.
+        text: never empty, without line ends and without control characters except TAB.
+        id: the position in the room's order, from 1; None without `events=True`, as plain text doesn't hold it.
+        time: seconds since the Unix epoch (UTC); None without `events=True`.
     """
 
     sender: str
@@ -30,7 +32,11 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class Action(Message):
-    """A message that tells what its sender does, by `/me`: `* ada waves`."""
+    """A message in the third person, sent by `/me`: `* ada waves`.
+
+    Attributes:
+        sender, text, id, time: as of `Message`.
+    """
 
     def __str__(self) -> str:
         return f"* {self.sender} {self.text}"
@@ -38,9 +44,12 @@ class Action(Message):
 
 @dataclass(frozen=True, slots=True)
 class Private:
-    """A line for one member alone, by `/msg`: `ada (private): psst`. No message: it has no id, and no hook sees it.
+    """A line for one member alone, sent by `/msg`: `ada (private): psst`.
 
-    sender, text, time: as in `Message`.
+    It is no `Message`: it has no id, no hook receives it, and the history doesn't keep it.
+
+    Attributes:
+        sender, text, time: as of `Message`.
     """
 
     sender: str
@@ -53,7 +62,11 @@ class Private:
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """Something the room says in words, to one or to all: `*** closing soon`."""
+    """A line from the room itself, to one member or to all: `*** closing soon`.
+
+    Attributes:
+        text: the line without the stars.
+    """
 
     text: str
 
@@ -63,22 +76,25 @@ class Notice:
 
 @dataclass(frozen=True, slots=True)
 class Error(Notice):
-    """What the room didn't do, or why it ends the conversation. In plain text it is a `Notice`.
+    """A refused request, or the reason why the room ends the conversation. Without `events=True` it is a `Notice`.
 
-    code: a stable word for programs; docs/protocol.md lists them.
+    Attributes:
+        text: the error in words.
+        code: a stable word for programs; docs/protocol.md lists them.
     """
 
     code: str
 
 
-class _Told:
-    """What the room says by itself: `text` has it in words, as a notice would."""
+class _Announcement:
+    """The base of events whose text follows from their other fields."""
 
     __slots__ = ()
     _words: ClassVar[str]
 
     @property
     def text(self) -> str:
+        """Return the event in words, without the stars."""
         return self._words.format(self)
 
     def __str__(self) -> str:
@@ -86,11 +102,13 @@ class _Told:
 
 
 @dataclass(frozen=True, slots=True)
-class Welcome(_Told):
-    """From here on the conversation is JSON Lines.
+class Welcome(_Announcement):
+    """The first event with `events=True`: the conversation is JSON Lines from here on.
 
-    name: the reader's own. newest: the id of the room's last message, 0 before the first.
-    epoch: which run of the ids this is: where it is another word, ids began anew.
+    Attributes:
+        name: this member's own name.
+        newest: the id of the room's last message, 0 before the first.
+        epoch: the name of the current run of ids. In another epoch, ids have started anew.
     """
 
     _words = "you are {0.name}"
@@ -100,32 +118,49 @@ class Welcome(_Told):
 
 
 @dataclass(frozen=True, slots=True)
-class Synced(_Told):
-    """The answer to `/sync`: what was sent before it was heard, and what came up to `newest` has been received."""
+class Synced(_Announcement):
+    """The answer to `/sync`: the room has received every line before it.
+
+    Attributes:
+        newest: the id up to which this client has received every message.
+    """
 
     _words = "synced, newest is {0.newest}"
     newest: int
 
 
 @dataclass(frozen=True, slots=True)
-class Joined(_Told):
-    """A member came in. Members with plain text get it when the server announces."""
+class Joined(_Announcement):
+    """A new member. Members with plain text are told if the server has `announce=True`.
+
+    Attributes:
+        name: the member's name.
+    """
 
     _words = "{0.name} joined"
     name: str
 
 
 @dataclass(frozen=True, slots=True)
-class Left(_Told):
-    """A member is gone, its name free. Told to whom `Joined` is told."""
+class Left(_Announcement):
+    """The end of a membership; the name is free. Delivered to the same members as `Joined`.
+
+    Attributes:
+        name: the member's last name.
+    """
 
     _words = "{0.name} left"
     name: str
 
 
 @dataclass(frozen=True, slots=True)
-class Renamed(_Told):
-    """A member chose another name. Told to whom `Joined` is told, and to the member itself."""
+class Renamed(_Announcement):
+    """A member's new name. Delivered to the same members as `Joined`, and to the member itself.
+
+    Attributes:
+        old: the name before.
+        name: the new name.
+    """
 
     _words = "{0.old} is now {0.name}"
     old: str
@@ -133,26 +168,38 @@ class Renamed(_Told):
 
 
 @dataclass(frozen=True, slots=True)
-class Gap(_Told):
-    """missing: how many messages of those that were asked for are no longer kept."""
+class Gap(_Announcement):
+    """A gap in a replay: requested messages that the room no longer keeps.
+
+    Attributes:
+        missing: their number.
+    """
 
     _words = "{0.missing} messages are no longer kept"
     missing: int
 
 
-# What a client that reconnects tells its own program; none of these is on the wire.
+# Events of a client with `reconnect=True`. The client makes them; they aren't on the wire.
 
 
 @dataclass(frozen=True, slots=True)
 class Disconnected(Notice):
-    """The connection is lost; the client is trying to come back."""
+    """The loss of the connection. The client tries to come back.
+
+    Attributes:
+        text: the loss and its reason, in words.
+    """
 
 
 @dataclass(frozen=True, slots=True)
 class Reconnected(Notice):
-    """The client is back. What it missed follows.
+    """The return to the room. The messages that the client missed follow.
 
-    name: its own, from now on. new_epoch: whether the room began anew, with other ids; what was missed can't be known then.
+    Attributes:
+        text: the return, in words.
+        name: this member's own name from now on.
+        new_epoch: whether the room has started anew, with other ids. The messages that were missed before its new
+            start are lost then, and their number is unknown.
     """
 
     name: str
@@ -161,9 +208,11 @@ class Reconnected(Notice):
 
 @dataclass(frozen=True, slots=True)
 class Unconfirmed(Notice):
-    """Nobody knows whether the room heard a line that was sent before the connection was lost; it wasn't sent again.
+    """A line that was sent before a loss and that the room may or may not have received. It isn't sent again.
 
-    line: as it was given to `send`; "" for those that were too many to remember, whose number `text` tells.
+    Attributes:
+        text: the same in words.
+        line: as given to `send`. "" stands for several lines, too many to remember; `text` has their number.
     """
 
     line: str

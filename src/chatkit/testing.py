@@ -1,4 +1,4 @@
-"""Fixtures for tests of what you build with chatkit; pytest finds them by itself once chatkit is installed.
+"""Fixtures for tests of programs that use chatkit. pytest finds them once chatkit is installed.
 
     def test_greeting(chat_room):
         ann, bob = chat_room.join(2)
@@ -10,7 +10,8 @@
 
     with Server(port=0, handler=Moderation()) as server, ChatRoom(server) as room: ...
 
-Nothing here sleeps or waits for silence: absence is proved by asking the server for a sign and finding nothing before it.
+Nothing here sleeps or waits for silence. To prove that nothing was received, a guest sends a probe, an unknown command,
+and finds no event before the server's answer.
 """
 
 from __future__ import annotations
@@ -32,33 +33,43 @@ from chatkit.events import Event, Message, Private
 from chatkit.server.server import Server
 
 TIMEOUT_SECONDS = 5.0
-# How often to look whether another thread, which receives from the same guest, has seen a sign.
+# Interval of looking whether another thread, which receives from the same guest, has received the answer to a probe.
 LOOK_SECONDS = 0.05
 
 
 class _Inbox(deque[Event]):
-    """What a guest has received, without the signs that it asked for."""
+    """A guest's events, without the answers to its probes.
+
+    Attributes:
+        probes: for each probe without an answer, the flag to set.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.signs: dict[str, threading.Event] = {}
+        self.probes: dict[str, threading.Event] = {}
 
     def append(self, event: Event) -> None:
-        for sign, seen in list(self.signs.items()):  # another thread may ask for one
-            if sign in event.text:
-                seen.set()
+        """Add an event, unless it answers a probe."""
+        for probe, answered in list(self.probes.items()):  # a copy: another thread may add one
+            if probe in event.text:
+                answered.set()
                 return
         super().append(event)
 
     def extend(self, events: Iterable[Event]) -> None:
+        """Add events, except answers to probes."""
         for event in events:
             self.append(event)
 
 
 class Guest(Client):
-    """A `Client` that knows what to expect. A thread of its own, such as a bot under test, may receive from it."""
+    """A `Client` with expectations, made by `ChatRoom.join`.
+
+    Threads: as for `Client`: another thread, such as a bot under test, may receive from it.
+    """
 
     def __init__(self, room: ChatRoom, **options: Any) -> None:
+        """Connect to the room's server. Arguments and errors as for `Client`."""
         super().__init__(*room.server.address, **options)
         self._name: str = options.get("name") or str(self.address[1])
         self._room = room
@@ -68,37 +79,60 @@ class Guest(Client):
 
     @property
     def name(self) -> str:
-        """What the others see, or saw last."""
+        """Return the member's name; after it has left, its last one."""
         for member in self._room.server.members:
             if member.address == self.address:
                 self._name = member.name
         return self._name
 
     def receive(self, timeout: float | None = TIMEOUT_SECONDS) -> Event:
-        """As `Client.receive`, but it doesn't wait for ever unless told to."""
+        """Wait for the next event, as `Client.receive`, but by default at most 5 seconds.
+
+        Args:
+            timeout: seconds to wait; 0 doesn't wait, None waits for ever.
+
+        Returns:
+            The event.
+
+        Raises:
+            TimeoutError, ConnectionClosed, ProtocolError: as for `Client.receive`.
+        """
         return super().receive(timeout)
 
     def expect(self, text: str, *, sender: Guest | str | None = None, timeout: float = TIMEOUT_SECONDS) -> Event:
-        """The next event has this text, and this sender if one is given. AssertionError: it is another one, or none."""
+        """Assert that the next event has this text, and this sender if one is given.
+
+        Args:
+            text: the event's `text`.
+            sender: a guest or a name; None for any sender.
+            timeout: seconds to wait.
+
+        Returns:
+            The event.
+
+        Raises:
+            AssertionError: it is another event, or none in time.
+        """
         __tracebackhide__ = True
         wanted = f"{text!r} from {getattr(sender, 'name', sender)}" if sender else repr(text)
         try:
             event = self.receive(timeout)
         except (TimeoutError, ConnectionClosed) as error:
             raise AssertionError(f"{self.name} expected {wanted}: {error}") from None
-        said_by = event.sender if isinstance(event, Message | Private) else None
-        if event.text != text or (sender and said_by != getattr(sender, "name", sender)):
+        found = event.sender if isinstance(event, Message | Private) else None
+        if event.text != text or (sender and found != getattr(sender, "name", sender)):
             raise AssertionError(f"{self.name} expected {wanted}, received {event!r}")
         return event
 
     def expect_nothing(self) -> None:
-        """Of all that the guests of the room have sent, and the server has said, nothing was left to receive here.
+        """Assert that nothing is left to receive, of all that the room's guests and the server have sent so far.
 
-        AssertionError: something was.
+        Raises:
+            AssertionError: there is an event.
         """
         __tracebackhide__ = True
         for guest in self._room.guests:
-            with suppress(ConnectionClosed):  # who has left has been heard to the end
+            with suppress(ConnectionClosed):  # the server has received every line of a guest that has left
                 guest.sync()
         self._room.sync()
         with suppress(ConnectionClosed):
@@ -107,37 +141,60 @@ class Guest(Client):
             raise AssertionError(f"{self.name} expected nothing, received {self._inbox[0]!r}")
 
     def sync(self) -> None:
-        """Return when the server has heard all that was sent here, and what came up to then can be received.
+        """Wait until the server has received this guest's lines, and this guest the server's lines up to then.
 
-        TimeoutError: the server gave no sign. ConnectionClosed: this guest has left.
+        Raises:
+            TimeoutError: the server didn't answer within 5 seconds.
+            ConnectionClosed: this guest has left.
         """
-        sign, seen = f"/{secrets.token_hex(8)}", threading.Event()
-        self._inbox.signs[sign] = seen
-        self.send(sign)  # an unknown command is answered to us alone
+        probe, answered = f"/{secrets.token_hex(8)}", threading.Event()
+        self._inbox.probes[probe] = answered
+        self.send(probe)  # the answer to an unknown command goes to this guest alone
         deadline = time.monotonic() + TIMEOUT_SECONDS
-        while not seen.is_set():
-            if self._receiving.acquire(timeout=LOOK_SECONDS):  # else another thread receives, and may see the sign
+        while not answered.is_set():
+            if self._receiving.acquire(timeout=LOOK_SECONDS):  # else another thread receives, the answer perhaps
                 try:
                     if self._connection.ended:
                         raise self._connection.ended.with_traceback(None)
-                    if not seen.is_set():
+                    if not answered.is_set():
                         self._connection.read(deadline)
                 finally:
                     self._receiving.release()
             elif time.monotonic() > deadline:
-                raise TimeoutError("the server gave no sign")
-        del self._inbox.signs[sign]
+                raise TimeoutError("the server didn't answer in time")
+        del self._inbox.probes[probe]
 
 
 class ChatRoom:
-    """Guests of a server, who leave at the end of `with`. guests: those that are there."""
+    """A server's guests, which leave at the end of `with`.
+
+    Attributes:
+        server: the server.
+        guests: in the order in which they joined.
+    """
 
     def __init__(self, server: Server) -> None:
+        """Prepare a room without guests.
+
+        Args:
+            server: a running server.
+        """
         self.server = server
         self.guests: list[Guest] = []
 
     def join(self, number: int = 1, **options: Any) -> list[Guest]:
-        """So many new guests, in the room when it returns. options: as for `Client`."""
+        """Connect new guests. They are members of the room when it returns.
+
+        Args:
+            number: of guests.
+            options: arguments of `Client`, the same for each guest.
+
+        Returns:
+            The new guests.
+
+        Raises:
+            Errors as for `Client`.
+        """
         for _ in range(number):
             self.guests.append(Guest(self, **options))
         joined = self.guests[len(self.guests) - number :]
@@ -146,11 +203,11 @@ class ChatRoom:
         return joined
 
     def sync(self) -> None:
-        """Return when all that the server's own program has said is on its way to the guests."""
-        said = threading.Event()
-        with suppress(RuntimeError):  # the server isn't running: it says nothing more
-            self.server._pool.call_soon(said.set)
-            said.wait(TIMEOUT_SECONDS)
+        """Wait until all lines of the server's own program are on their way to the guests."""
+        done = threading.Event()
+        with suppress(RuntimeError):  # the server isn't running: it sends nothing more
+            self.server._pool.call_soon(done.set)
+            done.wait(TIMEOUT_SECONDS)
 
     def __enter__(self) -> Self:
         return self
@@ -164,7 +221,10 @@ class ChatRoom:
 
 @pytest.fixture
 def chat_server() -> Iterator[Server]:
-    """A running server on a free port of 127.0.0.1. It is shut down at the end, and has left no thread."""
+    """Provide a running `Server` on a free port of 127.0.0.1.
+
+    Resource handling: at the end of the test it is shut down, and the fixture asserts that no thread of it is left.
+    """
     before = set(threading.enumerate())
     with Server(port=0) as server:
         yield server
@@ -173,6 +233,6 @@ def chat_server() -> Iterator[Server]:
 
 @pytest.fixture
 def chat_room(chat_server: Server) -> Iterator[ChatRoom]:
-    """A room on `chat_server`: `ann, bob = chat_room.join(2)`."""
+    """Provide a `ChatRoom` on `chat_server`: `ann, bob = chat_room.join(2)`. Its guests leave at the end of the test."""
     with ChatRoom(chat_server) as room:
         yield room

@@ -1,4 +1,4 @@
-"""TLS: the certificate that a server shows, and the one that a client trusts."""
+"""TLS contexts: a server's certificate, and a client's trust in it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,18 @@ from pathlib import Path
 
 
 def server_context(certificate: str | Path, key: str | Path | None = None) -> ssl.SSLContext:
-    """TLS 1.2 and newer with this certificate (PEM, the chain after it) and key (by default in the same file).
+    """Return a context for `Server(tls=...)`, for TLS 1.2 and newer.
 
-    OSError: a file can't be read. ssl.SSLError, an OSError too: it holds no such thing, or the two don't match.
+    Args:
+        certificate: a file in PEM form, the server's certificate first, then its chain.
+        key: the file of the private key, PEM and not encrypted; by default the same file.
+
+    Returns:
+        The context. After a renewal of the certificate, make a new one for `Server.set_tls`.
+
+    Raises:
+        OSError: a file can't be read.
+        ssl.SSLError: a file holds no certificate or key, or the two don't match. It is an OSError, too.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
@@ -24,31 +33,45 @@ def server_context(certificate: str | Path, key: str | Path | None = None) -> ss
 
 
 class WrongCertificate(ssl.SSLCertVerificationError):
-    """The server's certificate isn't the one that is trusted. fingerprint: its own."""
+    """A server's certificate that isn't the trusted one.
+
+    Attributes:
+        fingerprint: of the server's certificate, as `fingerprint_of` returns it.
+    """
 
     def __init__(self, fingerprint: str) -> None:
-        super().__init__(f"the server's certificate is another one, with the fingerprint {fingerprint}")
+        super().__init__(f"the server's certificate is not the trusted one; its fingerprint is {fingerprint}")
         self.fingerprint = fingerprint
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Support pickle and copy, which by default pass the text instead of the fingerprint."""
+        return type(self), (self.fingerprint,), self.__dict__
 
 
 class PinnedObject(ssl.SSLObject):
-    """Looks at the certificate before the last word of the handshake is sent: the server must not think we are in."""
+    """A TLS object that checks the certificate before the handshake's last message, so that the server sees a failure."""
 
     def do_handshake(self) -> None:
+        """Do the handshake, and check the certificate."""
         super().do_handshake()
         _check_pin(self)
 
 
 class PinnedSocket(ssl.SSLSocket):
-    """The same for `wrap_socket`."""
+    """A TLS socket with the same check, for `wrap_socket`."""
 
     def do_handshake(self, block: bool = False) -> None:
+        """Do the handshake, and check the certificate."""
         super().do_handshake(block)
         _check_pin(self)
 
 
 class PinnedContext(ssl.SSLContext):
-    """Trusts one certificate and no other, whoever signed it. fingerprint: its SHA-256, in small hexadecimal digits."""
+    """A context that trusts one certificate and no other, without regard to its signature.
+
+    Attributes:
+        fingerprint: of the trusted certificate, as `fingerprint_of` returns it.
+    """
 
     fingerprint: str
     sslobject_class = PinnedObject
@@ -63,12 +86,19 @@ def _check_pin(tls: ssl.SSLObject | ssl.SSLSocket) -> None:
 
 
 def client_context(*, ca: str | Path | None = None, fingerprint: str | None = None) -> ssl.SSLContext:
-    """TLS 1.2 and newer that checks the server's certificate and name.
+    """Return a context for `Client(tls=...)`, for TLS 1.2 and newer.
 
-    ca: a file of certificates (PEM) to trust instead of the system's.
-    fingerprint: SHA-256 of the one certificate to trust, in place of all other checks. 64 hexadecimal digits, with or
-        without colons.
-    OSError: `ca` can't be read. ValueError: `fingerprint` is none.
+    Args:
+        ca: a file of certificates (PEM) to trust instead of the system's.
+        fingerprint: the SHA-256 of the one certificate to trust, in place of all other checks: 64 hexadecimal digits,
+            with or without colons.
+
+    Returns:
+        A context that checks the server's certificate, and without `fingerprint` also its name and dates.
+
+    Raises:
+        OSError: `ca` can't be read; `ssl.SSLError`, an OSError, too, if it holds no certificate.
+        ValueError: `fingerprint` is no fingerprint.
     """
     if fingerprint is None and ca is None:
         context = ssl.create_default_context()
@@ -86,7 +116,17 @@ def client_context(*, ca: str | Path | None = None, fingerprint: str | None = No
 
 
 def plain_fingerprint(fingerprint: str) -> str:
-    """A fingerprint in small digits without colons. ValueError: it isn't one."""
+    """Return a fingerprint in lower case and without colons.
+
+    Args:
+        fingerprint: 64 hexadecimal digits, with or without colons.
+
+    Returns:
+        The 64 digits.
+
+    Raises:
+        ValueError: `fingerprint` is no fingerprint.
+    """
     plain = fingerprint.strip().replace(":", "").lower()
     if len(plain) != 64 or set(plain) - set("0123456789abcdef"):
         raise ValueError("a fingerprint is 64 hexadecimal digits, as chat-server prints it")
@@ -94,18 +134,30 @@ def plain_fingerprint(fingerprint: str) -> str:
 
 
 def fingerprint_of(certificate: bytes) -> str:
-    """The fingerprint of a certificate in DER."""
+    """Return a certificate's fingerprint.
+
+    Args:
+        certificate: in DER form.
+
+    Returns:
+        The SHA-256, 64 hexadecimal digits in lower case.
+    """
     return sha256(certificate).hexdigest()
 
 
-# Its fingerprint is what is trusted, not its dates: it should outlive the room.
+# Clients trust its fingerprint and don't look at its dates: it should outlive the room.
 VALID_DAYS = 3650
 
 
 def self_signed(path: Path) -> None:
-    """Make a key and a certificate, in one file that only this user can read, unless it is there already.
+    """Make a key and a certificate, unless the file exists.
 
-    ImportError: the package `cryptography` is missing. OSError: the file can't be written.
+    Args:
+        path: of the file for both, in PEM form. Only this user can read it.
+
+    Raises:
+        ImportError: the package `cryptography` is missing.
+        OSError: the file can't be written.
     """
     if path.exists():
         path.chmod(0o600)
@@ -124,9 +176,9 @@ def self_signed(path: Path) -> None:
     certificate = builder.sign(key, SHA256())
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()) + certificate.public_bytes(Encoding.PEM)
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    # Under another name first, which only this user can read: whoever starts at the same time finds all of it or nothing.
+    # Under another name first, for this user only: a server that starts at the same time finds all of it or nothing.
     with NamedTemporaryFile(dir=path.parent) as draft:
         draft.write(pem)
         draft.flush()
-        with suppress(FileExistsError):  # somebody was quicker: that one's is used
+        with suppress(FileExistsError):  # another server was faster; its file is used
             os.link(draft.name, path)

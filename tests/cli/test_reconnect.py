@@ -114,7 +114,7 @@ def test_leaving_with_lines_that_were_never_sent(away: Running) -> None:
     for number in range(100):
         away.type(f"{number}")
     away.type("exit")
-    last = "left while away; 100 lines of input were not sent"
+    last = "left while disconnected; 100 lines of input were not sent"
     assert away.ends() == (3, "", f"chat-client: disconnected: {last}\n")
 
 
@@ -143,7 +143,7 @@ def test_a_line_whose_fate_is_unknown(run: Run, proxy: tuple[Started, Proxy]) ->
     client, link = join(run, proxy[1])
     assert client.line() == CONNECTED
     lose_a_line(client, link)
-    while client.line() != "*** nobody knows whether the room heard: lost":
+    while client.line() != "*** the room may not have received: lost":
         pass
     client.type("exit")
     assert client.ends()[0] == 1

@@ -73,7 +73,7 @@ def test_certificate_and_key_in_two_files(run: Run, papers: Papers, tmp_path: Pa
 @pytest.mark.parametrize(
     ("options", "status", "fault"),
     [
-        (("--tls-cert", "{good}", "--tls-key", "{renewed}"), 1, "certificate and key don't belong together"),
+        (("--tls-cert", "{good}", "--tls-key", "{renewed}"), 1, "certificate and key don't match"),
         (("--tls-cert", "{good}-not"), 1, "No such file or directory"),
         (("--tls-cert", "{good}", "--tls-key", "{good}-not"), 1, "No such file or directory"),
         (("--tls-cert", "/dev/null"), 1, "no certificate and key (PEM, not encrypted) that TLS can use"),
@@ -114,7 +114,7 @@ def test_a_missing_extra_is_one_line(run: Run, tmp_path: Path, own_data: Path) -
     server = run("chat-server", "--port", "0", "--tls-self-signed", env=os.environ | {"PYTHONPATH": str(tmp_path)})
     status, err = ended(server)
     assert (status, err.count("\n")) == (1, 1)
-    assert "pip install 'chatkit[tls]'" in err
+    assert "needs the package cryptography (pip install cryptography)" in err
     assert not own_data.exists()
 
 
@@ -138,9 +138,9 @@ def test_a_signal_loads_the_renewed_certificate(run: Run, papers: Papers, tmp_pa
 
 
 WARNINGS = {
-    "open": ("0.0.0.0", (), "everyone who reaches 0.0.0.0:{port} is in, and others on the way can read along"),
+    "open": ("0.0.0.0", (), "anyone who can reach 0.0.0.0:{port} can join, and the chat is unencrypted"),
     "password": ("0.0.0.0", ("password",), "the password and the chat pass 0.0.0.0:{port} unencrypted"),
-    "TLS": ("0.0.0.0", ("tls",), "everyone who reaches 0.0.0.0:{port} is in (--password-file asks)"),
+    "TLS": ("0.0.0.0", ("tls",), "anyone who can reach 0.0.0.0:{port} can join (--password-file sets a password)"),
     "both": ("0.0.0.0", ("tls", "password"), ""),
     "loopback": (HOST, (), ""),
     "password on loopback": (HOST, ("password",), ""),
@@ -193,7 +193,7 @@ def client_faults(papers: Papers) -> dict[str, tuple[Path, tuple[str, ...], str]
         "untrusted": (papers.good, ("--tls",), rf"cannot join .*not trusted: .* {hint}"),
         "name": (papers.other_name, ca, r"cannot join .*not trusted: IP address mismatch.*"),
         "expired": (papers.expired, ca, r"cannot join .*not trusted: certificate has expired.*"),
-        "pin": (papers.good, ("--tls-fingerprint", pin), f"cannot trust .* with the fingerprint {found}"),
+        "pin": (papers.good, ("--tls-fingerprint", pin), f"cannot trust .*; its fingerprint is {found}"),
     }
 
 
@@ -297,7 +297,7 @@ def test_trust_on_first_use(run: Run, person: Callable[[str], Person], papers: P
     known, pin = own_data / "known_hosts", papers.fingerprint(papers.good)
     server, port = tls_server(run, papers.good)
     new = person(port)
-    assert new.sees("Does its operator").endswith(f"its fingerprint is {pin}\r\n")
+    assert new.sees("Does the server's operator").endswith(f"its fingerprint is {pin}\r\n")
     new.types("y\n")
     new.sees(CONNECTED)
     assert known.read_text() == f"{HOST}:{port} {pin}\n"
@@ -328,7 +328,7 @@ def test_nobody_is_trusted_unasked(
         wary = person(port)
         wary.sees("[y/N]: ")
         wary.types("n\n")
-        assert "chat-client: not trusted" in wary.sees("beforehand)")
+        assert "chat-client: not trusted" in wary.sees("use --tls-fingerprint)")
         assert wary.ends() == 1
     else:
         client = run("chat-client", "--port", port, "--tls-trust")

@@ -41,7 +41,7 @@ def test_lines_come_out_as_they_happen(pipe: tuple[Any, TextIO]) -> None:
 
 def test_a_pipe_that_nobody_reads(pipe: tuple[Any, TextIO], monkeypatch: pytest.MonkeyPatch) -> None:
     """`put` never waits; lines beyond the bound are dropped, and counted where they are missing."""
-    monkeypatch.setattr(printer_module, "MAX_WAITING", 200_000)
+    monkeypatch.setattr(printer_module, "MAX_WAITING_CHARACTERS", 200_000)
     reader, stream = pipe
     os.set_blocking(stream.fileno(), False)
     filler = 0

@@ -34,6 +34,6 @@ def test_back_off() -> None:
     for stood, most in ((STEADY_SECONDS - 1, LONGEST_SECONDS), (STEADY_SECONDS, FIRST_SECONDS)):
         backoff.connected()
         now[0] += stood
-        backoff.lost()
+        backoff.disconnected()
         backoff.delay()
         assert asked[-1] == (0, most)

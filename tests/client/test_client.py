@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+import re
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
+import chatkit
 from chatkit import AsyncClient, Client, ConnectionClosed, Event, Message, Notice, ProtocolError, Server
 from tests.helpers.aio import in_loop
 from tests.helpers.inside import is_receiving, is_sending
@@ -286,3 +289,12 @@ def test_no_server_there() -> None:
         Client(port=port)
     with pytest.raises(socket.gaierror):
         Client("no such host")
+
+
+def test_the_clients_know_no_server() -> None:
+    """Neither the server nor the room: a client depends on the protocol alone."""
+    files = [*(Path(chatkit.__file__).parent / "client").glob("*.py")]
+    assert len(files) > 5
+    for path in files:
+        found = re.search(r"(?:from|import) chatkit(?:\.(?:server|room|history|cli)\b| import)", path.read_text())
+        assert not found, f"{path.name}: {found}"

@@ -17,15 +17,13 @@ from tests.helpers.resuming import RESET, back, message, resuming, unsure
 
 def forgotten(number: int) -> Unconfirmed:
     """Return the event for so many lines that were too many."""
-    return Unconfirmed(
-        f"nobody knows whether the room heard {number} lines that were sent before, too many to keep", ""
-    )
+    return Unconfirmed(f"the room may not have received {number} earlier lines, too many to remember", "")
 
 
 @pytest.fixture
 def three(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three lines of a character are remembered."""
-    monkeypatch.setattr(inflight, "MAX_REMEMBERED", 3 * (1 + inflight.LINE_COST))
+    monkeypatch.setattr(inflight, "MAX_REMEMBERED_CHARACTERS", 3 * (1 + inflight.LINE_OVERHEAD))
 
 
 def test_one_sync_per_round_trip() -> None:
@@ -33,14 +31,14 @@ def test_one_sync_per_round_trip() -> None:
     state = resuming()
     assert state.send("a") == b"a\n/sync\n"
     assert state.send("b") == b"b\n"
-    assert not state.owes
+    assert not state.has_request
     assert state.receive(Synced(9)) == []
-    assert state.owes
-    assert state.owed() == b"/sync\n"
-    assert not state.owes
+    assert state.has_request
+    assert state.take_request() == b"/sync\n"
+    assert not state.has_request
     assert state.receive(Synced(9)) == []
-    assert not state.owes
-    assert unsure(state.lose(RESET) + state.report_unknown()) == []
+    assert not state.has_request
+    assert unsure(state.connection_lost(RESET) + state.report_unknown()) == []
 
 
 def test_the_callers_own_sync_is_answered() -> None:
@@ -49,7 +47,7 @@ def test_the_callers_own_sync_is_answered() -> None:
     assert state.send("/sync") == b"/sync\n"
     assert state.send("a") == b"a\n"
     assert state.receive(Synced(8)) == [Synced(8)]
-    assert state.owed() == b"/sync\n"
+    assert state.take_request() == b"/sync\n"
     assert state.send("/sync") == b"/sync\n"
     assert state.receive(Synced(9)) == []
     assert state.receive(Synced(9)) == [Synced(9)]
@@ -84,7 +82,7 @@ def test_the_replay_proves_lines(lines: list[str], heard: int) -> None:
     assert unsure(told) == lines[known:]
     assert len(told) == len(lines[known:])
     assert not state.queued
-    assert state.owed() == b""
+    assert state.take_request() == b""
 
 
 @given(st.text(st.characters(exclude_characters="\n\r", exclude_categories=["Cs"]), min_size=1))
@@ -129,8 +127,8 @@ def test_leaving_asks_for_unconfirmed_lines() -> None:
     assert state.leave() == b"/sync\n"
     assert state.leave() == b""
     state.receive(Synced(8))
-    state.unsend("exit")
-    assert unsure(state.lose(ConnectionClosed("the server ended the conversation", clean=True))) == ["b"]
+    state.retract("exit")
+    assert unsure(state.connection_lost(ConnectionClosed("the server ended the conversation", clean=True))) == ["b"]
 
 
 def test_a_line_that_did_not_get_away() -> None:
@@ -139,9 +137,9 @@ def test_a_line_that_did_not_get_away() -> None:
         state = resuming()
         state.send("a")
         state.send("b")
-        told = state.lose(RESET) if knows else []
-        state.unsend("b")
-        told += [] if knows else state.lose(RESET)
+        told = state.connection_lost(RESET) if knows else []
+        state.retract("b")
+        told += [] if knows else state.connection_lost(RESET)
         assert unsure(told + state.report_unknown()) == ["a"]
 
 
@@ -157,7 +155,7 @@ def test_of_too_many_lines_the_oldest_are_only_counted() -> None:
     assert unsure(told) == ["", "c", "d", "e"]
     for line in "xyz":
         state.send(line)
-    assert unsure(state.lose(RESET) + state.report_unknown()) == ["x", "y", "z"]
+    assert unsure(state.connection_lost(RESET) + state.report_unknown()) == ["x", "y", "z"]
 
 
 @pytest.mark.usefixtures("three")
@@ -167,11 +165,11 @@ def test_forgotten_lines_are_confirmed_too() -> None:
     for line in "abc":
         state.send(line)
     state.receive(Synced(8))  # `a` is confirmed
-    state.owed()
+    state.take_request()
     for line in "defgh":
         state.send(line)
     assert state.receive(Synced(9)) == []  # so are `b` and `c`, but `d` and `e` aren't
-    told = state.lose(RESET) + state.report_unknown()
+    told = state.connection_lost(RESET) + state.report_unknown()
     assert told[1] == forgotten(2)
     assert unsure(told) == ["", "f", "g", "h"]
     assert state.report_unknown() == []
@@ -204,8 +202,8 @@ def test_the_newest_line_is_remembered_however_long() -> None:
         state.send("a")
         state.send("long" * 1000)
         if not got_away:
-            state.unsend("long" * 1000)
-        told = state.lose(RESET) + state.report_unknown()
+            state.retract("long" * 1000)
+        told = state.connection_lost(RESET) + state.report_unknown()
         assert told[1] == forgotten(1)
         assert unsure(told)[1:] == ["long" * 1000] * got_away
 
@@ -237,13 +235,13 @@ def test_proving_takes_no_longer_with_many_lines() -> None:
 
 def test_questions_without_answers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """The caller's own, too; each is answered, and the last answer confirms what the last one asked for."""
-    monkeypatch.setattr(inflight, "MAX_QUESTIONS", 3)
+    monkeypatch.setattr(inflight, "MAX_PENDING_SYNCS", 3)
     state = resuming()
     for line in ["/sync"] * 10 + ["a"]:
         state.send(line)
     assert open_questions(state) == 3
     assert [state.receive(Synced(8)) for _ in range(9)] == [[Synced(8)]] * 9
-    assert not state.owes
+    assert not state.has_request
     assert state.receive(Synced(8)) == [Synced(8)]
-    assert state.owed() == b"/sync\n"
-    assert unsure(state.lose(RESET) + state.report_unknown()) == ["a"]
+    assert state.take_request() == b"/sync\n"
+    assert unsure(state.connection_lost(RESET) + state.report_unknown()) == ["a"]

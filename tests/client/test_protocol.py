@@ -290,9 +290,9 @@ def test_a_socket_that_fails(closing: bool) -> None:
     reader = client_protocol()
     if closing:
         reader.begin_close()
-    lost = reader.lose(ConnectionResetError(104, "Connection reset by peer"))
+    lost = reader.closed_by(ConnectionResetError(104, "Connection reset by peer"))
     assert (lost.reason, lost.clean) == ("this client is closed" if closing else "Connection reset by peer", closing)
-    assert reader.lose(OSError("no number")).reason == ("this client is closed" if closing else "no number")
+    assert reader.closed_by(OSError("no number")).reason == ("this client is closed" if closing else "no number")
 
 
 @pytest.mark.parametrize("data", [b"*** late\n", b"*** la", b"{}\n", b"\xff\n", MESSAGE])
@@ -323,13 +323,13 @@ def test_close_drops_received_events() -> None:
 def test_line_refuses_text_that_the_wire_cannot_carry(text: str) -> None:
     """A line end, too many bytes, or a surrogate: nothing is sent."""
     with pytest.raises(ValueError, match="not sent"):
-        client_protocol().line(text)
+        client_protocol().encode(text)
 
 
 @pytest.mark.parametrize("text", ["", "exit", "x" * 16, "é" * 8, "a\rb", "\x1b"])
 def test_line_is_the_text_and_its_end(text: str) -> None:
     """Anything else goes as it is, up to the limit."""
-    assert client_protocol().line(text) == text.encode() + b"\n"
+    assert client_protocol().encode(text) == text.encode() + b"\n"
 
 
 @pytest.mark.parametrize(

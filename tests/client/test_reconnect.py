@@ -207,7 +207,7 @@ def test_a_line_whose_fate_is_unknown(serve: Serve, gate: Gate, heard: bool) -> 
         gate.put(0)
         next_of(bob, Reconnected)
         if not heard:
-            assert bob.receive(DEADLINE) == Unconfirmed("nobody knows whether the room heard: well?", "well?")
+            assert bob.receive(DEADLINE) == Unconfirmed("the room may not have received: well?", "well?")
         bob.send("on we go")
         assert next_of(ann, Message).text == "on we go"
         ann.send("end")
@@ -323,7 +323,7 @@ def test_sending_needs_no_descriptor(serve: Serve, monkeypatch: pytest.MonkeyPat
         assert [ann.line().split()[-1] for _ in range(300)] == [b"%d" % number for number in range(300)]
 
 
-@pytest.mark.parametrize("where", ["send", "receive", "owed"])
+@pytest.mark.parametrize("where", ["send", "receive", "take_request"])
 def test_ctrl_c_between_sending_and_remembering(serve: Serve, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     """The connection ends, as nobody knows; after the return all goes on."""
     started = serve()
@@ -356,7 +356,7 @@ def test_ctrl_c_while_a_sender_takes_in(serve: Serve, monkeypatch: pytest.Monkey
     with publisher(started) as bob:
         publish(bob, 100)
         with monkeypatch.context() as patched:
-            patched.setattr(connection.ClientConnection, "take", interrupt)
+            patched.setattr(connection.ClientConnection, "read_nowait", interrupt)
             with pytest.raises(KeyboardInterrupt):
                 bob.send("interrupted")
         bob.send("100")

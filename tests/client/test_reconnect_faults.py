@@ -150,7 +150,7 @@ def test_a_line_of_which_a_part_is_under_way(serve: Serve, monkeypatch: pytest.M
             patched.setattr(connection, "wait", fail)
             with pytest.raises(ConnectionClosed):
                 for_ever(lambda: under.write(data))
-        assert under.in_line
+        assert under.failed_in_line
 
 
 def test_ctrl_c_in_the_middle_of_a_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,14 +104,14 @@ def test_a_line_that_was_said_before_the_last_message() -> None:
     state.send("hi")
     state.receive(message(9))
     for told in (message(12), message(14)):
-        state.lose(RESET)
+        state.connection_lost(RESET)
         assert opening(state).endswith(f"/json 7 {ROOM}\n/sync\n")
         state.receive(Welcome("ada", 14, ROOM))
         assert state.receive(message(9)) == []
         assert state.receive(told) == [told]
     assert state.receive(message(8, "hi", "ada")) == []
     assert state.receive(Synced(14)) == []
-    state.lose(RESET)
+    state.connection_lost(RESET)
     assert f"/json 14 {ROOM}\n" in opening(state)
 
 
@@ -154,27 +154,27 @@ def test_a_name_that_is_free_only_later(freed: Event) -> None:
     """It is asked for once after the welcome, so that the caller hears it is taken, and whenever it becomes free."""
     state = resuming()
     assert back(state, "51044")[1] == Reconnected("back as 51044", "51044", new_epoch=False)
-    assert state.owed() == b"/nick ada\n"
+    assert state.take_request() == b"/nick ada\n"
     refused = Error("the name ada is taken", "name_taken")
     assert state.receive(refused) == [refused]
     state.receive(Left("bob"))
-    assert not state.owes
+    assert not state.has_request
     assert state.receive(freed) == [freed]
-    assert state.owed() == b"/nick ada\n"
+    assert state.take_request() == b"/nick ada\n"
     assert state.receive(Renamed("51044", "ada")) == [Renamed("51044", "ada")]
     state.receive(freed)
-    assert not state.owes
+    assert not state.has_request
 
 
 def test_the_queue_is_bounded_and_in_order() -> None:
     """Without one, nothing is kept."""
     with pytest.raises(NotConnected, match=r"^not sent: the connection is lost$"):
-        resuming().keep("a")
+        resuming().enqueue("a")
     state = resuming(queue=2)
-    state.keep("a")
-    state.keep("b")
+    state.enqueue("a")
+    state.enqueue("b")
     with pytest.raises(NotConnected, match="2 lines are waiting"):
-        state.keep("c")
+        state.enqueue("c")
     assert list(state.queued) == ["a", "b"]
 
 
@@ -182,15 +182,15 @@ def test_ends_that_are_no_loss() -> None:
     """We said so, the operator removed us, or the server sends nonsense; lines that are unconfirmed then are told."""
     clean_end = ConnectionClosed("the server ended the conversation", clean=True)
     state = resuming()
-    assert not state.is_over(clean_end)
-    assert state.is_over(ProtocolError("nonsense"))
+    assert not state.is_final_loss(clean_end)
+    assert state.is_final_loss(ProtocolError("nonsense"))
     state.send("hi")
     state.receive(Error("you were removed", "removed"))
-    assert unsure(state.lose(clean_end)) == ["hi"]
+    assert unsure(state.connection_lost(clean_end)) == ["hi"]
     for end, doubtful in ((clean_end, ["hi"]), (RESET, ["hi"])):
         leaving = resuming()
         leaving.send("hi")
         leaving.send("exit")
-        assert leaving.is_over(end)
-        assert unsure(leaving.lose(end)) == doubtful
-    assert not resuming().is_over(RESET)
+        assert leaving.is_final_loss(end)
+        assert unsure(leaving.connection_lost(end)) == doubtful
+    assert not resuming().is_final_loss(RESET)

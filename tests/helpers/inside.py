@@ -381,13 +381,13 @@ def socket_of(connection: ClientConnection) -> socket.socket:
 
 def after_taking_up(monkeypatch: pytest.MonkeyPatch, taken_up: Callable[[], None]) -> None:
     """Call taken_up() each time that a new connection replaces a lost one."""
-    take_up = ReconnectingConnection._take_up
+    take_up = ReconnectingConnection._resume
 
     def take_up_and_tell(connection: ReconnectingConnection, new: ClientConnection) -> None:
         take_up(connection, new)
         taken_up()
 
-    monkeypatch.setattr(ReconnectingConnection, "_take_up", take_up_and_tell)
+    monkeypatch.setattr(ReconnectingConnection, "_resume", take_up_and_tell)
 
 
 def aio_connection_of(client: AsyncClient) -> AsyncConnection | AsyncReconnectingConnection:
@@ -411,12 +411,12 @@ def current_name(state: ResumeState) -> str:
 
 def take_back(state: ResumeState) -> None:
     """Forget the line that was sent last, which didn't get away."""
-    state._in_flight.take_back()
+    state._in_flight.retract()
 
 
 def open_questions(state: ResumeState) -> int:
     """Return how many `/sync` are under way."""
-    return len(state._in_flight._questions)
+    return len(state._in_flight._syncs)
 
 
 # testing

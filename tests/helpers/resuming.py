@@ -20,12 +20,12 @@ def resuming(newest: int = 7, name: str = "ada", **asked: Any) -> ResumeState:
 
 
 def opening(state: ResumeState) -> str:
-    return state.protocol().opening.decode()
+    return state.next_protocol().opening.decode()
 
 
 def back(state: ResumeState, name: str = "ada", newest: int = 99, room: str = ROOM) -> list[Event]:
     """Lose the connection, take up the next one; return the caller's events."""
-    return [*state.lose(RESET), *state.receive(Welcome(name, newest, room))]
+    return [*state.connection_lost(RESET), *state.receive(Welcome(name, newest, room))]
 
 
 def message(number: int, text: str = "hi", sender: str = "bob") -> Message:

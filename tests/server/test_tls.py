@@ -154,7 +154,7 @@ def join_and_leave(kind: type[Client | AsyncClient], port: int, tls: ssl.SSLCont
         ("other_name", "IP address mismatch"),
         ("expired", "certificate has expired"),
         ("untrusted", "unable to get local issuer certificate"),
-        ("pinned", "the server's certificate is another one, with the fingerprint [0-9a-f]{64}"),
+        ("pinned", "the server's certificate is not the trusted one; its fingerprint is [0-9a-f]{64}"),
     ],
 )
 def test_a_client_joins_nobody_it_cannot_trust(

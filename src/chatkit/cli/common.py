@@ -1,4 +1,4 @@
-"""What both commands share: options, standard streams, one-line errors."""
+"""The common parts of the commands: options, standard streams, one-line errors."""
 
 from __future__ import annotations
 
@@ -21,12 +21,11 @@ CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
 version_option = click.version_option(__version__, "--version", prog_name="chatkit", message="%(prog)s %(version)s")
 
-
 NO_SUCH_HOST = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)}
 
 
 def option(name: str, *names: str, **kwargs: Any) -> Callable[[Any], Any]:
-    """A Click option that can also be set as CHATKIT_<NAME> in the environment."""
+    """Return a Click option that can also be set as CHATKIT_<NAME> in the environment."""
     envvar = "CHATKIT" + name.removeprefix("-").replace("-", "_").upper()
     return click.option(name, *names, envvar=envvar, show_default=True, **kwargs)
 
@@ -35,7 +34,7 @@ password_option = option(
     "--password-file",
     type=FILE,
     metavar="FILE",
-    help="The room's password is this file's first line; or CHATKIT_PASSWORD in the environment.",
+    help="Read the room's password from the first line of FILE; or set CHATKIT_PASSWORD in the environment.",
 )
 
 
@@ -46,7 +45,7 @@ def fail(command: str, problem: str, hint: str = "", *, status: int = 1) -> NoRe
 
 
 def complain(command: str, problem: str) -> None:
-    """One line on stderr, if it takes one."""
+    """Print one line on stderr, if it accepts one."""
     try:
         click.echo(f"{command}: {problem}", err=True)
     except OSError:
@@ -54,13 +53,13 @@ def complain(command: str, problem: str) -> None:
 
 
 def abandon(stream: TextIO) -> None:
-    """What the stream's buffer holds goes nowhere: at the end Python would try, or wait, to write it once more."""
+    """Discard the stream's buffer. At its exit Python would try to write it once more, and perhaps wait for ever."""
     with open(os.devnull, "w") as nowhere:
         os.dup2(nowhere.fileno(), stream.fileno())
 
 
 def reason(error: OSError | UnicodeError) -> str:
-    """Why a host can't be reached, in plain words, without an error's number."""
+    """Return the reason of an error in plain words, without its number."""
     if isinstance(error, UnicodeError) or (isinstance(error, socket.gaierror) and error.errno in NO_SUCH_HOST):
         return "no such host"
     if isinstance(error, socket.gaierror):
@@ -71,20 +70,20 @@ def reason(error: OSError | UnicodeError) -> str:
 
 
 def open_missing_streams() -> None:
-    """Fill descriptors 0 to 2 where they are closed, else a socket takes such a number and gets what is printed."""
+    """Open descriptors 0 to 2 where they are closed. Else a socket gets such a number, and the output with it."""
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(descriptor)
 
 
 def data_folder() -> Path:
-    """Where this user's programs keep what they made: `$XDG_DATA_HOME/chatkit`, else `~/.local/share/chatkit`."""
+    """Return the folder for files that the commands make: `$XDG_DATA_HOME/chatkit`, else `~/.local/share/chatkit`."""
     base = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
     return Path(base).expanduser() / "chatkit"
 
 
 def read_password(command: str, path: Path | None) -> str | None:
-    """From the file or the environment, never from the command line, which others can see."""
+    """Return the password of the file or the environment, or None. The command line is no place: others can see it."""
     if path is None:
         if (password := os.environ.get("CHATKIT_PASSWORD")) == "":
             fail(command, "CHATKIT_PASSWORD is empty", "unset it for a room without a password")

@@ -1,4 +1,4 @@
-"""`AsyncClient`: the verbs of `Client`, for programs that use asyncio."""
+"""`AsyncClient`: a member of a room, for programs that use asyncio."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ if TYPE_CHECKING:
 
 
 class AsyncClient:
-    """A member of a room.
+    """A member of a room, for programs that use asyncio.
 
         async with AsyncClient(port=12345) as client:
             await client.send("Hi!")
             print(await client.receive(timeout=1))
 
-    All arguments as for `Client`; `connect`, also at the start of `async with`, connects.
-
-    Coming back (`reconnect`): as `Client`; a loss is found at once, whoever receives, and so is what confirms the lines
-    that were sent, until 1000 events wait.
+    `connect`, also at the start of `async with`, connects. With `reconnect=True` the client comes back when the
+    connection is lost: docs/reconnecting.md. The event loop finds a loss at once, whether or not a task receives.
 
     Resource handling: one transport, no thread, no task. `close`, also at the end of `async with`, frees it. With
-    reconnect, while away, one task waits and connects, and `close` ends it at once.
+    reconnect, during an absence, there is one task. `close` ends it at once.
 
-    Error handling: `connect` raises what `Client` raises, `receive` and `async for` too.
+    Error handling: as for `Client`; `connect` raises the errors of the first connection.
 
-    Cancelling: what was received stays for the next `receive`. A cancelled `send` has sent its line, once, or nothing
-    if it hadn't begun to run (in TLS: or hadn't waited for a turn of the loop). Tasks of one event loop may share a client; each event goes to one of them.
+    Cancelling: a cancelled `receive` loses no event. A cancelled `send` has sent its line once, or not at all if it had
+    not begun to run (in TLS: had not waited for one turn of the event loop).
+
+    Threads: a client belongs to one event loop. Tasks of that loop may share it; each event goes to one of them.
     """
 
     def __init__(
@@ -57,10 +57,18 @@ class AsyncClient:
         queue: int = 0,
         max_line_bytes: int = Limits().max_line_bytes,
     ) -> None:
+        """Prepare a client, without connecting.
+
+        Args:
+            host, port, timeout, ...: as for `Client`.
+
+        Raises:
+            ValueError: an argument breaks a rule, such as that for names.
+        """
         if queue and not reconnect:
             raise ValueError("queue needs reconnect=True")
         endpoint = Endpoint(host, port, timeout, tls)
-        self._begun = False
+        self._has_begun = False
         self._connection: AsyncConnection | AsyncReconnectingConnection
         if reconnect:
             state = ResumeState(max_line_bytes, password=password, name=name, after=after, queue=queue)
@@ -71,53 +79,77 @@ class AsyncClient:
 
     @property
     def address(self) -> Address:
-        """(host, port) of this side. RuntimeError: not connected."""
+        """Return (host, port) of this side. The port is the member's first name, unless a NAT changes it on the way.
+
+        Raises:
+            RuntimeError: not connected.
+        """
         return self._connection.address
 
     @property
     def queued(self) -> list[str]:
-        """The lines that wait for the return; after the end those that were never sent."""
+        """Return the lines that wait for the return to the room; after the end, the lines that were never sent."""
         return self._connection.queued
 
     async def connect(self) -> None:
-        """Join the room; at its end the name is settled, and events begin.
+        """Connect, and join the room. When it returns, the client has its name, and receives events.
 
-        RuntimeError: it was connected, or failed to, before. TimeoutError, an OSError: no answer in time.
-        Others as for `Client`.
+        Raises:
+            RuntimeError: this isn't the first call.
+            TimeoutError: no answer in time. It is an OSError.
+            Others: as for `Client`.
         """
-        if self._begun:
+        if self._has_begun:
             raise RuntimeError("a client connects once; make a new one")
-        self._begun = True
+        self._has_begun = True
         await self._connection.connect()
 
     async def send(self, text: str) -> None:
-        """Say one line. The line `exit` ends the conversation. Waits while the server reads nothing.
+        """Send one line to the room. The line `exit` ends the conversation. It waits while the server reads nothing.
 
-        ValueError: `text` holds a line end, or is longer than `max_line_bytes`; nothing was sent.
-        NotConnected: the connection is lost for now, and `queue` is full or 0; nothing was sent.
-        ConnectionClosed, ProtocolError: the conversation is over. RuntimeError: not connected.
+        Args:
+            text: one line without its line end, at most `max_line_bytes` bytes in UTF-8.
+
+        Raises:
+            ValueError: `text` is no such line; nothing was sent.
+            NotConnected: with reconnect: the connection is lost for now, and the queue is full or 0; nothing was sent.
+            ConnectionClosed, ProtocolError: the conversation is over. With reconnect also the other errors that end it.
+            RuntimeError: `connect` wasn't called.
         """
         await self._connection.send(text)
 
     async def receive(self, timeout: float | None = None) -> Event:
-        """The next event: a `Message`, a `Notice` ...
+        """Wait for the next event.
 
-        timeout: seconds to wait; 0 only looks, None waits for ever.
-        TimeoutError: nothing arrived in time. ConnectionClosed: the conversation is over.
-        ProtocolError: the server sent what isn't chat; the conversation is over. RuntimeError: not connected.
+        Args:
+            timeout: seconds to wait; 0 doesn't wait, None waits for ever.
+
+        Returns:
+            A `Message`, a `Notice` or another of `chatkit.Event`.
+
+        Raises:
+            TimeoutError: nothing arrived in time.
+            ConnectionClosed: the conversation is over.
+            ProtocolError: the server sent anything but chat; the conversation is over.
+            RuntimeError: `connect` wasn't called.
         """
         received = self._connection.received
         if not received:
             try:
                 async with asyncio.timeout(timeout):
                     while not received:
-                        await self._connection.arrival()
+                        await self._connection.wait_for_change()
             except TimeoutError:
                 raise TimeoutError("nothing arrived in time") from None
         return received.popleft()
 
     async def __aiter__(self) -> AsyncIterator[Event]:
-        """Everything until the conversation ends. ConnectionClosed: it broke instead of ending in order."""
+        """Iterate over the events until the conversation ends.
+
+        Raises:
+            ConnectionClosed: it broke instead of ending in order.
+            ProtocolError: the server sent anything but chat.
+        """
         while True:
             try:
                 yield await self.receive()
@@ -127,15 +159,23 @@ class AsyncClient:
                 raise
 
     async def send_eof(self) -> None:
-        """Say that no more lines will come. What the server still has for us can be received, then it ends."""
+        """End the stream of lines. The events before the end of the conversation can still be received.
+
+        Raises:
+            RuntimeError: `connect` wasn't called.
+        """
         self._connection.send_eof()
 
     async def close(self, grace: float = 2.0) -> None:
-        """Leave. When it returns the server has heard all that was sent, if it answered within `grace` seconds.
+        """Leave the room. Events that weren't received yet are dropped.
 
-        What wasn't received yet is dropped. Whoever waits in `send` or `receive` gets ConnectionClosed.
+        When it returns, the server has received every line, if it answered in time. Other tasks that wait in `send` or
+        `receive` get ConnectionClosed.
+
+        Args:
+            grace: seconds to wait for the server's answer.
         """
-        if self._begun:
+        if self._has_begun:
             await self._connection.close(grace)
 
     async def __aenter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""One connection of an `AsyncClient`, and what asyncio's event loop calls."""
+"""One connection of an `AsyncClient`."""
 
 from __future__ import annotations
 
@@ -8,122 +8,139 @@ from collections import deque
 from collections.abc import Callable
 
 from chatkit.client.connection import Endpoint
-from chatkit.client.protocol import ClientProtocol
+from chatkit.client.protocol import ClientProtocol, closed_error
 from chatkit.client.resume import MAX_WAITING_EVENTS
-from chatkit.errors import ChatError, ConnectionClosed, ProtocolError
+from chatkit.errors import ChatError, ProtocolError
 from chatkit.events import Event
 from chatkit.limits import Limits
 from chatkit.net.sockets import Address, keep_alive, reset_on_close, two_tuple
 
 
 class StreamProtocol(asyncio.Protocol):
-    """Between the event loop and the protocol.
+    """The bridge between asyncio's event loop and a `ClientProtocol`.
 
-    connected: the transport, from the beginning on, also after its end. writable: set while the server takes what is
-    sent. lost: set when the connection is gone. on_change: called when something has arrived, or the end has.
+    Attributes:
+        writable: set while the transport accepts more.
+        lost: set when the connection is gone.
+        has_sent_eof: whether the stream of lines was ended.
+        on_change: called after each read, and at the end.
     """
 
     def __init__(self, protocol: ClientProtocol) -> None:
         self.writable = asyncio.Event()
         self.writable.set()
         self.lost = asyncio.Event()
-        self.connected: asyncio.Transport | None = None
         self.has_sent_eof = False
         self.on_change: Callable[[], None] | None = None
         self._protocol = protocol
-        self._arrived = asyncio.Event()
+        self._transport: asyncio.Transport | None = None
+        self._changed = asyncio.Event()
+
+    @property
+    def is_connected(self) -> bool:
+        """Tell whether there is a transport; also after its end."""
+        return self._transport is not None
 
     @property
     def transport(self) -> asyncio.Transport:
-        assert self.connected
-        return self.connected
+        """Return the transport. There must be one."""
+        assert self._transport
+        return self._transport
 
-    async def arrival(self) -> None:
-        """Wait for something to arrive, or for the end."""
-        self._arrived.clear()
-        await self._arrived.wait()
+    async def wait_for_change(self) -> None:
+        """Wait for the next read, or for the end."""
+        self._changed.clear()
+        await self._changed.wait()
 
-    async def before_write(self) -> None:
-        """Let the loop find a loss: asyncio's transport in TLS takes whatever is written until it has closed itself."""
+    async def let_loop_find_loss(self) -> None:
+        """Run the event loop once in TLS, where asyncio's transport accepts data until it has closed itself."""
         if self.transport.get_extra_info("ssl_object"):
             await asyncio.sleep(0)
 
-    def pause_if_many(self, waiting: int) -> None:
-        """Read no more while so many events wait for the caller, if that is too many."""
-        if waiting > MAX_WAITING_EVENTS and not self.transport.is_closing():
+    def pause_if_full(self, events: int) -> None:
+        """Stop reading if so many events waiting for the caller are too many."""
+        if events > MAX_WAITING_EVENTS and not self.transport.is_closing():
             self.transport.pause_reading()
 
     def resume_reading(self) -> None:
+        """Undo `pause_if_full`."""
         if not self.transport.is_closing() and not self.transport.is_reading():
             self.transport.resume_reading()
 
     def send_eof(self) -> None:
+        """End the stream of lines."""
         self.has_sent_eof = True
         if self.transport.is_closing():
             return
         if self.transport.can_write_eof():
             self.transport.write_eof()
-        else:  # asyncio's TLS has no half of an end; the room's own word for it does as well
+        else:  # asyncio's TLS can't end one direction alone; the room's command for the end does the same
             self.transport.write(b"exit\n")
 
     def abort(self) -> None:
-        """The end at once, if there was a beginning; with a reset if something is unsent: half a line is no line."""
-        if not self.connected:
+        """Close the transport at once, by a reset if data is unsent: half a line must not look whole."""
+        if not self.is_connected:
             return
         if self.transport.get_write_buffer_size():
             reset_on_close(self.transport.get_extra_info("socket"))
         self.transport.abort()
 
-    # What the event loop calls
+    # Called by the event loop
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport."""
         assert isinstance(transport, asyncio.Transport)
-        self.connected = transport
+        self._transport = transport
         sock, limits = transport.get_extra_info("socket"), Limits()
         keep_alive(sock, limits.silent_seconds, limits.unacknowledged_seconds)
 
     def data_received(self, data: bytes) -> None:
+        """Hand data to the protocol."""
         self._protocol.receive_data(data)
         if isinstance(self._protocol.ended, ProtocolError):
             self.transport.abort()
-        self.pause_if_many(len(self._protocol.received))
-        self._tell()
+        self.pause_if_full(len(self._protocol.received))
+        self._notify()
 
     def eof_received(self) -> None:
-        if not self._was_cut():
+        """Hand the end of the stream to the protocol."""
+        if not self._is_truncated():
             self._protocol.receive_data(b"")
-        self._tell()
+        self._notify()
 
-    def _was_cut(self) -> bool:
-        """asyncio calls it an end, too, when TLS stops without saying so (`close_notify`)."""
+    def connection_lost(self, error: Exception | None) -> None:
+        """End the conversation, if the protocol knows no earlier reason."""
+        lost = error if isinstance(error, OSError) else OSError("the connection was lost")
+        self._protocol.end(self._protocol.closed_by(lost))
+        self.lost.set()
+        self.writable.set()
+        self._notify()
+
+    def pause_writing(self) -> None:
+        """Make senders wait."""
+        self.writable.clear()
+
+    def resume_writing(self) -> None:
+        """Let senders go on."""
+        self.writable.set()
+
+    def _is_truncated(self) -> bool:
+        """Tell whether TLS ended without `close_notify`, which asyncio reports as an end of stream, too."""
         if not (tls := self.transport.get_extra_info("ssl_object")):
             return False
         try:
             return bool(tls.read(1))
         except OSError as error:
-            return type(error).__name__ != "SSLZeroReturnError"  # without loading ssl for those who don't use it
+            return type(error).__name__ != "SSLZeroReturnError"  # by name: a program without TLS needn't load ssl
 
-    def connection_lost(self, error: Exception | None) -> None:
-        lost = error if isinstance(error, OSError) else OSError("the connection was lost")
-        self._protocol.end(self._protocol.lose(lost))
-        self.lost.set()
-        self.writable.set()
-        self._tell()
-
-    def _tell(self) -> None:
-        self._arrived.set()
+    def _notify(self) -> None:
+        self._changed.set()
         if self.on_change:
             self.on_change()
 
-    def pause_writing(self) -> None:
-        self.writable.clear()
-
-    def resume_writing(self) -> None:
-        self.writable.set()
-
 
 class AsyncConnection:
-    """A stream and the protocol on it. `connect`, once, opens it."""
+    """A stream and the protocol on it, opened once by `connect`."""
 
     def __init__(self, endpoint: Endpoint, protocol: ClientProtocol) -> None:
         self.stream = StreamProtocol(protocol)
@@ -132,61 +149,75 @@ class AsyncConnection:
 
     @property
     def address(self) -> Address:
-        return two_tuple(self._connected.transport.get_extra_info("sockname"))
+        """Return (host, port) of this side.
+
+        Raises:
+            RuntimeError: not connected.
+        """
+        return two_tuple(self._connected_stream.transport.get_extra_info("sockname"))
 
     @property
     def received(self) -> deque[Event]:
+        """Return the events that the caller hasn't taken yet."""
         return self._protocol.received
 
     @property
     def ended(self) -> ChatError | None:
+        """Return the reason why no more events follow, or None."""
         return self._protocol.ended
 
     @property
     def queued(self) -> list[str]:
-        """None: what can't be sent is refused."""
+        """Return no lines: nothing is kept for later."""
         return []
 
     async def connect(self) -> None:
-        """Errors as for `AsyncClient.connect`."""
+        """Connect, and wait for the answers to the protocol's opening. Errors as for `AsyncClient.connect`."""
         try:
             async with asyncio.timeout(self._endpoint.timeout):
-                await self._reach()
+                await self._create_connection()
                 if self._protocol.is_closing:
-                    raise ConnectionClosed("this client is closed", clean=True)
+                    raise closed_error()
                 self.stream.transport.write(self._protocol.opening)
                 while self._protocol.is_opening:
-                    await self.stream.arrival()
+                    await self.stream.wait_for_change()
         except BaseException:
             self.stream.abort()
             raise
 
     async def send(self, text: str) -> None:
-        line, stream = self._protocol.line(text), self._connected
-        await stream.before_write()
-        self.raise_if_ended()
+        """Send one line, as `AsyncClient.send`."""
+        line, stream = self._protocol.encode(text), self._connected_stream
+        await stream.let_loop_find_loss()
+        self._raise_if_ended()
         if stream.has_sent_eof:
-            raise self._protocol.lose(BrokenPipeError(errno.EPIPE, "nothing can be sent after send_eof"))
+            raise self._protocol.closed_by(BrokenPipeError(errno.EPIPE, "nothing can be sent after send_eof"))
         stream.transport.write(line)
         if not stream.writable.is_set():
             await stream.writable.wait()
-            self.raise_if_ended()
+            self._raise_if_ended()
 
-    async def arrival(self) -> None:
-        """Wait for something to arrive, or for the end."""
-        stream = self._connected
-        self.raise_if_ended()
+    async def wait_for_change(self) -> None:
+        """Wait for events or the end.
+
+        Raises:
+            RuntimeError: not connected.
+            ConnectionClosed, ProtocolError: the conversation is over.
+        """
+        stream = self._connected_stream
+        self._raise_if_ended()
         stream.resume_reading()
-        await stream.arrival()
+        await stream.wait_for_change()
 
     def send_eof(self) -> None:
-        self._connected.send_eof()
+        """End the stream of lines. The server's lines can still be received."""
+        self._connected_stream.send_eof()
 
     async def close(self, grace: float | None) -> None:
-        """As `AsyncClient.close`."""
+        """Leave, as `AsyncClient.close`."""
         stream = self.stream
         self._protocol.begin_close()
-        if not stream.connected:
+        if not stream.is_connected:
             return  # a `connect` that is under way finds it closed
         try:
             stream.send_eof()
@@ -200,23 +231,23 @@ class AsyncConnection:
             stream.abort()
         await stream.lost.wait()
 
-    async def abandon(self) -> None:
-        """A lost connection's end; returns when nothing is left of it."""
+    async def discard(self) -> None:
+        """Close a lost connection, and wait until nothing is left of it."""
         self.stream.abort()
-        if self.stream.connected:
+        if self.stream.is_connected:
             await self.stream.lost.wait()
 
-    def raise_if_ended(self) -> None:
+    def _raise_if_ended(self) -> None:
         if self._protocol.ended:
             raise self._protocol.ended.with_traceback(None)
 
     @property
-    def _connected(self) -> StreamProtocol:
-        if not self.stream.connected:
+    def _connected_stream(self) -> StreamProtocol:
+        if not self.stream.is_connected:
             raise RuntimeError("the client isn't connected")
         return self.stream
 
-    async def _reach(self) -> None:
+    async def _create_connection(self) -> None:
         loop, endpoint, stream = asyncio.get_running_loop(), self._endpoint, self.stream
         if not endpoint.tls:
             await loop.create_connection(lambda: stream, endpoint.host, endpoint.port)

@@ -1,4 +1,4 @@
-"""A connection that is taken up again when it is lost: for `AsyncClient(reconnect=True)`."""
+"""A connection that replaces itself when it is lost: for `AsyncClient(reconnect=True)`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from collections import deque
 from chatkit.client.aio_connection import AsyncConnection
 from chatkit.client.backoff import Backoff, is_final
 from chatkit.client.connection import Endpoint
-from chatkit.client.resume import ResumeState, closed, left
+from chatkit.client.protocol import closed_error
+from chatkit.client.resume import ResumeState, left_error
 from chatkit.errors import ChatError
 from chatkit.events import Event
 from chatkit.net.sockets import Address
@@ -16,9 +17,14 @@ from chatkit.protocol.lines import encode_line, is_exit
 
 
 class AsyncReconnectingConnection:
-    """One `AsyncConnection` after the other, with the verbs of one, and the state that leads from each to the next.
+    """A sequence of `AsyncConnection`s with the interface of one, and the state that leads from each to the next.
 
-    received, ended: as of an `AsyncConnection`. While there is no connection a task waits and connects.
+    Plan: the event loop calls `_on_change` after each read and at the end. A loss starts a task, which connects and
+    hands the next connection to `_resume`.
+
+    Attributes:
+        received: events that the caller hasn't taken yet.
+        ended: the reason why no more events follow, or None.
     """
 
     def __init__(self, endpoint: Endpoint, state: ResumeState, max_line_bytes: int) -> None:
@@ -32,48 +38,62 @@ class AsyncReconnectingConnection:
         self._closing = False
         self._reconnector: asyncio.Task[None] | None = None
         self._address: Address | None = None
-        self._connection: AsyncConnection | None = AsyncConnection(endpoint, state.protocol())
-        self._lost = self._connection  # the last one; its socket closes a moment later
+        self._connection: AsyncConnection | None = AsyncConnection(endpoint, state.next_protocol())
+        self._last_connection = self._connection  # its socket closes a moment after the loss
 
     @property
     def address(self) -> Address:
+        """Return (host, port) of this side; of the last connection during an absence.
+
+        Raises:
+            RuntimeError: not connected.
+        """
         if not self._address:
             raise RuntimeError("the client isn't connected")
         return self._address
 
     @property
     def queued(self) -> list[str]:
-        """The lines that are kept for the return."""
+        """Return the lines to send after the return."""
         return list(self._state.queued)
 
     async def connect(self) -> None:
+        """Connect for the first time. Errors as for `AsyncClient.connect`."""
         assert self._connection
         await self._connection.connect()
         if self._closing:
-            raise closed()
-        self._take_up(self._connection)
+            raise closed_error()
+        self._resume(self._connection)
 
     async def send(self, text: str) -> None:
-        """Say one line; while away keep it for the return. NotConnected: that isn't wanted, or it is one too many."""
+        """Send one line, or queue it during an absence.
+
+        Raises:
+            NotConnected: there is no queue, or it is full.
+            Others: as for `AsyncClient.send`.
+        """
         encode_line(text, self._max_line_bytes)
         if self._connection and self._address:
-            await self._connection.stream.before_write()
+            await self._connection.stream.let_loop_find_loss()
         self._raise_if_ended()
         if self._closing or self._state.is_leaving:
-            raise left()
+            raise left_error()
         if (connection := self._connection) and not connection.stream.transport.is_closing():
             connection.stream.transport.write(self._state.send(text))
-            await (
-                connection.stream.writable.wait()
-            )  # the state knows what becomes of the line if the connection is lost meanwhile
+            await connection.stream.writable.wait()  # if the connection is lost meanwhile, the state has the line
             self._raise_if_ended()
         elif is_exit(text):
             self._leave()
         else:
-            self._state.keep(text)
+            self._state.enqueue(text)
 
-    async def arrival(self) -> None:
-        """Wait until something has changed."""
+    async def wait_for_change(self) -> None:
+        """Wait for events, a loss, a return or the end.
+
+        Raises:
+            RuntimeError: not connected.
+            ConnectionClosed, ProtocolError: the conversation is over.
+        """
         self._raise_if_ended()
         if self._connection:
             self._connection.stream.resume_reading()
@@ -81,6 +101,7 @@ class AsyncReconnectingConnection:
         await self._changed.wait()
 
     def send_eof(self) -> None:
+        """End the stream of lines, after the queued ones. During an absence, end the conversation."""
         self._raise_if_unconnected()
         self._leave()
         if self._connection:
@@ -89,15 +110,16 @@ class AsyncReconnectingConnection:
             self._connection.send_eof()
 
     async def close(self, grace: float | None) -> None:
+        """Leave, as `AsyncClient.close`. End an absence at once."""
         self._closing = True
         try:
             if self._reconnector and not self._reconnector.done():
                 self._reconnector.cancel()
                 await asyncio.wait([self._reconnector])
-            await (self._connection.close(grace) if self._connection else self._lost.abandon())
+            await (self._connection.close(grace) if self._connection else self._last_connection.discard())
         finally:
-            self._finish(closed())
-            self.ended = closed()
+            self._end(closed_error())
+            self.ended = closed_error()
             self.received.clear()
 
     def _raise_if_unconnected(self) -> None:
@@ -112,72 +134,78 @@ class AsyncReconnectingConnection:
     def _leave(self) -> None:
         self._state.is_leaving = True
         if not self._connection:
-            self._finish(left())
+            self._end(left_error())
 
-    def _finish(self, reason: Exception) -> None:
-        """There is no return any more; the first reason counts."""
+    def _end(self, reason: Exception) -> None:
+        """End the conversation for good. The first reason counts."""
         self.received.extend(self._state.report_unknown())
         self.ended = self.ended or reason
         if self._reconnector:
             self._reconnector.cancel()
         self._changed.set()
 
-    def _take_up(self, connection: AsyncConnection) -> None:
-        """Go on with a new connection."""
+    def _resume(self, connection: AsyncConnection) -> None:
+        """Continue with a new connection, beginning with the queued lines."""
         self._connection, self._address = connection, connection.address
         self._backoff.connected()
-        connection.stream.on_change = self._receive
-        self._receive()
+        connection.stream.on_change = self._on_change
+        self._on_change()
         while self._state.queued and self._connection is connection and not connection.stream.transport.is_closing():
             connection.stream.transport.write(self._state.send(self._state.queued.popleft()))
 
-    def _receive(self) -> None:
+    def _on_change(self) -> None:
+        """Apply what was read: events, and the loss of the connection."""
         if not (connection := self._connection):
             return
         while connection.received:
             self.received.extend(self._state.receive(connection.received.popleft()))
         if connection.ended:
-            self._part(connection, connection.ended)
+            self._connection_lost(connection, connection.ended)
         else:
-            if self._state.owes:
-                connection.stream.transport.write(self._state.owed())
-            connection.stream.pause_if_many(len(self.received))
+            if self._state.has_request:
+                connection.stream.transport.write(self._state.take_request())
+            connection.stream.pause_if_full(len(self.received))
         self._changed.set()
 
-    def _part(self, connection: AsyncConnection, reason: ChatError) -> None:
-        self._backoff.lost()
+    def _connection_lost(self, connection: AsyncConnection, reason: ChatError) -> None:
+        """Drop a connection. Start the task that replaces it."""
+        self._backoff.disconnected()
         if self._closing:
-            self._finish(reason)  # `close` has the connection
+            self._end(reason)  # `close` has the connection
             return
-        self._connection, self._lost = None, connection
-        self.received.extend(self._state.lose(reason))
-        if self._state.is_over(reason):
-            self._finish(reason)
-        self._reconnector = asyncio.get_running_loop().create_task(self._come_back())
+        self._connection, self._last_connection = None, connection
+        self.received.extend(self._state.connection_lost(reason))
+        if self._state.is_final_loss(reason):
+            self._end(reason)
+        self._reconnector = asyncio.get_running_loop().create_task(self._reconnect())
 
-    async def _come_back(self) -> None:
-        """The task while away."""
+    # The task of an absence
+
+    async def _reconnect(self) -> None:
+        """Try until an attempt succeeds, or the conversation has ended."""
         try:
-            await self._attempt()
-        except Exception as error:  # whatever it is: else who receives would wait for ever
-            self._finish(error)
+            await self._last_connection.discard()
+            while not self.ended:
+                await asyncio.sleep(self._backoff.delay())
+                if await self._attempt():
+                    return
+        except Exception as error:  # an unexpected one must not leave the caller waiting
+            self._end(error)
 
-    async def _attempt(self) -> None:
-        await self._lost.abandon()
-        while not self.ended:
-            await asyncio.sleep(self._backoff.delay())
-            connection = AsyncConnection(self._endpoint, self._state.protocol())
-            try:
-                await connection.connect()
-            except (OSError, ChatError) as error:
-                await connection.abandon()
-                if is_final(error):
-                    self._finish(error)
-                self.received.extend(self._state.fail(error))
-                self._changed.set()
-            except asyncio.CancelledError:
-                await connection.abandon()
-                raise
-            else:
-                self._take_up(connection)
-                return
+    async def _attempt(self) -> bool:
+        """Try once. Return whether it succeeded."""
+        connection = AsyncConnection(self._endpoint, self._state.next_protocol())
+        try:
+            await connection.connect()
+        except (OSError, ChatError) as error:
+            await connection.discard()
+            if is_final(error):
+                self._end(error)
+            self.received.extend(self._state.attempt_failed(error))
+            self._changed.set()
+            return False
+        except asyncio.CancelledError:
+            await connection.discard()
+            raise
+        self._resume(connection)
+        return True

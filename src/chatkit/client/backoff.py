@@ -1,4 +1,4 @@
-"""How long a client waits before it tries to come back, and when it no longer does."""
+"""The delay before each attempt to come back, and the errors that end the attempts."""
 
 from __future__ import annotations
 
@@ -8,18 +8,17 @@ from collections.abc import Callable
 
 from chatkit.errors import ConnectionClosed
 
-# Soon enough that a restart of the server is hardly seen, and at the most what NATS and gRPC clients wait in the same order.
+# The first is short enough to hide a restart of the server. The longest is of the order that NATS and gRPC clients use.
 FIRST_SECONDS = 0.2
 LONGEST_SECONDS = 30.0
-# A connection that stood for less doesn't count: a server that drops everyone at once must not be hammered.
+# A connection that lasted less doesn't reset the delay: clients must not hammer a server that drops everyone at once.
 STEADY_SECONDS = 30.0
 
 
 class Backoff:
-    """Exponential with full jitter: of a thousand clients that lost one server, no two come at the same time.
+    """Exponential delays with full jitter, so that clients that lost one server don't return at one time.
 
     As in https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/.
-    uniform, clock: where chance and time (in seconds) come from.
     """
 
     def __init__(
@@ -27,32 +26,38 @@ class Backoff:
         uniform: Callable[[float, float], float] = random.uniform,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        """Start with the shortest delay.
+
+        Args:
+            uniform: returns a random number between two bounds.
+            clock: returns the time in seconds.
+        """
         self._uniform = uniform
         self._clock = clock
-        self._most = FIRST_SECONDS
-        self._stands_since = clock()
+        self._max_seconds = FIRST_SECONDS
+        self._connected_at = clock()
 
     def connected(self) -> None:
-        """A connection stands."""
-        self._stands_since = self._clock()
+        """Note that a connection was made."""
+        self._connected_at = self._clock()
 
-    def lost(self) -> None:
-        """It is lost: if it had stood for long enough the waits begin anew."""
-        if self._clock() - self._stands_since >= STEADY_SECONDS:
-            self._most = FIRST_SECONDS
+    def disconnected(self) -> None:
+        """Note that the connection was lost. Start with the shortest delay again if it had lasted."""
+        if self._clock() - self._connected_at >= STEADY_SECONDS:
+            self._max_seconds = FIRST_SECONDS
 
     def delay(self) -> float:
-        """Seconds to wait before the next attempt."""
-        most, self._most = self._most, min(2 * self._most, LONGEST_SECONDS)
-        return self._uniform(0, most)
+        """Return the seconds to wait before the next attempt, and double the bound for the one after it."""
+        bound, self._max_seconds = self._max_seconds, min(2 * self._max_seconds, LONGEST_SECONDS)
+        return self._uniform(0, bound)
 
 
 def is_final(error: Exception) -> bool:
-    """Whether a failed attempt to come back is the last one: the room, or its certificate, won't be another later.
+    """Tell whether a failed attempt is the last one: the room or its certificate is another one now.
 
-    What nobody has thought of is final, too: else who receives would wait for ever.
+    An unexpected error is final, too: otherwise the caller would wait for ever.
     """
     if not isinstance(error, OSError):
         return not isinstance(error, ConnectionClosed)
-    # By its name: who uses no TLS needn't load ssl.
+    # By name: a program without TLS doesn't have to load ssl.
     return any(kind.__name__ == "SSLCertVerificationError" for kind in type(error).__mro__)

@@ -1,4 +1,4 @@
-"""Waiting for a socket, and ending what another thread waits for."""
+"""Waits for a socket: with a deadline, and with a token by which another thread ends them."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ if TYPE_CHECKING:
 
 
 class Cancelled(Exception):
-    """The wait was ended."""
+    """The end of a wait by its token."""
 
 
 class CancelToken:
-    """Once set, every wait that looks at it ends at once, now and later.
+    """A flag that ends every wait that is given it, now and later.
 
-    `set` may come from any thread, at any time, more than once. In a `with` of the thread that waits a selector can look
-    at it, too; that takes two sockets. OSError: there are none to be had.
+    Any thread may call `set`, at any time and more than once. Inside `with`, a selector can wait for the token, too.
+
+    Resource handling: two sockets inside `with`. Entering raises OSError if there are none available.
     """
 
     def __init__(self) -> None:
@@ -33,23 +34,24 @@ class CancelToken:
         self._pair: tuple[socket.socket, socket.socket] | None = None
 
     def fileno(self) -> int:
-        """For a selector: ready to be read when it is set."""
+        """Return a descriptor that is readable once the token is set."""
         assert self._pair
         return self._pair[0].fileno()
 
     def set(self) -> None:
+        """End the waits."""
         with self._lock:
             self._is_set.set()
-            self._show()
+            self._make_readable()
 
     def wait(self, seconds: float) -> bool:
-        """Whether it is set, within so many seconds."""
+        """Wait. Return whether the token is set."""
         return self._is_set.wait(seconds)
 
     def __enter__(self) -> Self:
         with self._lock:
             self._pair = socket.socketpair()
-            self._show()
+            self._make_readable()
         return self
 
     def __exit__(
@@ -60,15 +62,25 @@ class CancelToken:
                 sock.close()
             self._pair = None
 
-    def _show(self) -> None:
+    def _make_readable(self) -> None:
+        assert self._lock.locked()
         if self._pair and self._is_set.is_set():
-            self._pair[1].close()  # an end of stream never goes away
+            self._pair[1].close()  # the other side stays readable: an end of stream never goes away
 
 
 def wait(
     sock: socket.socket | Transport, event: int, deadline: float | None, cancel: CancelToken | None = None
 ) -> None:
-    """Until the socket is ready for `event`. TimeoutError: the deadline came first. Cancelled: `cancel` did."""
+    """Wait until a socket is ready.
+
+    Args:
+        event: `selectors.EVENT_READ` or `EVENT_WRITE`.
+        deadline: of `time.monotonic()`, or None.
+
+    Raises:
+        TimeoutError: the deadline came first.
+        Cancelled: by `cancel`.
+    """
     with selectors.DefaultSelector() as selector:
         selector.register(sock, event)
         if cancel:
@@ -82,10 +94,10 @@ def wait(
 
 
 def deadline_of(timeout: float | None) -> float | None:
-    """`time.monotonic()` when so many seconds are over."""
+    """Return the `time.monotonic()` at which a timeout in seconds ends."""
     return None if timeout is None else time.monotonic() + timeout
 
 
 def lock_timeout(deadline: float | None) -> float:
-    """What `Lock.acquire` calls that time."""
+    """Return the seconds until a deadline, as `Lock.acquire` takes them."""
     return -1 if deadline is None else min(max(0, deadline - time.monotonic()), threading.TIMEOUT_MAX)

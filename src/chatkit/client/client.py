@@ -1,4 +1,4 @@
-"""`Client`: a member in a few lines, for programs that block."""
+"""`Client`: a member of a room, for programs that block."""
 
 from __future__ import annotations
 
@@ -23,47 +23,26 @@ if TYPE_CHECKING:
 
 
 class Client:
-    """A member of a room.
+    """A member of a room, for programs that block.
 
         with Client(port=12345) as client:
             client.send("Hi!")
             print(client.receive(timeout=1))
 
-    host, port: where the server is; each address of a host name is tried.
-    tls: True checks the server's certificate against the system's store; or a context (`chatkit.tls.client_context`).
-    password: what the room asks for.
-    timeout: seconds for connecting to one address, and for the answer to `name` and `events`; None waits for ever.
-    name: what to be called instead of the port.
-    events: receive JSON: first a `Welcome`, then messages with id and time, `Joined`, `Left` and so on.
-    after: with events, receive first what was said after the message with this id; 0 for all that is kept.
-    reconnect: come back when the connection is lost; implies events. See below.
-    queue: with reconnect, keep up to so many lines that are sent while away, and send them after the return.
-    max_line_bytes: the server's limit of that name; `send` refuses longer lines.
-    address: (host, port) of this side; the port is the member's name, unless something on the way translates it.
+    With `reconnect=True` it comes back when the connection is lost: docs/reconnecting.md.
 
-    Coming back: `Disconnected` is received, then, when the client is in the room again under the name it had or chose last,
-    `Reconnected`, and what was said meanwhile: each message once, in order, or a `Gap`; `Private` lines, notices, `Joined` and `Left` of
-    that time are lost. While somebody else has the name, the client is there under its port, and takes the name when it is free.
-    Between attempts it waits a random time below 0.2 s, then 0.4, 0.8 and so on up to 30 s. A line that was sent before
-    the loss and may not have been heard is received as `Unconfirmed`; nothing is sent twice. Own lines are known by name and words: the same
-    from a member who took our name, while ours are in doubt, are taken for them, and a handler that changes words hides them. What was sent is remembered until the room
-    has confirmed it, at most 8 MiB of it; of older lines one `Unconfirmed` tells the number, with an empty `line`. Who never receives
-    gets the confirmations by `send`, until 1000 events wait; then nothing is read, and a busy room cuts it off as too slow.
-    An end is no loss after `exit`, `send_eof` and `close`, or when the operator removed this member (`Error`, code `removed`).
-    A loss is found by who receives, and by `send`; a silent one by the kernel, within a minute.
+    Resource handling: one socket, no thread. `close`, also at the end of `with`, frees it. With reconnect, during an
+    absence, there are one daemon thread and two more sockets. `close` ends these at once, or within a second if the
+    host's name is being looked up.
 
-    Resource handling: one socket, no thread. `close`, also at the end of `with`, frees it. With reconnect, while away: one
-    daemon thread and two more sockets. `close` ends these at once (a look-up of the host's name after a second).
+    Error handling: the first connection raises the errors listed at `__init__`, with reconnect, too. Later `receive`,
+    iteration and `send` raise ConnectionClosed once the conversation has ended, or ProtocolError if the server sent
+    anything but chat. With reconnect a loss is no error, but a `Disconnected` event. Failed attempts to come back are
+    repeated, except after PasswordRefused, ProtocolError and `ssl.SSLCertVerificationError`: these end the
+    conversation, and `receive` and `send` raise them.
 
-    Error handling: OSError when it can't connect (`ssl.SSLError` when TLS fails, `ssl.SSLCertVerificationError` when the
-    certificate can't be trusted), PasswordRefused for the room's password, NameTaken when another member has the
-    name, ValueError when it breaks the rule for names. `receive` and iteration raise ConnectionClosed when the conversation has ended,
-    ProtocolError (and the conversation is over) when the server sent what isn't chat. The first connection raises with
-    reconnect as without. Later PasswordRefused, ProtocolError and `ssl.SSLCertVerificationError` end the conversation, and are
-    raised by `receive` and `send`; whatever else goes wrong is tried again.
-
-    Threads: `send`, `receive` and `close` may be called at the same time from several threads; each message goes
-    to one caller of `receive`.
+    Threads: `send`, `receive` and `close` may be called by several threads at the same time. Each event goes to one
+    caller of `receive`.
     """
 
     def __init__(
@@ -81,12 +60,34 @@ class Client:
         queue: int = 0,
         max_line_bytes: int = Limits().max_line_bytes,
     ) -> None:
+        """Connect, and join the room.
+
+        Args:
+            host, port: the server's address. Each address of a host name is tried.
+            timeout: seconds for connecting to one address, and for the answer to `name` and `events`; None for no limit.
+            tls: True to trust the authorities of this system, or a context of `chatkit.tls.client_context`.
+            password: the room's password.
+            name: the name to take. By default a member's name is its TCP port.
+            events: receive JSON: first a `Welcome`, then messages with id and time, `Joined`, `Left` and so on.
+            after: with events, a message's id. All messages after it come first; 0 for all that the room keeps.
+            reconnect: come back when the connection is lost; implies events.
+            queue: with reconnect, the number of lines that `send` keeps during an absence and sends after the return.
+            max_line_bytes: the longest line that `send` accepts, in bytes; the server's limit of that name.
+
+        Raises:
+            OSError: it can't connect. `ssl.SSLError` if TLS fails, `ssl.SSLCertVerificationError` if the certificate
+                can't be trusted.
+            PasswordRefused: the room needs a password, and got none or a wrong one.
+            NameTaken: another member has the name.
+            ConnectionClosed, ProtocolError: the room is full, or the other side is no chat server.
+            ValueError: an argument breaks a rule, such as that for names.
+        """
         if queue and not reconnect:
             raise ValueError("queue needs reconnect=True")
         endpoint = Endpoint(host, port, timeout, tls)
         self._connection: ClientConnection | ReconnectingConnection
         if reconnect:
-            from chatkit.client.reconnect import ReconnectingConnection  # only who comes back pays for it
+            from chatkit.client.reconnect import ReconnectingConnection  # loaded only when it is needed
             from chatkit.client.resume import ResumeState
 
             state = ResumeState(max_line_bytes, password=password, name=name, after=after, queue=queue)
@@ -99,34 +100,45 @@ class Client:
 
     @property
     def address(self) -> Address:
-        """(host, port) of this side."""
+        """Return (host, port) of this side. The port is the member's first name, unless a NAT changes it on the way."""
         return self._connection.address
 
     @property
     def queued(self) -> list[str]:
-        """The lines that wait for the return; after the end those that were never sent."""
+        """Return the lines that wait for the return to the room; after the end, the lines that were never sent."""
         return self._connection.queued
 
     def send(self, text: str) -> None:
-        """Say one line. The line `exit` ends the conversation.
+        """Send one line to the room. The line `exit` ends the conversation.
 
-        ValueError: `text` holds a line end, or is longer than `max_line_bytes`; nothing was sent.
-        NotConnected: the connection is lost for now, and `queue` is full or 0; nothing was sent.
-        ConnectionClosed: the conversation is over.
+        It waits while the server reads nothing. `close` in another thread ends the wait.
 
-        Waits while the server reads nothing; `close` in another thread ends the wait.
+        Args:
+            text: one line without its line end, at most `max_line_bytes` bytes in UTF-8.
+
+        Raises:
+            ValueError: `text` is no such line; nothing was sent.
+            NotConnected: with reconnect: the connection is lost for now, and the queue is full or 0; nothing was sent.
+            ConnectionClosed: the conversation is over. With reconnect also the other errors that end it.
         """
         self._connection.send(text)
 
     def receive(self, timeout: float | None = None) -> Event:
-        """The next event: a `Message`, a `Notice` ...
+        """Wait for the next event.
 
-        timeout: seconds to wait; 0 only looks, None waits for ever.
-        TimeoutError: nothing arrived in time. ConnectionClosed: the conversation is over.
-        ProtocolError: the server sent what isn't chat; the conversation is over.
+        Args:
+            timeout: seconds to wait; 0 doesn't wait, None waits for ever.
+
+        Returns:
+            A `Message`, a `Notice` or another of `chatkit.Event`.
+
+        Raises:
+            TimeoutError: nothing arrived in time.
+            ConnectionClosed: the conversation is over.
+            ProtocolError: the server sent anything but chat; the conversation is over.
         """
         with suppress(IndexError):
-            return self._received.popleft()  # in one step: safe without the lock
+            return self._received.popleft()  # one atomic step, so it needs no lock
         deadline = deadline_of(timeout)
         if not self._receiving.acquire(timeout=lock_timeout(deadline)):
             raise TimeoutError("nothing arrived in time")
@@ -141,7 +153,12 @@ class Client:
             self._receiving.release()
 
     def __iter__(self) -> Iterator[Event]:
-        """Everything until the conversation ends. ConnectionClosed: it broke instead of ending in order."""
+        """Iterate over the events until the conversation ends.
+
+        Raises:
+            ConnectionClosed: it broke instead of ending in order.
+            ProtocolError: the server sent anything but chat.
+        """
         while True:
             try:
                 yield self.receive(None)
@@ -151,19 +168,23 @@ class Client:
                 raise
 
     def send_eof(self) -> None:
-        """Say that no more lines will come. What the server still has for us can be received, then it ends."""
+        """End the stream of lines. The events before the end of the conversation can still be received."""
         self._connection.send_eof()
 
     def close(self, grace: float = 2.0) -> None:
-        """Leave. When it returns the server has heard all that was sent, if it answered within `grace` seconds.
+        """Leave the room. Events that weren't received yet are dropped.
 
-        What wasn't received yet is dropped. Whoever waits in `send` or `receive` gets ConnectionClosed.
+        When it returns, the server has received every line, if it answered in time. Other threads that wait in `send`
+        or `receive` get ConnectionClosed.
+
+        Args:
+            grace: seconds to wait for the server's answer.
         """
         deadline = deadline_of(grace)
         self._connection.begin_close(deadline)
         with suppress(TimeoutError):
             self._drain(deadline)
-        self._connection.shutdown()  # wakes those who still wait
+        self._connection.shutdown()  # wakes other threads
         with self._receiving:
             self._connection.close()
 
@@ -176,7 +197,11 @@ class Client:
         self.close()
 
     def _drain(self, deadline: float | None) -> None:
-        """Read until the server's end, or TimeoutError."""
+        """Read until the server's end.
+
+        Raises:
+            TimeoutError: the deadline came first.
+        """
         if self._receiving.acquire(timeout=lock_timeout(deadline)):
             try:
                 while not self._connection.ended and (deadline is None or time.monotonic() < deadline):

@@ -29,7 +29,7 @@ READ_BYTES = 64 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where a server is and how to reach it: as the arguments of `Client`."""
+    """A server's place and how to reach it; the fields are arguments of `Client`."""
 
     host: str
     port: int
@@ -38,26 +38,41 @@ class Endpoint:
 
 
 class ClientConnection:
-    """A socket, in TLS if that is wanted, and the protocol on it, which is open when the connection is made.
+    """A socket, in TLS if the endpoint says so, and the protocol on it.
 
-    cancel: ends the waiting for that; then Cancelled is raised. Other errors as for `Client`.
-    receiving: to be held by who calls `read`. sending: held while something is written.
-    in_line: whether the last `write` failed when it had begun: nobody knows what the server makes of it.
+    The constructor connects and returns when the server has answered the protocol's opening.
+
+    Half a line must never look like a whole one. So when a write fails inside a line, nothing more is written, and the
+    socket is closed by a reset: an end of stream would end the line.
+
+    Attributes:
+        address: (host, port) of this side.
+        receiving: held by the caller of `read` and `read_nowait`, where several threads may call these.
+        sending: held while something is written.
+        failed_in_line: whether the last `write` failed after a part of its bytes was sent.
     """
 
     def __init__(self, endpoint: Endpoint, protocol: ClientProtocol, cancel: CancelToken | None = None) -> None:
+        """Connect.
+
+        Args:
+            cancel: ends the wait.
+
+        Raises:
+            Cancelled: by `cancel`. Other errors as for `Client`.
+        """
         self.receiving = threading.Lock()
-        self.in_line = False
         self.sending = threading.Lock()
+        self.failed_in_line = False
         self._unsent = b""
-        self._broken = False  # half a line was sent, and the rest won't be
+        self._has_broken_line = False
         self._protocol = protocol
         sock = connect(endpoint, cancel)
         try:
             self.address = two_tuple(sock.getsockname())
             with suppress(OSError):  # some systems refuse options of a socket whose peer is gone
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            self._tls = self._in_tls(sock, endpoint, cancel) if endpoint.tls else None
+            self._tls = self._start_tls(sock, endpoint, cancel) if endpoint.tls else None
             self._socket = self._tls or sock
             self._open(deadline_of(endpoint.timeout), cancel)
         except BaseException:
@@ -66,7 +81,7 @@ class ClientConnection:
 
     @property
     def received(self) -> deque[Event]:
-        """What nobody has taken yet; who wants to hear it otherwise sets a deque of its own."""
+        """Return the events that the caller hasn't taken yet. It may be set to a deque of the caller's own."""
         return self._protocol.received
 
     @received.setter
@@ -75,23 +90,28 @@ class ClientConnection:
 
     @property
     def ended(self) -> ChatError | None:
-        """Why nothing more will come, or None."""
+        """Return the reason why no more events follow, or None."""
         return self._protocol.ended
 
     @property
     def queued(self) -> list[str]:
-        """None: what can't be sent is refused."""
+        """Return no lines: nothing is kept for later."""
         return []
 
     def send(self, text: str) -> None:
-        """Say one line, as `Client.send`."""
-        self.write(self._protocol.line(text))
+        """Send one line, as `Client.send`."""
+        self.write(self._protocol.encode(text))
 
     def write(self, data: bytes, cancel: CancelToken | None = None) -> None:
-        """Send it all. ConnectionClosed: the conversation is over."""
+        """Send all of it, and wait as long as that takes.
+
+        Raises:
+            ConnectionClosed: the conversation is over.
+            Cancelled: by `cancel`.
+        """
         with self.sending:
-            if self._broken:
-                raise broken_off()
+            if self._has_broken_line:
+                raise broken_line_error()
             left = memoryview(self._unsent + data)
             self._unsent = b""
             try:
@@ -101,33 +121,38 @@ class ClientConnection:
                     except BlockingIOError:
                         wait(self._socket, selectors.EVENT_WRITE, None, cancel)
             except OSError as error:
-                self.in_line = self._broken = self._has_begun(len(data), len(left))
-                raise self._protocol.lose(error) from None
-            except BaseException:  # Ctrl-C: what is sent next must not be glued to half a line
-                if self._has_begun(len(data), len(left)):
-                    self.break_off()
+                self.failed_in_line = self._has_broken_line = self._is_partly_sent(len(data), len(left))
+                raise self._protocol.closed_by(error) from None
+            except BaseException:  # Ctrl-C: the next line must not follow half of this one
+                if self._is_partly_sent(len(data), len(left)):
+                    self.abort()
                 raise
 
-    def push(self, data: bytes) -> None:
-        """Send something without waiting; what isn't taken goes out before whatever is sent next."""
+    def write_nowait(self, data: bytes) -> None:
+        """Send without waiting. The next write begins with the bytes that the kernel didn't take."""
         with self.sending:
             self._unsent += data
-            with suppress(OSError):  # full, or lost: reading tells
+            with suppress(OSError):  # full, or lost: the next read finds the loss
                 self._unsent = self._unsent[self._socket.send(self._unsent) :]
 
     def read(self, deadline: float | None, cancel: CancelToken | None = None) -> None:
-        """One read's worth of events, or the reason why there will be none. TimeoutError: nothing arrived in time."""
-        if not self.take():
+        """Read once, and wait until there is something to read.
+
+        Raises:
+            TimeoutError: the deadline came first.
+            Cancelled: by `cancel`.
+        """
+        if not self.read_nowait():
             wait(self._socket, selectors.EVENT_READ, deadline, cancel)
 
-    def take(self) -> bool:
-        """The same of what has arrived; whether there was anything."""
+    def read_nowait(self) -> bool:
+        """Read once without waiting: events, or the reason for the end. Return whether there was something."""
         try:
             data = self._socket.recv(READ_BYTES)
         except BlockingIOError:
             return False
         except OSError as error:
-            self._protocol.end(self._protocol.lose(error))
+            self._protocol.end(self._protocol.closed_by(error))
         else:
             self._protocol.receive_data(data)
             if isinstance(self._protocol.ended, ProtocolError):
@@ -135,48 +160,48 @@ class ClientConnection:
         return True
 
     def send_eof(self) -> None:
-        """Say that no more lines will come."""
+        """End the stream of lines. The server's lines can still be received."""
         with self.sending:
             self._end_sending(None)
 
     def begin_close(self, deadline: float | None) -> None:
-        """From now on nothing is kept that arrives; the server is told, if it takes that in time."""
+        """Drop what arrives from now on, and end the stream of lines if that is possible before the deadline."""
         self._protocol.begin_close()
         if self.sending.acquire(timeout=lock_timeout(deadline)):
             try:
                 self._end_sending(deadline)
             finally:
                 self.sending.release()
-        else:  # another thread is in the middle of a line: only a reset keeps half of it from looking whole
+        else:  # another thread is inside a line
             reset_on_close(self._socket)
 
     def shutdown(self) -> None:
-        """The end of both directions: wakes whoever waits."""
-        if self._broken:
+        """End both directions. This wakes the threads that wait for the socket."""
+        if self._has_broken_line:
             reset_on_close(self._socket)
-        self._shutdown(socket.SHUT_RD if self._broken else socket.SHUT_RDWR)
+        self._shutdown(socket.SHUT_RD if self._has_broken_line else socket.SHUT_RDWR)
 
-    def break_off(self) -> None:
-        """The end, without an end of stream, which would make a line of what was sent."""
-        self._broken = True
-        self._protocol.end(broken_off())
+    def abort(self) -> None:
+        """End the conversation because of half a line."""
+        self._has_broken_line = True
+        self._protocol.end(broken_line_error())
         self.shutdown()
 
     def close(self) -> None:
-        """After `begin_close` and `shutdown`, for who holds `receiving`."""
+        """Close the socket, after `begin_close` and `shutdown`. No other thread may be reading."""
         with self.sending:
             self._protocol.close()
             self._socket.close()
 
-    def abandon(self) -> None:
-        """A lost connection's end, for who holds `receiving`; by a reset, so that half a line never looks whole."""
+    def discard(self) -> None:
+        """Close the socket of a lost connection by a reset."""
         reset_on_close(self._socket)
         self.shutdown()
         with self.sending:
             self._socket.close()
 
-    def _in_tls(self, sock: socket.socket, endpoint: Endpoint, cancel: CancelToken | None) -> TlsTransport:
-        """The socket inside TLS, after the handshake."""
+    def _start_tls(self, sock: socket.socket, endpoint: Endpoint, cancel: CancelToken | None) -> TlsTransport:
+        """Return the socket inside TLS, after the handshake."""
         from chatkit.net.tls_transport import TlsTransport  # ssl takes longer to load than all of this
         from chatkit.tls import client_context
 
@@ -191,14 +216,14 @@ class ClientConnection:
         return inside
 
     def _open(self, deadline: float | None, cancel: CancelToken | None) -> None:
-        """Ask for the name and the events that the protocol wants, and wait for them."""
+        """Send the protocol's opening, and wait for the answers."""
         self.write(self._protocol.opening, cancel)
         while self._protocol.is_opening:
             self.read(deadline, cancel)
 
     def _end_sending(self, deadline: float | None) -> None:
-        """Our end; in TLS it may have to wait until the kernel takes it."""
-        if self._broken:
+        """Send the end of the stream. In TLS that may have to wait for the kernel."""
+        if self._has_broken_line:
             return
         self._shutdown(socket.SHUT_WR)
         with suppress(OSError):
@@ -206,18 +231,27 @@ class ClientConnection:
                 wait(self._socket, selectors.EVENT_WRITE, deadline)
                 self._tls.flush()
 
-    def _has_begun(self, size: int, left: int) -> bool:
-        """Whether the server may get some of the last `size` bytes, of which the socket hasn't taken `left`."""
+    def _is_partly_sent(self, size: int, left: int) -> bool:
+        """Tell whether the server may receive some of the last `size` bytes.
+
+        Args:
+            left: the number of bytes that the socket hasn't taken.
+        """
         return left < size or bool(self._tls and self._tls.sealed)
 
     def _shutdown(self, how: int) -> None:
-        with suppress(OSError):  # the server is gone, or this client closed
+        with suppress(OSError):  # the server is gone, or this client is closed
             self._socket.shutdown(how)
 
 
 def connect(endpoint: Endpoint, cancel: CancelToken | None) -> socket.socket:
-    """A connected, non-blocking socket; each address of the host is tried. OSError: why the last one failed."""
-    failed = OSError("the host has no address")
+    """Return a connected, non-blocking socket. Each address of the host is tried.
+
+    Raises:
+        OSError: why the last address failed.
+        Cancelled: by `cancel`.
+    """
+    failure = OSError("the host has no address")
     for family, kind, protocol, _, address in socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM):
         sock = socket.socket(family, kind, protocol)
         try:
@@ -232,13 +266,13 @@ def connect(endpoint: Endpoint, cancel: CancelToken | None) -> socket.socket:
             return sock
         except OSError as error:
             sock.close()
-            failed = error
+            failure = error
         except BaseException:
             sock.close()
             raise
-    raise failed
+    raise failure
 
 
-def broken_off() -> ConnectionClosed:
-    """What to raise when a line was begun and can't be ended."""
+def broken_line_error() -> ConnectionClosed:
+    """Return the error for calls after a line was sent in part."""
     return ConnectionClosed("a line was broken off", clean=False)

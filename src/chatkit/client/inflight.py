@@ -1,51 +1,65 @@
-"""What a client that comes back remembers of its own lines, and how much of it. No sockets, no waiting."""
+"""The memory that a reconnecting client has of its own lines. No sockets, no waiting."""
 
 from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
 
-from chatkit.client.protocol import command_of, said
+from chatkit.client.protocol import command_name, expected_echo
 from chatkit.events import Event, Message, Unconfirmed
 
-# As much as the server keeps for a member that reads too slowly (max_pending_bytes); in characters.
-MAX_REMEMBERED = 8 * 1024 * 1024
-# What Python needs for a line beside its characters, so that many short ones don't take many times as much.
-LINE_COST = 100
-# The caller's own `/sync` that wait for an answer one by one; the answers to what is more count together.
-MAX_QUESTIONS = 1000
+# As much as the server keeps for a slow consumer (max_pending_bytes), here in characters.
+MAX_REMEMBERED_CHARACTERS = 8 * 1024 * 1024
+# Python's overhead for a line, in characters: many short lines must not take many times the bound.
+LINE_OVERHEAD = 100
+# The caller's own `/sync` lines are tracked one by one up to this number, later ones together.
+MAX_PENDING_SYNCS = 1000
 
 
 @dataclass(slots=True)
-class _Sent:
-    """Lines that were sent over one connection, in order, and aren't known to be acknowledged.
+class _SentLines:
+    """Lines sent on one connection and not yet acknowledged, oldest first.
 
-    names: who said them, and places: what they were, and which of the connection's lines said it, once that is lost.
-    before: how many lines of the connection came before these. acknowledged: how many the room has surely acknowledged.
+    Attributes:
+        first: the number of the oldest line here. All lines of a connection are numbered from 0.
+        acknowledged: how many lines of the connection the room has acknowledged; at most `first`.
+        senders: set when the connection is lost: the names under which the room may have relayed the lines.
+        numbers: set when the connection is lost: for each message, the numbers of the lines that the room turns into it.
     """
 
-    names: set[str] = field(default_factory=set)
-    places: dict[tuple[type[Message], str], deque[int]] = field(default_factory=dict)
+    senders: set[str] = field(default_factory=set)
+    numbers: dict[tuple[type[Message], str], deque[int]] = field(default_factory=dict)
     lines: deque[str] = field(default_factory=deque)
-    before: int = 0
+    first: int = 0
     acknowledged: int = 0
 
     @property
-    def forgotten(self) -> int:
-        """How many lines before these aren't known to be acknowledged either."""
-        return self.before - self.acknowledged
+    def end(self) -> int:
+        """Return the number of the next line."""
+        return self.first + len(self.lines)
 
-    def place_of(self, message: Message) -> int | None:
-        """Which of the connection's lines said this, if one of these did."""
-        places = self.places.get((type(message), message.text)) or deque()
-        while places and places[0] < self.before:
-            places.popleft()
-        return places[0] if places and places[0] < self.before + len(self.lines) else None
+    @property
+    def dropped(self) -> int:
+        """Return how many unacknowledged lines are no longer remembered."""
+        return self.first - self.acknowledged
+
+    def number_of(self, message: Message) -> int | None:
+        """Return the number of the oldest line here that the room turns into `message`."""
+        numbers = self.numbers.get((type(message), message.text)) or deque()
+        while numbers and numbers[0] < self.first:
+            numbers.popleft()
+        return numbers[0] if numbers and numbers[0] < self.end else None
 
 
 @dataclass(slots=True)
-class _Question:
-    """One `/sync`, or several of the caller's: when they are all answered the first `upto` lines have been acknowledged."""
+class _PendingSync:
+    """One `/sync` without an answer yet, or several of the caller's.
+
+    Attributes:
+        upto: their last answer acknowledges the lines with numbers below this one.
+        is_ours: False for the caller's own.
+        answers: how many are missing.
+    """
 
     upto: int
     is_ours: bool
@@ -53,127 +67,139 @@ class _Question:
 
 
 class InFlight:
-    """The lines of this connection that aren't confirmed, and those of lost ones that may not have been acknowledged.
+    """Lines that the room hasn't acknowledged, on the current connection and on lost ones.
 
-    Together at most MAX_REMEMBERED, or the newest line if that is longer: the oldest are forgotten, and only counted.
+    Operations: `add` a line that is sent, `acknowledge` lines by the answer to a `/sync`, `match_echo` a message of
+    the replay with a line of a lost connection, `report_unknown` for the lines that nothing can acknowledge any more.
+
+    The size is bounded by MAX_REMEMBERED_CHARACTERS, or by the newest line if that is longer. Beyond it the oldest lines are
+    dropped and only their number is kept.
     """
 
     def __init__(self) -> None:
-        self._sent = _Sent()  # over this connection
-        self._questions = deque[_Question]()  # of those, what is under way
-        self._lost = list[_Sent]()  # over earlier ones
-        self._forgotten = 0  # lines of connections that were lost before those
+        self._sent = _SentLines()  # on the current connection
+        self._syncs = deque[_PendingSync]()  # on the current connection
+        self._lost = list[_SentLines]()  # on earlier connections
+        self._dropped = 0  # lines of still earlier connections
         self._size = 0
 
-    # This connection
+    # The current connection
 
     @property
-    def unconfirmed(self) -> int:
-        """How many lines, also of those that are forgotten."""
-        return self._sent.forgotten + len(self._sent.lines)
+    def unacknowledged(self) -> int:
+        """Return the number of lines, dropped ones included."""
+        return self._sent.dropped + len(self._sent.lines)
 
     @property
-    def is_asking(self) -> bool:
-        """Whether a question is under way."""
-        return bool(self._questions)
+    def is_sync_pending(self) -> bool:
+        """Tell whether a `/sync` is without an answer."""
+        return bool(self._syncs)
 
     @property
-    def unasked(self) -> bool:
-        """Whether there are lines that no question is about."""
-        asked = self._questions[-1].upto if self._questions else self._sent.acknowledged
-        return asked < self._sent.before + len(self._sent.lines)
+    def has_uncovered_lines(self) -> bool:
+        """Tell whether there are lines that no pending `/sync` will acknowledge."""
+        covered = self._syncs[-1].upto if self._syncs else self._sent.acknowledged
+        return covered < self._sent.end
 
     def add(self, line: str) -> None:
-        """It is on its way."""
+        """Remember a line that is about to be sent."""
         self._sent.lines.append(line)
         self._size += _size_of(line)
-        if command_of(line) == "sync":
-            self.ask(is_ours=False)
-        while self._size > max(MAX_REMEMBERED, _size_of(line)):
-            self._forget()
+        if command_name(line) == "sync":
+            self.add_sync(is_ours=False)
+        while self._size > max(MAX_REMEMBERED_CHARACTERS, _size_of(line)):
+            self._drop_oldest()
 
-    def take_back(self) -> None:
-        """The last line didn't get away; perhaps it is known already that the connection is lost."""
+    def retract(self) -> None:
+        """Forget the newest line, which could not be sent. The connection may be known as lost by now."""
         if self._sent.lines:
             self._size -= _size_of(self._sent.lines.pop())
         elif self._lost:
             self._size -= _size_of(self._lost[-1].lines.pop())
 
-    def ask(self, *, is_ours: bool) -> None:
-        """A `/sync` goes out after the last line."""
-        upto = self._sent.before + len(self._sent.lines)
-        if is_ours or len(self._questions) < MAX_QUESTIONS or self._questions[-1].is_ours:
-            self._questions.append(_Question(upto, is_ours))
+    def add_sync(self, *, is_ours: bool) -> None:
+        """Remember a `/sync` that is sent after the newest line.
+
+        Args:
+            is_ours: False for the caller's own. The caller receives its answer.
+        """
+        if is_ours or len(self._syncs) < MAX_PENDING_SYNCS or self._syncs[-1].is_ours:
+            self._syncs.append(_PendingSync(self._sent.end, is_ours))
         else:
-            self._questions[-1].upto = upto
-            self._questions[-1].answers += 1
+            self._syncs[-1].upto = self._sent.end
+            self._syncs[-1].answers += 1
 
-    def confirm(self) -> bool:
-        """The answer to the first question; whether the caller asked it."""
-        if not self._questions:
+    def acknowledge(self) -> bool:
+        """Apply the answer to the oldest `/sync`. Return whether that was the caller's own."""
+        if not self._syncs:
             return True
-        question = self._questions[0]
-        question.answers -= 1
-        if not question.answers:
-            self._questions.popleft()
-            self._acknowledge(self._sent, question.upto)
-        return not question.is_ours
+        sync = self._syncs[0]
+        sync.answers -= 1
+        if not sync.answers:
+            self._syncs.popleft()
+            self._acknowledge(self._sent, sync.upto)
+        return not sync.is_ours
 
-    def lose(self, names: set[str]) -> None:
-        """The connection is lost. names: those that its lines may have been said under, beside what they ask for."""
-        sent, self._sent = self._sent, _Sent()
-        self._questions.clear()
-        asked = {line.split(maxsplit=1)[-1].strip() for line in sent.lines if command_of(line) == "nick"}
-        sent.names = names | asked
-        for number, line in enumerate(sent.lines, sent.before):
-            if words := said(line):
-                sent.places.setdefault(words, deque()).append(number)
-        if sent.lines or sent.forgotten:
+    def connection_lost(self, names: set[str]) -> None:
+        """Keep the lines until an echo in the replay acknowledges them, or nothing can.
+
+        Args:
+            names: the names under which the room may have relayed the lines, in addition to those of sent `/nick` lines.
+        """
+        sent, self._sent = self._sent, _SentLines()
+        self._syncs.clear()
+        requested = {line.split(maxsplit=1)[-1].strip() for line in sent.lines if command_name(line) == "nick"}
+        sent.senders = names | requested
+        for number, line in enumerate(sent.lines, sent.first):
+            if echo := expected_echo(line):
+                sent.numbers.setdefault(echo, deque()).append(number)
+        if sent.lines or sent.dropped:
             self._lost.append(sent)
 
-    # Disconnected connections
+    # Lost connections
 
-    def __bool__(self) -> bool:
-        """Whether a message may match_echo that a line of a lost connection was acknowledged."""
+    @property
+    def has_lost_lines(self) -> bool:
+        """Tell whether lines of a lost connection wait for an echo."""
         return bool(self._lost)
 
     def match_echo(self, message: Message) -> bool:
-        """Whether this is one of our doubtful lines; then all that was sent before it was acknowledged, too."""
+        """Tell whether a message is the echo of a lost connection's line; if so, acknowledge the lines up to it."""
         for lost in self._lost:
-            if message.sender in lost.names and (place := lost.place_of(message)) is not None:
-                self._acknowledge(lost, place + 1)
+            if message.sender in lost.senders and (number := lost.number_of(message)) is not None:
+                self._acknowledge(lost, number + 1)
                 return True
         return False
 
     def report_unknown(self) -> list[Event]:
-        """Nothing will match_echo these lines any more: what the caller is told of them."""
-        forgotten = self._forgotten + sum(lost.forgotten for lost in self._lost)
+        """Return an event for each lost connection's line, and one for all dropped lines; then forget them."""
+        dropped = self._dropped + sum(lost.dropped for lost in self._lost)
         lines = [line for lost in self._lost for line in lost.lines]
         self._lost.clear()
-        self._forgotten = 0
+        self._dropped = 0
         self._size -= sum(map(_size_of, lines))
-        many = f"nobody knows whether the room heard {forgotten} lines that were sent before, too many to keep"
-        told = list[Event]([Unconfirmed(many, "")] if forgotten else [])
-        return told + [Unconfirmed(f"nobody knows whether the room heard: {line}", line) for line in lines]
+        many = f"the room may not have received {dropped} earlier lines, too many to remember"
+        events = list[Event]([Unconfirmed(many, "")] if dropped else [])
+        return events + [Unconfirmed(f"the room may not have received: {line}", line) for line in lines]
 
-    def _acknowledge(self, sent: _Sent, acknowledged: int) -> None:
-        """The room has surely acknowledged so many lines of a connection."""
-        while sent.lines and sent.before < acknowledged:
-            self._drop(sent)
-        sent.acknowledged = min(acknowledged, sent.before)  # one may have been taken back
+    def _acknowledge(self, sent: _SentLines, upto: int) -> None:
+        """Forget the lines of a connection with numbers below `upto`."""
+        while sent.lines and sent.first < upto:
+            self._pop(sent)
+        sent.acknowledged = min(upto, sent.first)  # the last line may have been retracted
 
-    def _forget(self) -> None:
-        """The oldest line, but not that there was one."""
+    def _drop_oldest(self) -> None:
+        """Forget the oldest line, but keep count of it."""
         oldest = self._lost[0] if self._lost else self._sent
         if oldest.lines:
-            self._drop(oldest)
+            self._pop(oldest)
         else:
-            self._forgotten += self._lost.pop(0).forgotten
+            self._dropped += self._lost.pop(0).dropped
 
-    def _drop(self, sent: _Sent) -> None:
+    def _pop(self, sent: _SentLines) -> None:
         self._size -= _size_of(sent.lines.popleft())
-        sent.before += 1
+        sent.first += 1
 
 
 def _size_of(line: str) -> int:
-    return len(line) + LINE_COST
+    return len(line) + LINE_OVERHEAD

@@ -1,4 +1,4 @@
-"""A client's side of a conversation: bytes in, events out. No sockets, no waiting: both clients are built on it."""
+"""A client's side of one connection: bytes in, events out. No sockets, no waiting: both clients are built on it."""
 
 from __future__ import annotations
 
@@ -25,15 +25,12 @@ MAX_RECEIVED_BYTES = 1024 * 1024
 
 
 class ClientProtocol:
-    """What has been received, and how it ends.
+    """The parser of a server's lines, and the reason for the end of the conversation.
 
-    max_line_bytes: of a line to send. password, name, events, after: what to ask the server for, as in `Client`.
-    epoch: the run of ids that `after` is from, when coming back: a name that is taken by now is no reason to stay away.
-    opening: the lines that ask for it, to be sent first.
-    received: events that nobody has taken yet.
-    ended: why there will be no more, or None.
-
-    ValueError: the name breaks the rule, no line can say the password, or `after` is set without `events`.
+    Attributes:
+        opening: the lines that send the password and ask for name and events; to be sent first.
+        received: events that the caller hasn't taken yet.
+        ended: the reason why no more events follow, or None.
     """
 
     def __init__(
@@ -46,6 +43,14 @@ class ClientProtocol:
         after: int | None,
         epoch: str | None = None,
     ) -> None:
+        """Check the arguments, which are those of `Client` and one more.
+
+        Args:
+            epoch: the run of ids that `after` belongs to. Set by a client that comes back; a taken name is no error then.
+
+        Raises:
+            ValueError: the name breaks the rule, no line can hold the password, or `after` is set without `events`.
+        """
         if name is not None:
             check_name(name)
         if password is not None:
@@ -54,112 +59,146 @@ class ClientProtocol:
             raise ValueError("after is an id, from 0, and needs events=True")
         self.received: deque[Event] = deque()
         self.ended: ChatError | None = None
-        self.opening = b"" if password is None else f"{PASSWORD_COMMAND}{password}\n".encode()
-        self.opening += f"/nick {name}\n".encode() if name else b""
-        self.opening += f"/json {'' if after is None else after}".encode() if events else b""
-        self.opening += f" {epoch}\n/sync\n".encode() if epoch else b"\n" if events else b""
+        opening = _opening_lines(password, name, events, after, epoch)
+        self.opening = "".join(f"{line}\n" for line in opening).encode()
         self._max_line_bytes = max_line_bytes
         self._name = name
-        # What answers the opening, in order. Before the welcome, messages have no id, and `after` would tell them twice.
-        self._awaited: list[tuple[Event | type[Welcome], ...]] = []
-        self._awaited += [] if password is None else [(Notice(ACCEPTED), Notice(NO_PASSWORD_NEEDED))]
-        taken = Notice(str(NameTaken(name or "")))
-        self._awaited += [(Notice(now_named(name)), *([taken] if epoch else []))] if name else []
-        self._awaited += [(Welcome,)] if events else []
-        self._refused = taken if name and not epoch else None
+        self._name_refusal = Notice(str(NameTaken(name or "")))
         self._has_password = password is not None
-        self._unknown = [f"unknown command {line.split()[0]}" for line in self.opening.decode().splitlines()]
+        self._is_returning = epoch is not None
+        self._expected = self._expected_answers(events)
+        self._unknown = [f"unknown command {line.partition(' ')[0]}" for line in opening]
         self._closing = False
-        # Cleaning makes three bytes of one at the most; a name comes on top. Room for a server with higher limits.
+        # Sanitizing makes at most three bytes of one, and a name comes on top. The rest is for servers with higher limits.
         self._decoder = LineDecoder(max(3 * max_line_bytes + 1024, MAX_RECEIVED_BYTES))
 
     @property
     def is_opening(self) -> bool:
-        """Whether the server has still to answer `opening`. NameTaken, PasswordRefused, ConnectionClosed, ProtocolError: it won't."""
-        if self._awaited and self.ended:
+        """Tell whether answers to `opening` are missing.
+
+        Raises:
+            NameTaken, PasswordRefused, ConnectionClosed, ProtocolError: they won't come.
+        """
+        if self._expected and self.ended:
             last = self.received[-1] if self.received else None
             if isinstance(self.ended, ConnectionClosed) and isinstance(last, Notice):
                 raise ConnectionClosed(last.text, clean=self.ended.clean)  # such as: the room is full
             raise self.ended
-        return bool(self._awaited)
+        return bool(self._expected)
 
     @property
     def is_closing(self) -> bool:
-        """Whether this side has begun to leave."""
+        """Tell whether `begin_close` was called."""
         return self._closing
 
-    def line(self, text: str) -> bytes:
-        """`text` for the wire. ValueError: it can't be sent."""
+    def encode(self, text: str) -> bytes:
+        """Return `text` as a line for the wire.
+
+        Raises:
+            ValueError: it holds a line end, is too long, or isn't valid Unicode.
+        """
         return encode_line(text, self._max_line_bytes)
 
     def receive_data(self, data: bytes) -> None:
-        """What the socket gave; nothing means the server's end."""
+        """Parse the result of a socket's `recv`. No bytes mean the server's end of stream."""
         if not data:
-            whole = self._closing or not self._decoder.in_line
-            reason = "the server ended the conversation" if whole else "the server ended in the middle of a line"
-            self.end(ConnectionClosed(reason, clean=whole))
+            is_clean = self._closing or not self._decoder.in_line
+            reason = "the server ended the conversation" if is_clean else "the server ended in the middle of a line"
+            self.end(ConnectionClosed(reason, clean=is_clean))
         elif not self._closing and not self.ended:
             try:
-                self._take(data)
+                self._parse(data)
             except ChatError as error:
                 self.end(error)
 
-    def lose(self, error: OSError) -> ConnectionClosed:
-        """The socket failed: what to raise for that."""
-        reason = "this client is closed" if self._closing else error.strerror or str(error)
-        return ConnectionClosed(reason, clean=self._closing)
+    def closed_by(self, error: OSError) -> ConnectionClosed:
+        """Return the error to raise for a socket's error."""
+        if self._closing:
+            return closed_error()
+        return ConnectionClosed(error.strerror or str(error), clean=False)
 
     def end(self, reason: ChatError) -> None:
-        """Nothing more will be received; the first reason counts."""
+        """Receive nothing more. The first reason counts."""
         self.ended = self.ended or reason
 
     def begin_close(self) -> None:
-        """From now on nothing that arrives is kept, and every end is a clean one."""
+        """Drop what arrives from now on. Every end is a clean one then."""
         self._closing = True
 
     def close(self) -> None:
-        """The end, for whoever still waits."""
+        """Drop the events that the caller hasn't taken, and end the conversation."""
         self.received.clear()
-        self.ended = ConnectionClosed("this client is closed", clean=True)
+        self.ended = closed_error()
 
-    def _take(self, data: bytes) -> None:
+    def _parse(self, data: bytes) -> None:
         for line in self._decoder.receive_data(data):
             if isinstance(line, BadLine):
                 raise ProtocolError(f"the server sent a line {line.reason}")
-            assert isinstance(line, str)  # what looks like another protocol may be a member's words
-            # No name begins with a brace, and so no line of text.
+            assert isinstance(line, str)  # only a server looks for other protocols
+            # No name begins with a brace, and so no line of text does.
             event = parse_json(line) if line.startswith("{") else parse_text(line)
-            if event and (not self._awaited or self._opens(event)):
+            if event and (not self._expected or self._match_opening(event)):
                 self.received.append(event)
 
-    def _opens(self, event: Event) -> bool:
-        """Look for what is awaited; whether the event is also for the caller.
+    def _expected_answers(self, events: bool) -> list[tuple[Event | type[Welcome], ...]]:
+        """Return the possible answers to each line of the opening, in order."""
+        expected: list[tuple[Event | type[Welcome], ...]] = []
+        if self._has_password:
+            expected += [(Notice(ACCEPTED), Notice(NO_PASSWORD_NEEDED))]
+        if self._name:
+            expected += [(Notice(now_named(self._name)), *([self._name_refusal] if self._is_returning else []))]
+        if events:
+            expected += [(Welcome,)]
+        return expected
 
-        NameTaken: the name can't be had. PasswordRefused: the password is wrong, or there is none.
-        ProtocolError: the server, an older one perhaps, doesn't know what was asked for.
+    def _match_opening(self, event: Event) -> bool:
+        """Compare an event with the next expected answer. Return whether the caller gets it, too.
+
+        Raises:
+            NameTaken: another member has the name.
+            PasswordRefused: the password is wrong or missing.
+            ProtocolError: the server, an older one perhaps, doesn't know a command of the opening.
         """
-        if self._name and event == self._refused:
+        if self._name and event == self._name_refusal and not self._is_returning:
             raise NameTaken(self._name)
         if event == Notice(WRONG_PASSWORD) or (event == Notice(ASKS_PASSWORD) and not self._has_password):
             raise PasswordRefused(event.text)
         if isinstance(event, Notice) and event.text.startswith((RULE, *self._unknown)):
-            raise ProtocolError(f"the server doesn't do what it was asked for: {event.text}")
-        if event in self._awaited[0] or type(event) in self._awaited[0]:
-            del self._awaited[0]
+            raise ProtocolError(f"the server doesn't support this client's request: {event.text}")
+        if event in self._expected[0] or type(event) in self._expected[0]:
+            del self._expected[0]
             return isinstance(event, Welcome)
         if event in (Notice(ASKS_PASSWORD), REPLAY_BEGINS, REPLAY_ENDS):
             return False
-        return isinstance(event, Notice | Private) or (Welcome,) not in self._awaited
+        # Messages before the welcome have no id, and `after` repeats them.
+        return isinstance(event, Notice | Private) or (Welcome,) not in self._expected
 
 
-def command_of(line: str) -> str | None:
-    """Which command a line is, as the room reads it; None if it is none."""
+def _opening_lines(
+    password: str | None, name: str | None, events: bool, after: int | None, epoch: str | None
+) -> list[str]:
+    lines = [] if password is None else [f"{PASSWORD_COMMAND}{password}"]
+    lines += [f"/nick {name}"] if name else []
+    if events and epoch:
+        lines += [f"/json {after} {epoch}", "/sync"]
+    elif events:
+        lines += [f"/json {'' if after is None else after}"]
+    return lines
+
+
+def closed_error() -> ConnectionClosed:
+    """Return the error for calls after `close`."""
+    return ConnectionClosed("this client is closed", clean=True)
+
+
+def command_name(line: str) -> str | None:
+    """Return the name of the command that the room reads in a line, or None."""
     found = parse_command(clean(line))
     return found[0] if found and not found[0].startswith("/") else None
 
 
-def said(line: str) -> tuple[type[Message], str] | None:
-    """The message that the room makes of a line, or None."""
+def expected_echo(line: str) -> tuple[type[Message], str] | None:
+    """Return the type and text of the message that the room makes of a line, or None if it makes none."""
     text = clean(line)
     word, argument = parse_command(text) or ("/", f"/{text}")
     if word.startswith("/"):

@@ -1,7 +1,8 @@
-"""A connection that is taken up again when it is lost: for `Client(reconnect=True)`."""
+"""A connection that replaces itself when it is lost: for `Client(reconnect=True)`."""
 
 from __future__ import annotations
 
+import math
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -10,50 +11,56 @@ from contextlib import suppress
 from chatkit.client.backoff import Backoff, is_final
 from chatkit.client.cancel import Cancelled, CancelToken, lock_timeout
 from chatkit.client.connection import ClientConnection, Endpoint
-from chatkit.client.resume import MAX_WAITING_EVENTS, ResumeState, closed, left
+from chatkit.client.protocol import closed_error
+from chatkit.client.resume import MAX_WAITING_EVENTS, ResumeState, left_error
 from chatkit.errors import ChatError, ConnectionClosed
 from chatkit.events import Event
 from chatkit.protocol.lines import encode_line, is_exit
 
-# All that the thread does can be halted, but not the look-up of a host's name.
+# The only step of the thread that can't be cancelled is the look-up of a host's name.
 LOOK_UP_SECONDS = 1.0
 
 
 class Reconnector(threading.Thread):
-    """Waits and connects until a connection can be handed to `take_up`, or until `cancel`.
-
-    fail(error): called after each attempt that failed; calls `cancel` if it was the last.
-    before: the one of an earlier absence, which may be on its way out.
-    """
+    """The thread of one absence: attempts to connect, with a back-off between them, until one succeeds or `cancel`."""
 
     def __init__(
         self,
         connect: Callable[[CancelToken], ClientConnection],
-        take_up: Callable[[ClientConnection], None],
+        resume: Callable[[ClientConnection], None],
         fail: Callable[[Exception], None],
         backoff: Backoff,
-        before: Reconnector | None,
+        previous: Reconnector | None,
     ) -> None:
+        """Prepare the thread.
+
+        Args:
+            connect: makes one attempt.
+            resume: takes the new connection.
+            fail: takes the error of each failed attempt, and calls `cancel` if it was the last one.
+            previous: the thread of the absence before, which may be about to end.
+        """
         super().__init__(name="chatkit-reconnector", daemon=True)
         self._connect = connect
-        self._take_up = take_up
+        self._resume = resume
         self._fail = fail
         self._backoff = backoff
-        self._before = before
+        self._previous = previous
         self._cancel = CancelToken()
 
     def run(self) -> None:
+        """Try until an attempt succeeds, or `cancel`."""
         try:
-            if self._before:
-                self._before.finish(None)
-                self._before = None
-            while not self._cancel.wait(self._backoff.delay()) and not self._succeeds():
+            if self._previous:
+                self._previous.wait(None)
+                self._previous = None
+            while not self._cancel.wait(self._backoff.delay()) and not self._attempt():
                 pass
-        except Exception as error:  # whatever it is, it is told
+        except Exception as error:  # an unexpected one must not leave the caller waiting
             self._fail(error)
 
-    def _succeeds(self) -> bool:
-        """One attempt."""
+    def _attempt(self) -> bool:
+        """Try once. Return whether it succeeded."""
         try:
             with self._cancel:
                 connection = self._connect(self._cancel)
@@ -62,116 +69,144 @@ class Reconnector(threading.Thread):
         except (OSError, ChatError) as error:
             self._fail(error)
             return False
-        self._take_up(connection)
+        self._resume(connection)
         return True
 
     def cancel(self) -> None:
-        """The end at once."""
+        """End the thread at once. Don't wait for it."""
         self._cancel.set()
 
-    def finish(self, seconds: float | None = LOOK_UP_SECONDS) -> None:
-        """Wait for the end, after `cancel`; not for a look-up that hangs."""
-        if self.is_alive():  # else it may never have begun
+    def wait(self, seconds: float | None = LOOK_UP_SECONDS) -> None:
+        """Wait for the thread's end, after `cancel` no longer than for a look-up that hangs."""
+        if self.is_alive():  # else it may not have been started
             self.join(seconds)
 
 
 class ReconnectingConnection:
-    """One `ClientConnection` after the other, with the verbs of one, and the state that leads from each to the next.
+    """A sequence of `ClientConnection`s with the interface of one, and the state that leads from each to the next.
 
-    received, ended, receiving, sending: as of a `ClientConnection`. While there is no connection a thread waits and connects.
-    The locks, in the order in which they are taken: receiving, sending, lock. Whoever holds `receiving` reads, and
-    it alone finds out that a connection is lost.
+    Plan: only a reader finds a loss, since a failed write may leave events to read. The reader drops the connection and
+    starts a `Reconnector`, which hands the next connection to `_resume`. A failed write, and a sender every hundred
+    lines, read without waiting, so that a program that never receives comes back, too.
+
+    Locks, in the order in which they are taken:
+
+    - receiving: held by a reader;
+    - sending: held by a writer. Lines are written in the order in which the state remembers them;
+    - _lock: guards the state, the current connection and the end.
+
+    Attributes:
+        address: (host, port) of this side; of the last connection during an absence.
+        received: events that the caller hasn't taken yet.
+        ended: the reason why no more events follow, or None.
     """
 
     def __init__(self, endpoint: Endpoint, state: ResumeState, max_line_bytes: int) -> None:
+        """Connect. Errors as for `Client`."""
         self.received = deque[Event]()
         self.ended: Exception | None = None
         self.receiving = threading.Lock()
-        self.sending = threading.Lock()  # lines are written in the order in which the state knows them
-        self._changed = threading.Event()  # by the thread: who waits looks again
-        self._lock = threading.RLock()  # around the state and what follows
+        self.sending = threading.Lock()
+        self._lock = threading.RLock()
+        self._changed = threading.Event()  # set by the thread: a reader that waits for nothing else looks again
         self._endpoint = endpoint
         self._state = state
         self._max_line_bytes = max_line_bytes
         self._closing = False
         self._reconnector: Reconnector | None = None
-        self._connection: ClientConnection | None = ClientConnection(endpoint, state.protocol())
+        self._connection: ClientConnection | None = ClientConnection(endpoint, state.next_protocol())
         self.address = self._connection.address
         self._backoff = Backoff()
-        self._take_in(self._connection)
+        with self.receiving:
+            self._process(self._connection)
 
     @property
     def queued(self) -> list[str]:
-        """The lines that are kept for the return."""
+        """Return the lines to send after the return."""
         with self._lock:
             return list(self._state.queued)
 
     def send(self, text: str) -> None:
-        """Say one line; while away keep it for the return. NotConnected: that isn't wanted, or it is one too many."""
+        """Send one line, or queue it during an absence.
+
+        Raises:
+            NotConnected: there is no queue, or it is full.
+            Others: as for `Client.send`.
+        """
         encode_line(text, self._max_line_bytes)
-        if (connection := self._connection) and self._state.is_due:
+        if (connection := self._connection) and self._state.should_catch_up:
             self._catch_up(connection, MAX_WAITING_EVENTS)
         with self.sending:
-            if not self._say(text):
-                self._keep(text)
-        self._pay()
+            if not self._send_line(text):
+                self._enqueue(text)
+        self._send_request()
 
     def read(self, deadline: float | None) -> None:
-        """Wait until something has changed. TimeoutError: nothing has."""
-        with self._lock:  # the thread may have taken up a connection since the caller looked
+        """Wait for events, a loss, a return or the end.
+
+        Raises:
+            TimeoutError: the deadline came first.
+        """
+        assert self.receiving.locked()
+        with self._lock:  # the thread may have brought a connection since the caller looked
             connection = None if self._changed.is_set() else self._connection
         if connection:
             connection.read(deadline)
-            self._take_in(connection)
+            self._process(connection)
         elif self._changed.wait(None if deadline is None else lock_timeout(deadline)):
             self._changed.clear()
         else:
             raise TimeoutError("nothing arrived in time")
 
     def send_eof(self) -> None:
-        with self.sending:  # after what was kept
+        """End the stream of lines, after the queued ones. During an absence, end the conversation."""
+        with self.sending:
             with self._lock:
                 data = self._state.leave()
                 if not (connection := self._connection):
-                    self._finish(left())
+                    self._end(left_error())
                     return
-            with suppress(ConnectionClosed):  # whoever reads finds out
+            with suppress(ConnectionClosed):  # a reader finds the loss
                 connection.write(data)
             connection.send_eof()
 
     def begin_close(self, deadline: float | None) -> None:
+        """Drop what arrives from now on, and end the stream of lines if that is possible before the deadline."""
         with self._lock:
             self._closing = True
             if not (connection := self._connection):
-                self._finish(closed())
+                self._end(closed_error())
         if connection:
             connection.begin_close(deadline)
 
     def shutdown(self) -> None:
+        """Wake the threads that wait for the socket."""
         with self._lock:
             if self._connection:
                 self._connection.shutdown()
 
     def close(self) -> None:
-        """After `begin_close` and `shutdown`, for who holds `receiving`."""
+        """Close the connection or end the absence, after `begin_close` and `shutdown`."""
+        assert self.receiving.locked()
         with self._lock:
             connection, self._connection = self._connection, None
-            self._finish(closed())
-            self.ended = closed()
+            self._end(closed_error())
+            self.ended = closed_error()
             self.received.clear()
         if connection:
             connection.close()
         if self._reconnector:
-            self._reconnector.finish()
+            self._reconnector.wait()
 
-    # What is said
+    # Sending
 
-    def _say(self, text: str) -> bool:
-        """Write a line; False when there is no connection, or it is lost before it took anything of the line."""
+    def _send_line(self, text: str) -> bool:
+        """Write a line. Return False if there is no connection, or it is lost before it took a part of the line."""
+        assert self.sending.locked()
         connection = None
         try:
             with self._lock:
-                self._raise_if_over()
+                self._raise_if_ended()
                 if not (connection := self._connection):
                     return False
                 data = self._state.send(text)
@@ -180,132 +215,136 @@ class ReconnectingConnection:
             if self._closing or not connection:
                 raise
             with self._lock:
-                if not connection.in_line:
-                    self._state.unsend(text)
+                if not connection.failed_in_line:
+                    self._state.retract(text)
                 if connection is self._connection:
                     connection.shutdown()
-            self._catch_up(connection, float("inf"))  # what had arrived before counts; then comes the end
-            return connection.in_line
-        except BaseException:  # Ctrl-C: the state thinks that all of it was sent
+            self._catch_up(connection, math.inf)  # read the events before the loss, and then the loss
+            return connection.failed_in_line
+        except BaseException:  # Ctrl-C: the state takes the line as sent
             if connection:
-                connection.break_off()
+                connection.abort()
             raise
         return True
 
-    def _raise_if_over(self) -> None:
+    def _raise_if_ended(self) -> None:
         if self.ended:
             raise self.ended.with_traceback(None)
         if self._closing or self._state.is_leaving:
-            raise left()
+            raise left_error()
 
-    def _keep(self, text: str) -> None:
+    def _enqueue(self, text: str) -> None:
         with self._lock:
             if not is_exit(text):
-                self._raise_if_over()
-                self._state.keep(text)
-            elif not self._connection:  # else whoever reads finds the end
-                self._finish(left())
+                self._raise_if_ended()
+                self._state.enqueue(text)
+            elif not self._connection:  # else a reader finds the end
+                self._end(left_error())
             self._state.is_leaving |= is_exit(text)
 
-    def _say_queued(self) -> None:
-        """For who holds `sending`."""
-        with suppress(ChatError):  # over meanwhile
-            while (queued := self._state.queued) and self._say(queued[0]):
+    def _send_queued(self) -> None:
+        with suppress(ChatError):  # ended meanwhile
+            while (queued := self._state.queued) and self._send_line(queued[0]):
                 queued.popleft()
 
-    def _pay(self) -> None:
-        """Ask the room what there is to ask it, unless somebody is sending, who asks then; nobody waits for it here."""
-        while (connection := self._connection) and self._state.owes and self.sending.acquire(blocking=False):
+    def _send_request(self) -> None:
+        """Send a pending `/sync` or `/nick` without blocking. If another thread is sending, it does it."""
+        while (connection := self._connection) and self._state.has_request and self.sending.acquire(blocking=False):
             try:
                 with self._lock:
-                    owed = self._state.owed() if connection is self._connection else b""
-                if owed:
-                    connection.push(owed)
-            except BaseException:  # Ctrl-C, as above
-                connection.break_off()
+                    data = self._state.take_request() if connection is self._connection else b""
+                if data:
+                    connection.write_nowait(data)
+            except BaseException:  # Ctrl-C: the state takes the request as sent
+                connection.abort()
                 raise
             finally:
                 self.sending.release()
 
-    # What is heard
+    # Receiving
 
-    def _take_in(self, connection: ClientConnection) -> None:
-        """For who holds `receiving`."""
+    def _process(self, connection: ClientConnection) -> None:
+        """Apply what was read from a connection: events, and its loss."""
+        assert self.receiving.locked()
         try:
             with self._lock:
-                self._receive(connection)
-        except BaseException:  # Ctrl-C: what was heard in part is told again
-            connection.break_off()
+                self._apply_events(connection)
+        except BaseException:  # Ctrl-C: the next connection replays the events that were applied in part
+            connection.abort()
             raise
         if connection.ended:
-            self._lose(connection, connection.ended)
+            self._connection_lost(connection, connection.ended)
         else:
-            self._pay()
+            self._send_request()
 
-    def _receive(self, connection: ClientConnection) -> None:
+    def _apply_events(self, connection: ClientConnection) -> None:
         while connection.received:
             self.received.extend(self._state.receive(connection.received.popleft()))
 
-    def _catch_up(self, connection: ClientConnection, most: float) -> None:
-        """Take in what has arrived, unless somebody receives, until so many events wait; never wait for more."""
+    def _catch_up(self, connection: ClientConnection, max_events: float) -> None:
+        """Read without waiting, until `max_events` wait for the caller. If another thread is reading, it does it."""
         if self.receiving.acquire(blocking=False):
             try:
-                while self._connection is connection and len(self.received) < most and connection.take():
-                    self._take_in(connection)
+                while self._connection is connection and len(self.received) < max_events and connection.read_nowait():
+                    self._process(connection)
             finally:
                 self.receiving.release()
 
-    # Away and back (`_fail` and `_take_up` in the thread)
+    # Absence and return
 
-    def _lose(self, connection: ClientConnection, reason: ChatError) -> None:
-        """For who holds `receiving`."""
+    def _connection_lost(self, connection: ClientConnection, reason: ChatError) -> None:
+        """Drop a connection. Start the thread that replaces it, unless the conversation is over."""
+        assert self.receiving.locked()
         with self._lock:
             if connection is not self._connection:  # closed meanwhile
                 return
             try:
                 self._connection = None
-                self._backoff.lost()
-                self.received.extend([] if self._closing else self._state.lose(reason))
-                if self._closing or self._state.is_over(reason):
-                    self._finish(reason)
+                self._backoff.disconnected()
+                self.received.extend([] if self._closing else self._state.connection_lost(reason))
+                if self._closing or self._state.is_final_loss(reason):
+                    self._end(reason)
                 else:
-                    before, connect = (
-                        self._reconnector,
-                        lambda cancel: ClientConnection(self._endpoint, self._state.protocol(), cancel),
+                    self._reconnector = Reconnector(
+                        self._connect, self._resume, self._attempt_failed, self._backoff, self._reconnector
                     )
-                    self._reconnector = Reconnector(connect, self._take_up, self._fail, self._backoff, before)
                     self._reconnector.start()
-            except BaseException as error:  # no thread to be had, or Ctrl-C: else who receives would wait for ever
-                self._finish(error if isinstance(error, Exception) else reason)
+            except BaseException as error:  # no thread available, or Ctrl-C: the caller must not wait for ever
+                self._end(error if isinstance(error, Exception) else reason)
                 raise
             finally:
-                connection.abandon()
+                connection.discard()
 
-    def _finish(self, reason: Exception) -> None:
-        """There is no return any more; the first reason counts."""
+    def _end(self, reason: Exception) -> None:
+        """End the conversation for good. The first reason counts."""
         self.received.extend(self._state.report_unknown())
         self.ended = self.ended or reason
         if self._reconnector:
             self._reconnector.cancel()
         self._changed.set()
 
-    def _fail(self, error: Exception) -> None:
+    # In the thread
+
+    def _connect(self, cancel: CancelToken) -> ClientConnection:
+        return ClientConnection(self._endpoint, self._state.next_protocol(), cancel)
+
+    def _attempt_failed(self, error: Exception) -> None:
         with self._lock:
             if is_final(error):
-                self._finish(error)
-            self.received.extend(self._state.fail(error))
+                self._end(error)
+            self.received.extend(self._state.attempt_failed(error))
             self._changed.set()
 
-    def _take_up(self, connection: ClientConnection) -> None:
-        """Go on with a new connection. If it is lost already, whoever reads or sends next finds out."""
+    def _resume(self, connection: ClientConnection) -> None:
+        """Continue with a new connection. If it is lost again, the next reader or writer finds that."""
         with self.sending:
             with self._lock:
                 if self.ended:
-                    connection.abandon()
+                    connection.discard()
                     return
                 self._connection, self.address = connection, connection.address
                 self._backoff.connected()
-                self._receive(connection)
+                self._apply_events(connection)
                 self._changed.set()
-            self._say_queued()
-        self._pay()
+            self._send_queued()
+        self._send_request()

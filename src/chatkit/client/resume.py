@@ -1,4 +1,4 @@
-"""What leads a client from a lost connection to the next one. No sockets, no waiting: both clients are built on it."""
+"""The state that outlives a lost connection. No sockets, no waiting: both clients are built on it."""
 
 from __future__ import annotations
 
@@ -14,203 +14,218 @@ from chatkit.protocol.replies import REMOVED
 
 SYNC = "/sync"
 
-# Who takes nothing for so long makes the server wait, and in the end be cut off, instead of filling the memory.
+# Reading stops while more events wait for the caller: better a server that waits, and disconnects us in the end, than
+# memory that grows without a bound.
 MAX_WAITING_EVENTS = 1000
-# Each time so many more lines are unconfirmed, who sends looks for answers: seldom enough to cost next to nothing.
+# A sender looks for answers each time this many more lines are unacknowledged: seldom enough to cost next to nothing.
 CATCH_UP_LINES = 100
 
 
 class ResumeState:
-    """Which message was the last, what one's own name is, what was sent and may have been lost.
+    """Message ids, names and sent lines, as far as the next connection needs them.
 
-    max_line_bytes, password, name, after: as for `Client`. queue: how many lines are kept while away.
-    queued: those, in order.
-    is_leaving: whether this side has said that the conversation is over, so that its end is no loss.
+    Attributes:
+        queued: lines to send after the return, in order.
+        is_leaving: whether this side has ended the conversation, so that the connection's end is no loss.
 
-    A line is confirmed by the answer to a `/sync` that was sent after it; one of these is under way at a time. What is
-    remembered until then has a bound, see `InFlight`.
+    Three cursors, all of them message ids:
+
+    - the caller's: the caller has every message up to it, and none of them is delivered again;
+    - the connection's: the current connection has delivered every message up to it. The next connection asks for what
+      follows. It falls back while lines of a lost connection wait for their echoes;
+    - the settled one: the echoes of the lines in flight have larger ids. It bounds that fall back.
+
+    The answer to a `/sync` acknowledges the lines that were sent before it. One `/sync` of ours is pending at a time.
     """
 
     def __init__(
         self, max_line_bytes: int, *, password: str | None, name: str | None, after: int | None, queue: int
     ) -> None:
+        """Check the arguments, which are those of `Client`."""
         if queue < 0:
             raise ValueError("queue is a number of lines, from 0")
         self.queued: deque[str] = deque()
         self.is_leaving = False
-        self._queue = queue
+        self._queue_size = queue
         self._max_line_bytes = max_line_bytes
         self._password = password
-        self._chosen = name  # the name to take back
+        self._chosen_name = name  # to be taken again
         self._name = name or ""
-        self._names = set[str]()  # those that unconfirmed lines may have been said under
-        self._last = after  # the message up to which the caller knows all
-        self._told = after  # the one up to which this connection has told all, or is asked to begin
-        self._heard = 0  # the one up to which no line of ours is in doubt
+        self._sender_names = set[str]()  # the room may have relayed a line in flight under one of these
+        self._caller_cursor = after
+        self._connection_cursor = after
+        self._settled_cursor = 0
         self._epoch: str | None = None
-        self._removed = False
-        self._reason = ""  # why the room didn't let it in, as was told
+        self._is_removed = False
+        self._refusal = ""  # the last one that the caller was told
         self._in_flight = InFlight()
-        self._asks_for_name = False
-        self.protocol()  # what can't be asked for is the caller's mistake at once
+        self._wants_name = False
+        self.next_protocol()  # raises ValueError now, not at the first loss
 
-    def protocol(self) -> ClientProtocol:
-        """For the next connection: it asks for what came after the last message here."""
+    def next_protocol(self) -> ClientProtocol:
+        """Return the protocol for the next connection. It asks for the messages after the connection's cursor."""
         return ClientProtocol(
             self._max_line_bytes,
             password=self._password,
-            name=self._chosen,
+            name=self._chosen_name,
             events=True,
-            after=self._told,
+            after=self._connection_cursor,
             epoch=self._epoch,
         )
 
-    # What is sent
+    # Sending
 
     def send(self, text: str) -> bytes:
-        """The bytes that say a line, which has been checked, and ask for its confirmation if nothing else does."""
+        """Return the bytes of a valid line, followed by pending requests."""
         if is_exit(text):
             return self.leave() + f"{text}\n".encode()
-        if text:  # else the room does nothing, whether it hears it or not
+        if text:  # the room ignores an empty line, so there is nothing to confirm
             self._in_flight.add(text)
-        return f"{text}\n".encode() + self.owed()
+        return f"{text}\n".encode() + self.take_request()
 
     def leave(self) -> bytes:
-        """The conversation is over when this side says so; what is to be sent before that, so that all is confirmed."""
+        """Note that this side ends the conversation. Return the bytes that have to be sent before the end."""
         self.is_leaving = True
-        return self._sync() if self._in_flight.unasked else b""
+        return self._sync() if self._in_flight.has_uncovered_lines else b""
 
-    def unsend(self, text: str) -> None:
-        """The last line, this one, didn't get away; perhaps it is known already that the connection is lost."""
+    def retract(self, text: str) -> None:
+        """Forget the newest line, which could not be sent. The connection may be known as lost by now."""
         if text and not is_exit(text):
-            self._in_flight.take_back()
+            self._in_flight.retract()
 
     @property
-    def is_due(self) -> bool:
-        """Whether who sends had better look for answers, in case nobody receives."""
-        lines = self._in_flight.unconfirmed
+    def should_catch_up(self) -> bool:
+        """Tell whether a sender should look for answers, in case no thread receives."""
+        lines = self._in_flight.unacknowledged
         return bool(lines) and not lines % CATCH_UP_LINES
 
     @property
-    def owes(self) -> bool:
-        """Whether there is something to ask the room."""
-        return self._asks_for_name or self._needs_sync
+    def has_request(self) -> bool:
+        """Tell whether a `/sync` or `/nick` has to be sent."""
+        return self._wants_name or self._needs_sync
 
-    def owed(self) -> bytes:
-        """That, as bytes; to be sent now."""
-        asked = f"/nick {self._chosen}\n".encode() if self._asks_for_name else b""
-        self._asks_for_name = False
-        return asked + (self._sync() if self._needs_sync else b"")
+    def take_request(self) -> bytes:
+        """Return the pending requests as bytes. The caller must send them next."""
+        nick = f"/nick {self._chosen_name}\n".encode() if self._wants_name else b""
+        self._wants_name = False
+        return nick + (self._sync() if self._needs_sync else b"")
 
-    def keep(self, text: str) -> None:
-        """A line for the time after the return. NotConnected: there is no place for it."""
-        if not self._queue:
+    def enqueue(self, text: str) -> None:
+        """Keep a line for the time after the return.
+
+        Raises:
+            NotConnected: there is no queue, or it is full.
+        """
+        if not self._queue_size:
             raise NotConnected("the connection is lost")
-        if len(self.queued) >= self._queue:
-            raise NotConnected(f"the connection is lost, and {self._queue} lines are waiting")
+        if len(self.queued) >= self._queue_size:
+            raise NotConnected(f"the connection is lost, and {self._queue_size} lines are waiting")
         self.queued.append(text)
 
-    # What is heard
+    # Receiving
 
     def receive(self, event: Event) -> list[Event]:
-        """What the caller is told of it."""
+        """Apply an event from the room. Return the events for the caller."""
         match event:
             case Welcome():
-                return self._welcomed(event)
+                return self._on_welcome(event)
             case Synced():
-                return self._synced(event)
+                return self._on_synced(event)
             case Message():
-                is_new = self._told_up_to(event.id or 0)
+                is_new = self._advance(event.id or 0)
                 is_ours = self._in_flight.match_echo(event)
                 return [event] if is_new and not is_ours else []
             case Gap():
-                known = self._last or 0
-                is_new = self._told_up_to((self._told or 0) + event.missing)  # once, not again after the next return
-                return [Gap(min(event.missing, (self._last or 0) - known))] if is_new else []
+                return self._on_gap(event)
             case Error(code=code) if code == REMOVED:
-                self._removed = True
+                self._is_removed = True
             case Renamed(old=old) if old == self._name:
-                self._name = self._chosen = event.name
-                self._names.add(event.name)
+                self._name = self._chosen_name = event.name
+                self._sender_names.add(event.name)
             case Left(name=freed) | Renamed(old=freed):
-                self._asks_for_name |= self._is_homeless and name_key(freed) == name_key(self._chosen or "")
+                self._wants_name |= self._lacks_chosen_name and name_key(freed) == name_key(self._chosen_name or "")
         return [event]
 
-    def lose(self, reason: Exception) -> list[Event]:
-        """The connection is lost: what the caller is told, and if it is for good, what remains uncertain."""
-        self._in_flight.lose({*self._names, self._name, self._chosen or self._name})
-        self._names = set()
-        if self._in_flight:  # ask for all that may be one of them; what the caller knows is passed over
-            self._told = min(self._told or 0, self._heard)
-        self._reason = ""
-        self._asks_for_name = False
-        if self.is_over(reason):
+    def connection_lost(self, reason: Exception) -> list[Event]:
+        """Apply the loss of the connection. Return the events for the caller.
+
+        Where there is no return, these are the lines whose fate is unknown.
+        """
+        self._in_flight.connection_lost({*self._sender_names, self._name, self._chosen_name or self._name})
+        self._sender_names = set()
+        if self._in_flight.has_lost_lines:  # the replay must hold their echoes
+            self._connection_cursor = min(self._connection_cursor or 0, self._settled_cursor)
+        self._refusal = ""
+        self._wants_name = False
+        if self.is_final_loss(reason):
             return self.report_unknown()
         return [Disconnected(f"the connection is lost: {reason}; trying to come back")]
 
-    def fail(self, error: Exception) -> list[Event]:
-        """An attempt to come back failed: what the caller is told, once, if the room had a reason."""
-        if not isinstance(error, ConnectionClosed) or not error.clean or error.reason == self._reason:
+    def attempt_failed(self, error: Exception) -> list[Event]:
+        """Return the room's reason for refusing a new connection, unless it is the last one again."""
+        if not isinstance(error, ConnectionClosed) or not error.clean or error.reason == self._refusal:
             return []
-        self._reason = error.reason
+        self._refusal = error.reason
         return [Notice(f"not let in: {error}; trying again")]
 
-    def is_over(self, reason: Exception) -> bool:
-        """Whether that is an end for good."""
-        return self.is_leaving or self._removed or isinstance(reason, ProtocolError)
+    def is_final_loss(self, reason: Exception) -> bool:
+        """Tell whether the client must not come back."""
+        return self.is_leaving or self._is_removed or isinstance(reason, ProtocolError)
 
     def report_unknown(self) -> list[Event]:
-        """There is no return: what the caller is told of the lines whose fate is unknown."""
+        """Return an event for each line whose fate will never be known."""
         return self._in_flight.report_unknown()
 
     @property
     def _needs_sync(self) -> bool:
-        return self._in_flight.unasked and not self._in_flight.is_asking
+        return self._in_flight.has_uncovered_lines and not self._in_flight.is_sync_pending
 
     @property
-    def _is_homeless(self) -> bool:
-        """Whether somebody else has the name that this client chose."""
-        return self._chosen is not None and self._name != self._chosen
+    def _lacks_chosen_name(self) -> bool:
+        return self._chosen_name is not None and self._name != self._chosen_name
 
-    def _told_up_to(self, newest: int) -> bool:
-        """This connection has told all up to this id; whether that is new to the caller."""
-        self._told = max(self._told or 0, newest)
-        is_new = self._last is None or self._told > self._last
-        self._last = max(self._last or 0, self._told)
+    def _advance(self, newest: int) -> bool:
+        """Move the connection's cursor, and the caller's if it is behind. Return whether it was."""
+        self._connection_cursor = max(self._connection_cursor or 0, newest)
+        is_new = self._caller_cursor is None or self._connection_cursor > self._caller_cursor
+        self._caller_cursor = max(self._caller_cursor or 0, self._connection_cursor)
         return is_new
 
     def _sync(self) -> bytes:
-        self._in_flight.ask(is_ours=True)
+        self._in_flight.add_sync(is_ours=True)
         return f"{SYNC}\n".encode()
 
-    def _welcomed(self, event: Welcome) -> list[Event]:
-        before, self._epoch, self._name = self._epoch, event.epoch, event.name
-        self._names = {event.name}
-        if not self._in_flight or before != event.epoch:
-            self._heard = event.newest
-        if not before:
-            self._told = self._last = event.newest if self._last is None else min(self._last, event.newest)
+    def _on_welcome(self, event: Welcome) -> list[Event]:
+        previous_epoch, self._epoch, self._name = self._epoch, event.epoch, event.name
+        is_same_epoch = previous_epoch == event.epoch
+        self._sender_names = {event.name}
+        if not self._in_flight.has_lost_lines or not is_same_epoch:
+            self._settled_cursor = event.newest
+        if not previous_epoch:
+            cursor = event.newest if self._caller_cursor is None else min(self._caller_cursor, event.newest)
+            self._connection_cursor = self._caller_cursor = cursor
             return [event]
-        self._sync()  # the opening asks for it
-        self._asks_for_name = self._is_homeless  # it may have become free before we could hear that
-        if before == event.epoch:
+        self._in_flight.add_sync(is_ours=True)  # the opening holds it
+        self._wants_name = self._lacks_chosen_name  # it may have become free before the welcome
+        if is_same_epoch:
             return [Reconnected(f"back as {event.name}", event.name, False)]
-        self._told = self._last = 0  # and nothing in the new room can prove a line that was said in the old one
+        self._connection_cursor = self._caller_cursor = 0  # no echo of an earlier epoch will come
         return [Reconnected(f"back as {event.name}, but the room began anew", event.name, True), *self.report_unknown()]
 
-    def _synced(self, event: Synced) -> list[Event]:
-        self._told_up_to(event.newest)
-        self._heard = event.newest
-        self._names = {self._name}
-        is_callers = self._in_flight.confirm()
+    def _on_synced(self, event: Synced) -> list[Event]:
+        self._advance(event.newest)
+        self._settled_cursor = event.newest
+        self._sender_names = {self._name}
+        is_callers = self._in_flight.acknowledge()
         return [*self.report_unknown(), *([event] if is_callers else [])]
 
+    def _on_gap(self, event: Gap) -> list[Event]:
+        """Count only the messages that the caller lacks."""
+        known = self._caller_cursor or 0
+        is_new = self._advance((self._connection_cursor or 0) + event.missing)  # the next replay starts behind the gap
+        return [Gap(min(event.missing, (self._caller_cursor or 0) - known))] if is_new else []
 
-def left() -> ConnectionClosed:
-    """What to raise when this side has said that the conversation is over."""
+
+def left_error() -> ConnectionClosed:
+    """Return the error for calls after this side has ended the conversation."""
     return ConnectionClosed("this client has left", clean=True)
-
-
-def closed() -> ConnectionClosed:
-    """The same after `close`."""
-    return ConnectionClosed("this client is closed", clean=True)

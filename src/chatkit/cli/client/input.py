@@ -1,4 +1,4 @@
-"""What `chat-client` sends."""
+"""The input of `chat-client`: from standard input to the room."""
 
 from __future__ import annotations
 
@@ -17,62 +17,71 @@ READ_BYTES = 64 * 1024
 
 
 class InputThread(threading.Thread):
-    """Sends what is typed, line by line, from a thread of its own, so that others' lines show at any time.
+    """The thread that sends the input line by line, while others' lines are shown.
 
-    left: whether the end is ours: the line `exit`, or the end of input.
-    refused: whether a line could not be sent as it is.
-    last: what to say before that, if anything.
-    patient: for a client that comes back: while it is away, what can't be sent or kept waits, the end of input too.
+    It is a daemon and reads its descriptor directly. So when the server ends first, the process leaves at once, even
+    while this thread waits for input, and lines that are typed after that belong to the shell.
 
-    Daemonic, and reads its descriptor directly: when the server ends first, the process leaves at once,
-    even while this thread waits for input, and what is typed after that belongs to the shell.
+    Attributes:
+        has_left: whether the end is ours: the line `exit`, or the end of input.
+        has_refused_line: whether a line of the input could not be sent.
     """
 
-    def __init__(self, client: Client, max_line_bytes: int, last: str = "", *, patient: bool = False) -> None:
+    def __init__(
+        self, client: Client, max_line_bytes: int, final_line: str = "", *, waits_for_return: bool = False
+    ) -> None:
+        """Prepare the thread.
+
+        Args:
+            final_line: sent before the end, unless it is empty.
+            waits_for_return: for a client that reconnects: a line that can't be queued during an absence waits, and so
+                does the end of input.
+        """
         super().__init__(daemon=True)
-        self.left = False
-        self.refused = False
-        self._last = last
+        self.has_left = False
+        self.has_refused_line = False
+        self._final_line = final_line
         self._client = client
         self._decoder = LineDecoder(max_line_bytes)
         self._lines = deque[Line]()
-        self._number = 0
-        self._patient = patient
-        self._confirming = False
-        self._confirmed = False
-        self._woken = threading.Event()
+        self._line_number = 0
+        self._waits_for_return = waits_for_return
+        self._is_confirming = False
+        self._is_confirmed = False
+        self._wakeup = threading.Event()
 
     def run(self) -> None:
+        """Send the input until its end, or until the conversation is over."""
         try:
-            while not self.left:
+            while not self.has_left:
                 data = self._read()
                 self._lines += self._decoder.receive_data(data) if data else self._decoder.receive_eof()
                 self._send_lines()
-                if not data and not self.left and self._patient and self._number:
-                    self._confirm()
-                if not data and not self.left:
+                if not data and not self.has_left and self._waits_for_return and self._line_number:
+                    self._wait_until_confirmed()
+                if not data and not self.has_left:
                     self._leave()
                     self._client.send_eof()
         except (ChatError, OSError):
-            pass  # whoever receives hears it too
+            pass  # the main thread receives the same error
 
     def receive(self, event: Event) -> bool:
-        """What was received may end a wait; whether it is for this thread alone."""
-        is_ours = self._confirming and isinstance(event, Synced)
-        self._confirmed |= is_ours
+        """Look for the end of a wait in an event. Return whether the event is for this thread alone."""
+        is_ours = self._is_confirming and isinstance(event, Synced)
+        self._is_confirmed |= is_ours
         if is_ours or isinstance(event, Reconnected | Unconfirmed):
-            self._woken.set()
+            self._wakeup.set()
         return is_ours
 
-    def kept(self) -> int:
-        """How many lines wait for the return."""
+    def count_queued(self) -> int:
+        """Return the number of lines that wait for the return."""
         return sum(line != SYNC for line in self._client.queued)
 
-    def unsent(self) -> str:
-        """What to say about lines that were read but can't be sent any more. Only after the client is closed."""
-        self._woken.set()
+    def describe_unsent(self) -> str:
+        """Return words about lines that were read but not sent, or "". Only to be called after the client is closed."""
+        self._wakeup.set()
         self.join(0.1)  # it may wait for input for ever
-        number = len(self._lines) + self.kept()
+        number = len(self._lines) + self.count_queued()
         return f"; {number} lines of input were not sent" if number else ""
 
     def _read(self) -> bytes:
@@ -80,7 +89,7 @@ class InputThread(threading.Thread):
             while True:
                 try:
                     return os.read(0, READ_BYTES)
-                except BlockingIOError:  # somebody made it non-blocking
+                except BlockingIOError:  # another process made it non-blocking
                     with selectors.DefaultSelector() as selector:
                         selector.register(0, selectors.EVENT_READ)
                         selector.select()
@@ -89,39 +98,39 @@ class InputThread(threading.Thread):
             return b""
 
     def _leave(self) -> None:
-        self.left = True
-        if self._last:
-            self._client.send(self._last)
+        self.has_left = True
+        if self._final_line:
+            self._client.send(self._final_line)
 
-    def _confirm(self) -> None:
-        """Until the room has heard every line, however often the connection is lost meanwhile."""
-        self._confirming = True
-        while not self._confirmed:
-            self._say(SYNC)
-            self._woken.wait()
+    def _wait_until_confirmed(self) -> None:
+        """Wait until the room has received every line, however often the connection is lost meanwhile."""
+        self._is_confirming = True
+        while not self._is_confirmed:
+            self._send(SYNC)
+            self._wakeup.wait()
 
-    def _say(self, line: str) -> None:
+    def _send(self, line: str) -> None:
         while True:
-            self._woken.clear()
+            self._wakeup.clear()
             try:
                 return self._client.send(line)
             except NotConnected:
-                if not self._patient:
+                if not self._waits_for_return:
                     raise
-            self._woken.wait()
+            self._wakeup.wait()
 
     def _send_lines(self) -> None:
-        while self._lines and not self.left:
+        while self._lines and not self.has_left:
             line = self._lines[0]
-            self._number += 1
+            self._line_number += 1
             try:
                 if isinstance(line, BadLine):
                     raise ValueError(f"not sent: {line.reason}")
                 assert isinstance(line, str)
                 if line.strip() == "exit":
                     self._leave()
-                self._say(line)
+                self._send(line)
             except (ValueError, NotConnected) as error:
-                self.refused = True
-                complain(CHAT_CLIENT, f"line {self._number} of the input was {error}")
+                self.has_refused_line = True
+                complain(CHAT_CLIENT, f"line {self._line_number} of the input was {error}")
             self._lines.popleft()

@@ -1,4 +1,4 @@
-"""`chat-client`"""
+"""The command `chat-client`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import click
 from chatkit import ChatError, Client, ConnectionClosed, NameTaken, Notice, PasswordRefused, ProtocolError, Unconfirmed
 from chatkit.cli.client.input import InputThread
 from chatkit.cli.client.output import JsonOutput, OutputLost, QuietOutput, ReconnectOutput, TextOutput
-from chatkit.cli.client.trust import KnownHosts, tls_fault, trust, trust_options
+from chatkit.cli.client.trust import KnownHosts, describe_tls_error, make_context, trust_options
 from chatkit.cli.common import (
     CHAT_CLIENT,
     CONTEXT,
@@ -34,10 +34,10 @@ from chatkit.protocol.names import check_name
 from chatkit.protocol.replies import CUT_OFF, NOT_ADMITTED
 from chatkit.tls import WrongCertificate
 
-# What somebody types in a minute; a script that sends more finds out soon that nobody listens.
+# Enough for a minute of typing; a script that sends more gets an error soon.
 QUEUED_LINES = 100
 
-LEFT, CANNOT_SHOW, NOT_TAKEN, LOST, INTERRUPTED = 0, 1, 1, 3, 130
+LEFT, CANNOT_SHOW, NOT_SENT, LOST, INTERRUPTED = 0, 1, 1, 3, 130
 
 
 def _checked_name(context: click.Context, parameter: click.Parameter, name: str | None) -> str | None:
@@ -54,74 +54,70 @@ def _checked_name(context: click.Context, parameter: click.Parameter, name: str 
 @option("--port", type=click.IntRange(1, 65535), metavar="PORT", default=12345, help="Port of the server.")
 @trust_options
 @password_option
-@option("--name", metavar="NAME", callback=_checked_name, help="What to be called; else it is a number, your port.")
-@option(
-    "--json", "as_json", is_flag=True, help="For scripts: print what happens as JSON JsonOutput, with ids and times."
-)
+@option("--name", metavar="NAME", callback=_checked_name, help="Your name in the room; by default your TCP port.")
+@option("--json", "as_json", is_flag=True, help="For scripts: print events as JSON Lines, with ids and times.")
 @option("--once", is_flag=True, help="For scripts: send standard input, wait until the room has it, print no chat.")
 @option(
     "--reconnect",
     is_flag=True,
-    help=f"If the connection is lost, come back: under your name, told what you missed. Up to {QUEUED_LINES} lines that "
-    "you type meanwhile are sent then.",
+    help="Come back when the connection is lost, under your name, and show the messages that you missed. Up to "
+    f"{QUEUED_LINES} lines that you type meanwhile are sent after the return.",
 )
 @option(
     "--max-line-bytes",
     type=click.IntRange(min=1),
     metavar="BYTES",
     default=Limits().max_line_bytes,
-    help="Longest line to send; as the server's option.",
+    help="Longest line to send; set it as on the server.",
 )
 @version_option
 def main(as_json: bool, once: bool, reconnect: bool, **options: Any) -> None:
-    """Join a chat room: what you type goes to everyone else, what they say is shown.
+    """Join a chat room: send lines to all other members, and show their lines.
 
-    The line `exit`, or the end of input (Ctrl-D), leaves; `/help` lists what else there is. Works in a pipe as well:
+    The line `exit`, or the end of input (Ctrl-D), leaves; `/help` lists the room's commands. Works in a pipe, too:
     `echo hi | chat-client`, or `echo deployed | chat-client --once --name ci`.
 
     Each option can also be set in the environment, --port as CHATKIT_PORT.
 
-    Exit status: 0 left, 1 could not connect (or, with --once or --reconnect, a line was not sent, or perhaps not
-    heard), 2 wrong usage, 3 the connection was lost, 130 Ctrl-C.
+    Exit status: 0 left, 1 could not connect (or, with --once or --reconnect, a line was not sent or not confirmed),
+    2 wrong usage, 3 the connection was lost, 130 Ctrl-C.
     """
     if once and reconnect:
-        raise click.UsageError("--once and --reconnect exclude each other: what is sent once has no time to wait.")
+        raise click.UsageError("--once and --reconnect exclude each other: --once doesn't wait for a server.")
     open_missing_streams()
     if sys.stdout is None:
         fail(CHAT_CLIENT, "cannot show the chat: standard output is closed")
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    sign = f"/{secrets.token_hex(3)}"[: options["max_line_bytes"]]  # no command: told so, the room has heard all before
-    output = (
-        QuietOutput(sign)
-        if once
-        else JsonOutput()
-        if as_json
-        else ReconnectOutput(sys.stdin is not None and sys.stdin.isatty())
-        if reconnect
-        else TextOutput()
-    )
+    probe = f"/{secrets.token_hex(3)}"[: options["max_line_bytes"]]
+    output = QuietOutput(probe) if once else JsonOutput() if as_json else _text_output(reconnect)
     try:
         queue = QUEUED_LINES if reconnect else 0
         client = _join(events=as_json or once, reconnect=reconnect, queue=queue, **options)
-        patient = reconnect and not os.isatty(0)
-        typed = InputThread(client, options["max_line_bytes"], last=sign if once else "", patient=patient)
-        status = _chat(client, typed, output)
-        refused = output.refused or (typed.refused and (once or patient))
-        status = NOT_TAKEN if status == LEFT and refused else status
+        is_scripted = reconnect and not os.isatty(0)
+        input_thread = InputThread(
+            client, options["max_line_bytes"], probe if once else "", waits_for_return=is_scripted
+        )
+        status = _chat(client, input_thread, output)
+        has_refusal = output.has_refusal or (input_thread.has_refused_line and (once or is_scripted))
+        status = NOT_SENT if status == LEFT and has_refusal else status
     except KeyboardInterrupt:
         abandon(sys.stdout)
         status = INTERRUPTED
     sys.exit(status)
 
 
+def _text_output(reconnect: bool) -> TextOutput:
+    return ReconnectOutput(sys.stdin is not None and sys.stdin.isatty()) if reconnect else TextOutput()
+
+
 def _join(
     host: str, port: int, tls: bool, tls_ca: Path | None, tls_fingerprint: str | None, tls_trust: bool, **options: Any
 ) -> Client:
-    """Become a member; ask about the server's certificate if that is wanted."""
+    """Connect. With --tls-trust, ask about an unknown certificate and connect again."""
     password = read_password(CHAT_CLIENT, options.pop("password_file"))
     hosts = KnownHosts(CHAT_CLIENT, (host, port)) if tls_trust else None
     while True:
-        context = trust(CHAT_CLIENT, tls, tls_ca, tls_fingerprint, hosts.fingerprint if hosts else None)
+        context = make_context(CHAT_CLIENT, tls, tls_ca, tls_fingerprint, hosts.fingerprint if hosts else None)
         try:
             return _connect(host, port, tls=context or False, password=password, **options)
         except WrongCertificate as error:
@@ -131,13 +127,18 @@ def _join(
 
 
 def _connect(host: str, port: int, **options: Any) -> Client:
+    """Connect, or end the command with one line.
+
+    Raises:
+        WrongCertificate: the server's certificate isn't the trusted one.
+    """
     where = host_and_port((host, port))
     try:
         return Client(host, port, **options)
     except WrongCertificate:
         raise
     except ssl.SSLError as error:
-        fail(CHAT_CLIENT, f"cannot join {where}: {tls_fault(error)}")
+        fail(CHAT_CLIENT, f"cannot join {where}: {describe_tls_error(error)}")
     except (OSError, UnicodeError) as error:
         hint = "is chat-server running there?" if isinstance(error, ConnectionRefusedError) else ""
         fail(CHAT_CLIENT, f"cannot connect to {where}: {reason(error)}", hint)
@@ -151,28 +152,30 @@ def _connect(host: str, port: int, **options: Any) -> Client:
         fail(CHAT_CLIENT, f"disconnected: {error}", status=LOST)
 
 
-def _chat(client: Client, typed: InputThread, output: TextOutput) -> int:
-    """Show what others say until the conversation ends; the exit status."""
+def _chat(client: Client, input_thread: InputThread, output: TextOutput) -> int:
+    """Show events until the conversation ends. Return the exit status."""
     last = ""
     try:
         output.begin()
-        typed.start()
+        input_thread.start()
         for event in client:
             last = event.text if isinstance(event, Notice) else ""
-            output.refused |= isinstance(event, Unconfirmed)
-            if not typed.receive(event):
+            output.has_refusal |= isinstance(event, Unconfirmed)
+            if not input_thread.receive(event):
                 output.show(event)
-        if typed.left and not last.startswith((*NOT_ADMITTED, CUT_OFF)) and output.taken and not typed.kept():
+        queued = input_thread.count_queued()
+        is_forced = last.startswith((*NOT_ADMITTED, CUT_OFF))
+        if input_thread.has_left and output.is_confirmed and not is_forced and not queued:
             output.end()
             return LEFT
-        lost = "left while away" if typed.kept() else "the server ended the conversation"
+        lost = "left while disconnected" if queued else "the server ended the conversation"
     except ChatError as error:
         lost = str(error)
-    except ssl.SSLError as error:  # the certificate that a restarted server shows
-        lost = tls_fault(error)
+    except ssl.SSLError as error:  # a restarted server has another certificate
+        lost = describe_tls_error(error)
     except KeyboardInterrupt:
-        if kept := typed.kept():
-            complain(CHAT_CLIENT, f"{kept} lines of input were not sent")
+        if queued := input_thread.count_queued():
+            complain(CHAT_CLIENT, f"{queued} lines of input were not sent")
         raise
     except OutputLost as error:
         abandon(sys.stdout)
@@ -181,6 +184,6 @@ def _chat(client: Client, typed: InputThread, output: TextOutput) -> int:
         return CANNOT_SHOW if error.reason else LEFT
     finally:
         client.close(grace=0.2)
-    unsent = "" if last.startswith(NOT_ADMITTED) else typed.unsent()
+    unsent = "" if last.startswith(NOT_ADMITTED) else input_thread.describe_unsent()
     complain(CHAT_CLIENT, f"disconnected: {lost}{unsent}")
     return LOST

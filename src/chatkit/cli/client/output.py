@@ -1,4 +1,4 @@
-"""What `chat-client` shows: the chat, JSON JsonOutput, or only what went wrong."""
+"""The output of `chat-client`: the chat, JSON Lines, or errors only."""
 
 from __future__ import annotations
 
@@ -13,29 +13,37 @@ from chatkit.protocol.sanitize import visible
 
 
 class OutputLost(Exception):
-    """Standard output takes no more. reason: None when who read it has seen enough (`chat-client | head`)."""
+    """Standard output accepts no more.
+
+    Attributes:
+        reason: None if the reader closed its end, as in `chat-client | head`.
+    """
 
     def __init__(self, error: OSError) -> None:
         self.reason = None if isinstance(error, BrokenPipeError) else reason(error)
 
 
 class TextOutput:
-    """The chat, for people.
+    """The chat, for people. Its methods raise OutputLost.
 
-    refused: whether the room didn't do something, or perhaps not. taken: whether it is known to have heard everything.
-    OutputLost: standard output is gone.
+    Attributes:
+        has_refusal: whether the room refused a line, or may not have received it.
+        is_confirmed: whether the room is known to have received every line.
     """
 
-    refused = False
-    taken = True
+    has_refusal = False
+    is_confirmed = True
 
     def begin(self) -> None:
+        """Greet."""
         self._print("Connected to chat server. Type 'exit' to leave.")
 
     def show(self, event: Event) -> None:
+        """Print an event as one line."""
         self._print(visible(str(event)))
 
     def end(self) -> None:
+        """Say that the client has left."""
         self._print("Disconnected from server.")
 
     def _print(self, line: str) -> None:
@@ -47,24 +55,27 @@ class TextOutput:
 
 
 class ReconnectOutput(TextOutput):
-    """The chat as members with plain text see it, of what a client that reconnects receives.
-
-    advises: whether to say, the first time, what becomes of lines that are typed while the connection is lost.
-    """
+    """The chat as members with plain text see it, made of the events of a client that reconnects."""
 
     _name = ""
 
-    def __init__(self, advises: bool) -> None:
-        self._advises = advises
+    def __init__(self, explains_queue: bool) -> None:
+        """Prepare the output.
+
+        Args:
+            explains_queue: whether to say at the first loss that typed lines are kept.
+        """
+        self._explains_queue = explains_queue
 
     def show(self, event: Event) -> None:
+        """Print an event as one line, unless members with plain text don't see it."""
         if isinstance(event, Renamed) and event.old == self._name:
             self._name = event.name
             self._print(f"*** {now_named(visible(event.name))}")
             return
-        if isinstance(event, Disconnected) and self._advises:
-            self._advises = False
-            self._print(f"{visible(str(event))}; what you type now is sent then")
+        if isinstance(event, Disconnected) and self._explains_queue:
+            self._explains_queue = False
+            self._print(f"{visible(str(event))}; lines that you type now are sent after the return")
             return
         if isinstance(event, Welcome | Reconnected):
             self._name = event.name
@@ -73,31 +84,38 @@ class ReconnectOutput(TextOutput):
 
 
 class JsonOutput(TextOutput):
-    """JSON JsonOutput, for programs; in ASCII, so that no terminal and no locale comes to harm."""
+    """JSON Lines, for programs; in ASCII, which every terminal and locale can show."""
 
     def begin(self) -> None:
-        pass
+        """Print nothing."""
 
     def show(self, event: Event) -> None:
+        """Print an event as one JSON object."""
         self._print(json.dumps(json.loads(encode_json(event)), separators=(",", ":")))
 
     def end(self) -> None:
-        pass
+        """Print nothing."""
 
 
 class QuietOutput(JsonOutput):
-    """Only what the room didn't do. sign: what was sent last; when that is answered, the room has heard all before."""
+    """Errors only, on stderr."""
 
-    taken = False
+    is_confirmed = False
 
-    def __init__(self, sign: str) -> None:
-        self._sign = sign
+    def __init__(self, probe: str) -> None:
+        """Prepare the output.
+
+        Args:
+            probe: the last line that is sent, an unknown command. The room's error about it confirms all lines before.
+        """
+        self._probe = probe
 
     def show(self, event: Event) -> None:
+        """Print an error, unless it is about the probe."""
         if not isinstance(event, Error):
             return
-        if self._sign in event.text:
-            self.taken = True
+        if self._probe in event.text:
+            self.is_confirmed = True
         else:
-            self.refused = True
+            self.has_refusal = True
             complain(CHAT_CLIENT, visible(event.text))

@@ -1,4 +1,4 @@
-"""Which server `chat-client` trusts."""
+"""The trust of `chat-client` in a server's certificate."""
 
 from __future__ import annotations
 
@@ -14,27 +14,32 @@ from chatkit.cli.common import FILE, complain, data_folder, fail, option, reason
 from chatkit.net.sockets import Address, host_and_port
 from chatkit.tls import WrongCertificate, client_context, plain_fingerprint
 
+# In place of the fingerprint of a server never seen before: no certificate has it.
 UNKNOWN = "0" * 64
 
 
 def trust_options(command: Any) -> Any:
-    """The options for `trust`."""
-    pin = "Speak TLS; trust the one certificate with this fingerprint, in place of all other checks."
-    ask = "Speak TLS; ask about a certificate never seen before, remember it, refuse another one."
+    """Add the options for `make_context` to a command."""
+    pin = "Use TLS; trust the one certificate with this fingerprint, without any other check."
+    ask = "Use TLS; ask about an unknown certificate, remember it, refuse any other one later."
     for add in (
         option("--tls-trust", is_flag=True, help=ask),
         option("--tls-fingerprint", metavar="SHA256", help=pin),
-        option("--tls-ca", type=FILE, metavar="FILE", help="Speak TLS; trust this authority (PEM), not the system's."),
-        option("--tls", is_flag=True, help="Speak TLS; trust whom this system trusts."),
+        option("--tls-ca", type=FILE, metavar="FILE", help="Use TLS; trust this authority (PEM), not the system's."),
+        option("--tls", is_flag=True, help="Use TLS; trust the authorities of this system."),
     ):
         command = add(command)
     return command
 
 
-def trust(
+def make_context(
     command: str, tls: bool, tls_ca: Path | None, tls_fingerprint: str | None, known: str | None
 ) -> ssl.SSLContext | None:
-    """What the options ask for. known: with --tls-trust the fingerprint that was trusted before, or UNKNOWN."""
+    """Return the TLS context for the options, or None if they don't ask for TLS.
+
+    Args:
+        known: with --tls-trust, the fingerprint that the user trusts already, or UNKNOWN.
+    """
     if [tls_ca, tls_fingerprint, known].count(None) < 2:
         raise click.UsageError("--tls-ca, --tls-fingerprint and --tls-trust exclude each other")
     fingerprint = known if tls_fingerprint is None else tls_fingerprint
@@ -50,8 +55,8 @@ def trust(
         fail(command, f"cannot use {tls_ca}: {reason(error)}")
 
 
-def tls_fault(error: ssl.SSLError) -> str:
-    """Why TLS failed, in plain words, and what to do."""
+def describe_tls_error(error: ssl.SSLError) -> str:
+    """Return why TLS failed, in plain words, and a remedy."""
     if isinstance(error, WrongCertificate):
         return str(error.args[0])
     if isinstance(error, ssl.SSLCertVerificationError):
@@ -63,43 +68,50 @@ def tls_fault(error: ssl.SSLError) -> str:
 
 
 class KnownHosts:
-    """The certificates that were trusted before, as ssh does it: a line `HOST:PORT FINGERPRINT` for each server."""
+    """The file of trusted certificates, as ssh has one: a line `HOST:PORT FINGERPRINT` for each server."""
 
-    def __init__(self, command: str, where: Address) -> None:
+    def __init__(self, command: str, address: Address) -> None:
         self._command = command
-        self._where = host_and_port(where)
+        self._server = host_and_port(address)
         self._path = data_folder() / "known_hosts"
 
     @property
     def fingerprint(self) -> str:
-        """What was trusted there, or UNKNOWN."""
+        """Return the fingerprint that the user trusts for this server, or UNKNOWN."""
         try:
             lines = [line.split() for line in self._path.read_text().splitlines()]
         except FileNotFoundError:
             lines = []
         except (OSError, UnicodeError) as error:
             fail(self._command, f"cannot read {self._path}: {error}")
-        known = next((line[1:] for line in lines if line[:1] == [self._where]), [UNKNOWN])
+        known = next((line[1:] for line in lines if line[:1] == [self._server]), [UNKNOWN])
         try:
             return plain_fingerprint(" ".join(known))
         except ValueError:
-            fail(self._command, f"the line of {self._where} in {self._path} is damaged", "remove it to be asked again")
+            fail(self._command, f"the line of {self._server} in {self._path} is damaged", "remove it to be asked again")
 
     def ask(self, found: str) -> None:
-        """Trust this one from now on, if the user says so; else, and where another one was trusted, the end."""
-        if (before := self.fingerprint) != UNKNOWN:
-            change = f"THE CERTIFICATE OF {self._where} HAS CHANGED, somebody may be listening in: it was {before}, is {found}"
-            fail(self._command, change, f"if its operator says so, remove its line from {self._path}")
-        complain(self._command, f"the certificate of {self._where} was never seen before; its fingerprint is {found}")
+        """Ask the user about an unknown fingerprint, and remember it. End the command if another one was trusted."""
+        if (trusted := self.fingerprint) != UNKNOWN:
+            change = (
+                f"THE CERTIFICATE OF {self._server} HAS CHANGED, and somebody may be listening in: "
+                f"the trusted fingerprint is {trusted}, the new one {found}"
+            )
+            fail(
+                self._command,
+                change,
+                f"if the server's operator confirms the new one, remove its line from {self._path}",
+            )
+        complain(self._command, f"the certificate of {self._server} is unknown; its fingerprint is {found}")
         if not sys.stdin.isatty() or not click.confirm(
-            "Does its operator say the same, and do you trust it?", err=True
+            "Does the server's operator confirm it, and do you trust it?", err=True
         ):
-            fail(self._command, "not trusted", "--tls-trust asks on a terminal; --tls-fingerprint says it beforehand")
+            fail(self._command, "not trusted", "--tls-trust asks on a terminal; without one use --tls-fingerprint")
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             with open(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600), "a+") as file:
                 file.seek(0)
-                before = file.read()
-                file.write("\n" * (before[-1:] not in ("", "\n")) + f"{self._where} {found}\n")
+                content = file.read()
+                file.write("\n" * (content[-1:] not in ("", "\n")) + f"{self._server} {found}\n")
         except OSError as error:
             fail(self._command, f"cannot write {self._path}: {reason(error)}")

@@ -1,4 +1,4 @@
-"""`chat-server`"""
+"""The command `chat-server`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,14 @@ import click
 
 from chatkit import Limits, Server
 from chatkit.cli.common import CONTEXT, fail, open_missing_streams, option, password_option, reason, version_option
-from chatkit.cli.server.options import Protection, history_of, history_options, limit_options, protect, tls_options
+from chatkit.cli.server.options import (
+    Protection,
+    history_options,
+    limit_options,
+    make_history,
+    make_protection,
+    tls_options,
+)
 from chatkit.cli.server.transcript import LogPrinter, Printer, Transcript
 from chatkit.history.base import HistoryError
 from chatkit.net.descriptors import raise_fd_limit
@@ -22,14 +29,14 @@ from chatkit.net.sockets import host_and_port
 logger = logging.getLogger("chatkit")
 
 COMMAND = "chat-server"
-# Together with what Python needs to leave, below the 5 s that an end may take.
+# Together with Python's own exit, below the 5 s that an end may take.
 GRACE_SECONDS = 4.0
 PRINT_SECONDS = 0.3  # for the last lines, on each of stdout and stderr
 
 
 @click.command(context_settings=CONTEXT)
 @option(
-    "--host", metavar="HOST", default="127.0.0.1", help="Address or name to listen on; 0.0.0.0 or :: for every network."
+    "--host", metavar="HOST", default="127.0.0.1", help="Address or name to listen on; 0.0.0.0 or :: for all networks."
 )
 @option(
     "--port",
@@ -38,33 +45,39 @@ PRINT_SECONDS = 0.3  # for the last lines, on each of stdout and stderr
     default=12345,
     help="Port to listen on; 0 takes a free one.",
 )
-@option("--threads", type=click.IntRange(min=1), metavar="N", default=1, help="Workers; more than 1 rarely pays.")
-@option("--announce", is_flag=True, help="Tell members who joins, leaves or takes a name: `*** ada joined`.")
+@option(
+    "--threads",
+    type=click.IntRange(min=1),
+    metavar="N",
+    default=1,
+    help="Worker threads; more than one is rarely faster.",
+)
+@option("--announce", is_flag=True, help="Announce joins, leaves and new names to members: `*** ada joined`.")
 @tls_options
 @password_option
 @history_options
 @limit_options
 @version_option
 def main(host: str, port: int, **options: Any) -> None:
-    """Start a chat room and print what is said in it.
+    """Start a chat room, and print its messages.
 
-    Join it with `chat-client`, or with nothing but `nc 127.0.0.1 12345`: each line goes to everyone else, the line
-    `exit` leaves, `/help` lists what else there is. Ctrl-C ends the room, after everybody got what was said.
+    Join it with `chat-client`, or with plain `nc 127.0.0.1 12345`: each line goes to all other members, the line
+    `exit` leaves, `/help` lists the room's commands. Ctrl-C ends the room after every message has been delivered.
 
     Each option can also be set in the environment, --max-clients as CHATKIT_MAX_CLIENTS.
     """
     open_missing_streams()
-    protection = protect(
+    protection = make_protection(
         COMMAND, **{name: options.pop(name) for name in ("tls_cert", "tls_key", "tls_self_signed", "password_file")}
     )
     out, err = Printer(sys.stdout), Printer(sys.stderr)
     log = LogPrinter(err, COMMAND)
     try:
-        options["history"] = history_of(options)
-        server = _server(host, port, Transcript(out, protection.warn), protection, **options)
+        options["history"] = make_history(options)
+        server = _server(host, port, Transcript(out, protection.warn_if_exposed), protection, **options)
         logger.addHandler(log)
-        _end_on_signals()
-        protection.renew_on_signal(server)
+        _exit_on_signals()
+        protection.reload_on_sighup(server)
         raise_fd_limit()
         server.serve_forever(GRACE_SECONDS)
     except KeyboardInterrupt:
@@ -94,14 +107,14 @@ def _server(host: str, port: int, handler: Transcript, protection: Protection, *
         raise click.UsageError(str(error)) from None
 
 
-def _end_on_signals() -> None:
-    """The first Ctrl-C or SIGTERM raises KeyboardInterrupt; a second one kills at once."""
+def _exit_on_signals() -> None:
+    """Let the first Ctrl-C or SIGTERM raise KeyboardInterrupt, and a second one kill the process at once."""
     signals = (signal.SIGINT, signal.SIGTERM)
 
-    def end(number: int, frame: object) -> None:
+    def interrupt(number: int, frame: object) -> None:
         for each in signals:
             signal.signal(each, signal.SIG_DFL)
         raise KeyboardInterrupt
 
     for each in signals:
-        signal.signal(each, end)
+        signal.signal(each, interrupt)

@@ -1,4 +1,4 @@
-"""The options of `chat-server`: its bounds, its history, its certificate and password."""
+"""The options of `chat-server`: limits, history, certificate and password."""
 
 from __future__ import annotations
 
@@ -21,12 +21,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("chatkit")
 
-
 UNITS = {"bytes": "BYTES", "seconds": "SECONDS"}
 
 
 def limit_options(command: Any) -> Any:
-    """One option for each of `Limits`."""
+    """Add an option for each field of `Limits` to a command."""
     for limit in reversed(fields(Limits)):
         whole = "int" in str(limit.type)
         kind = click.IntRange(min=1) if whole else click.FloatRange(min=0, min_open=True)
@@ -36,47 +35,54 @@ def limit_options(command: Any) -> Any:
 
 
 def history_options(command: Any) -> Any:
-    """The options for `history_of`, and `history_required` and `replay`."""
+    """Add the options for `make_history`, and those for `history_required` and `replay`, to a command."""
     for add in (
         option(
             "--replay",
             type=click.IntRange(min=0),
             metavar="N",
             default=0,
-            help="Tell newcomers the last N messages first.",
+            help="Replay the last N messages to each new member.",
         ),
         option(
             "--history-required",
             is_flag=True,
-            help="Refuse messages while they can't be kept (full disk ...); else the chat goes on without.",
+            help="Refuse messages while the history can't keep them (full disk ...); by default the chat goes on.",
         ),
         option(
-            "--history-days", type=click.FloatRange(min=0, min_open=True), metavar="N", help="Keep messages for N days."
+            "--history-days",
+            type=click.FloatRange(min=0, min_open=True),
+            metavar="N",
+            help="Delete messages after N days.",
         ),
-        option("--history-keep", type=click.IntRange(min=1), metavar="N", help="Keep the newest N messages; else all."),
+        option("--history-keep", type=click.IntRange(min=1), metavar="N", help="Keep only the newest N messages."),
         option(
             "--history-sync",
             type=click.Choice(["normal", "full"]),
             default="normal",
-            help="normal: a crash of the server loses nothing that anyone has seen, a power failure at most the last 10 seconds. "
-            "full: that neither, but each message waits for the disk.",
+            help="normal: a crash of the server loses no delivered message, a power failure at most the last 10 "
+            "seconds. full: a power failure loses none either, but each message waits for the disk.",
         ),
         option(
             "--history",
             type=FILE,
             metavar="FILE",
-            help="Keep what is said in this file (SQLite); read it with chat-history. Nobody is shown a message before it is kept.",
+            help="Keep messages in this file (SQLite), each before it is delivered. Read it with chat-history.",
         ),
     ):
         command = add(command)
     return command
 
 
-def history_of(options: dict[str, Any]) -> History | None:
-    """What is to be kept where, taken from the options. UsageError: options for a history, but no history."""
+def make_history(options: dict[str, Any]) -> History | None:
+    """Take the history's options, and return the history, or None.
+
+    Raises:
+        UsageError: there are options for a history, but no file.
+    """
     path, sync, keep, days = (options.pop(f"history{name}") for name in ("", "_sync", "_keep", "_days"))
     if path:
-        from chatkit.history.sqlite.store import SqliteHistory  # sqlite3 is loaded when it is needed
+        from chatkit.history.sqlite.store import SqliteHistory  # sqlite3 is loaded only when it is needed
 
         try:
             return SqliteHistory(path, keep=keep, days=days, sync=sync)
@@ -90,12 +96,12 @@ def history_of(options: dict[str, Any]) -> History | None:
 
 
 def tls_options(command: Any) -> Any:
-    """The options for `protect`."""
-    own = "Speak TLS with a certificate made for you, and print its fingerprint."
+    """Add the options for `make_protection` to a command."""
+    own = "Use TLS with a new certificate, made once, and print its fingerprint."
     for add in (
         option("--tls-self-signed", is_flag=True, help=own),
-        option("--tls-key", type=FILE, metavar="FILE", help="Its key, if that is in another file."),
-        option("--tls-cert", type=FILE, metavar="FILE", help="Speak TLS with this certificate; SIGHUP loads it anew."),
+        option("--tls-key", type=FILE, metavar="FILE", help="Private key of --tls-cert, if it is in another file."),
+        option("--tls-cert", type=FILE, metavar="FILE", help="Use TLS with this certificate; SIGHUP reloads it."),
     ):
         command = add(command)
     return command
@@ -103,30 +109,35 @@ def tls_options(command: Any) -> Any:
 
 @dataclass(frozen=True)
 class Protection:
-    """tls: made of certificate and key. password: None for an open room."""
+    """A room's protection: TLS and the password.
+
+    Attributes:
+        tls: the context made of `certificate` and `key`, or None.
+        password: None for an open room.
+    """
 
     tls: ssl.SSLContext | None
     password: str | None = field(repr=False)
     certificate: Path | None
     key: Path | None
 
-    def warn(self, address: Address) -> None:
-        """One line about who can do what, where the room leaves this machine without protection."""
+    def warn_if_exposed(self, address: Address) -> None:
+        """Log one line if strangers on a network can join or read the chat."""
         if ipaddress.ip_address(address[0].partition("%")[0]).is_loopback:
             return
         where = host_and_port(address)
         if self.password and not self.tls:
-            logger.warning("the password and the chat pass %s unencrypted (--tls-self-signed encrypts)", where)
+            logger.warning("the password and the chat pass %s unencrypted (--tls-self-signed encrypts them)", where)
         elif self.tls and not self.password:
-            logger.warning("everyone who reaches %s is in (--password-file asks)", where)
+            logger.warning("anyone who can reach %s can join (--password-file sets a password)", where)
         elif not self.tls:
-            hint = "--tls-self-signed encrypts, --password-file asks"
-            logger.warning("everyone who reaches %s is in, and others on the way can read along (%s)", where, hint)
+            hint = "--password-file sets a password, --tls-self-signed encrypts the chat"
+            logger.warning("anyone who can reach %s can join, and the chat is unencrypted (%s)", where, hint)
 
-    def renew_on_signal(self, server: Server) -> None:
-        """SIGHUP loads the certificate anew; a bad one leaves the old one in use and says why."""
+    def reload_on_sighup(self, server: Server) -> None:
+        """Let SIGHUP reload the certificate. If that fails, the old one stays in use, and the log says why."""
 
-        def renew(number: int, frame: object) -> None:
+        def reload(number: int, frame: object) -> None:
             from chatkit.tls import server_context
 
             assert self.certificate
@@ -134,44 +145,47 @@ class Protection:
                 server.set_tls(server_context(self.certificate, self.key))
                 logger.warning("%s is in use for new connections", self.certificate)
             except OSError as error:
-                logger.warning("the old certificate stays in use: %s: %s", self.certificate, fault(error))
+                logger.warning(
+                    "the old certificate stays in use: %s: %s", self.certificate, describe_certificate_error(error)
+                )
 
         if self.certificate:
-            signal.signal(signal.SIGHUP, renew)
+            signal.signal(signal.SIGHUP, reload)
 
 
-def protect(
+def make_protection(
     command: str, tls_cert: Path | None, tls_key: Path | None, tls_self_signed: bool, password_file: Path | None
 ) -> Protection:
-    """What the options ask for; one line and the end if that can't be."""
+    """Return the protection that the options describe, or end the command with one line."""
     if tls_cert and tls_self_signed:
         raise click.UsageError("--tls-cert and --tls-self-signed exclude each other")
     if tls_key and not tls_cert:
         raise click.UsageError("--tls-key needs --tls-cert")
     password = read_password(command, password_file)
-    certificate = _own_certificate(command) if tls_self_signed else tls_cert
+    certificate = _self_signed_certificate(command) if tls_self_signed else tls_cert
     if not certificate:
         return Protection(None, password, None, None)
-    from chatkit.tls import server_context  # ssl is loaded when it is needed
+    from chatkit.tls import server_context  # ssl is loaded only when it is needed
 
     try:
         return Protection(server_context(certificate, tls_key), password, certificate, tls_key)
     except OSError as error:
-        fail(command, f"cannot use {certificate}: {fault(error)}")
+        fail(command, f"cannot use {certificate}: {describe_certificate_error(error)}")
 
 
-def fault(error: OSError) -> str:
-    """What is wrong with a certificate's file, in plain words."""
+def describe_certificate_error(error: OSError) -> str:
+    """Return why a certificate's file can't be used, in plain words."""
     import ssl
 
     if not isinstance(error, ssl.SSLError):
         return reason(error)
     if error.reason == "KEY_VALUES_MISMATCH":
-        return "certificate and key don't belong together"
+        return "certificate and key don't match"
     return "no certificate and key (PEM, not encrypted) that TLS can use"
 
 
-def _own_certificate(command: str) -> Path:
+def _self_signed_certificate(command: str) -> Path:
+    """Return the file of the user's own certificate, made if it is missing, and print its fingerprint."""
     import ssl
 
     from chatkit.tls import fingerprint_of, self_signed
@@ -182,10 +196,10 @@ def _own_certificate(command: str) -> Path:
         self_signed(path)
         certificate = ssl.PEM_cert_to_DER_cert(begin + path.read_text().partition(begin)[2])
     except ImportError:
-        fail(command, "--tls-self-signed needs the package cryptography", "pip install 'chatkit[tls]'")
+        fail(command, "--tls-self-signed needs the package cryptography", "pip install cryptography")
     except OSError as error:
-        fail(command, f"cannot keep a certificate in {path}: {reason(error)}")
+        fail(command, f"cannot write a certificate to {path}: {reason(error)}")
     except ValueError:
-        fail(command, f"{path} holds no certificate", "remove it, and a new one is made")
+        fail(command, f"{path} holds no certificate", "remove it to get a new one")
     complain(command, f"members join with --tls-fingerprint {fingerprint_of(certificate)}")
     return path

@@ -1,4 +1,4 @@
-"""Printing without waiting: one thread per stream, a bounded queue in front of it."""
+"""The transcript and the log of `chat-server`, printed without waiting: a bounded queue and a thread per stream."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ from chatkit import Handler, Member, Message
 from chatkit.net.sockets import Address, host_and_port
 from chatkit.protocol.sanitize import visible
 
-# What may wait for a reader of the transcript, in characters: a thousand of the longest lines.
-MAX_WAITING = 16 * 1024 * 1024
-# Lines that come within this time of the last write go out as one write.
+# A thousand of the longest lines.
+MAX_WAITING_CHARACTERS = 16 * 1024 * 1024
+# Lines that arrive within this time after a write are written together.
 GATHER_SECONDS = 0.02
-# One write carries so many at the most: of a write that never returns, nobody knows how much was printed.
-LINES_AT_ONCE = 256
+# Bounds the number of lines whose fate is unknown when a write never returns.
+MAX_LINES_PER_WRITE = 256
 
 
 class Printer:
-    """Writes lines to a stream from a thread of its own; who says `put` never waits.
+    """A thread that writes lines to a stream, so that `put` never waits.
 
-    What can't be printed is dropped and counted: because more than MAX_WAITING characters wait, because the
-    stream refuses it, or because it is still waiting at the end. The count is printed where the lines are missing,
-    as soon as the stream takes it. A stream of None takes nothing.
+    Lines are dropped and counted when more than MAX_WAITING_CHARACTERS wait, when the stream refuses them, and when
+    they still wait at the end. The count is printed in place of the lines, as soon as the stream accepts it. A stream
+    of None accepts nothing.
     """
 
     def __init__(self, stream: TextIO | None) -> None:
-        # Unbuffered: what a buffer holds when a write fails would come out later, or twice.
+        # Unbuffered: after a failed write, the rest of a buffer would be written later, or twice.
         self._raw = getattr(stream.buffer, "raw", stream.buffer) if stream else None
         self._queue: SimpleQueue[str | None] = SimpleQueue()
-        # Each counter has one writer: whoever puts (one at a time), or the thread.
+        # Each counter is written by the callers of `put` (one at a time) or by the thread, never by both.
         self._put_lines = self._put_characters = 0
         self._taken_lines = self._taken_characters = 0
-        self._refused_lines = self._refused_reported = 0
+        self._rejected_lines = self._rejected_reported = 0
         self._lost_lines = self._lost_reported = 0
         self._in_line = False
         self._closing = threading.Event()
@@ -44,22 +44,22 @@ class Printer:
 
     @property
     def dropped(self) -> int:
-        """Lines that were not printed; after `close` also those that waited too long (with one unfinished write)."""
+        """Return the number of lines that were not printed. After `close`, lines that still wait count, too."""
         waiting = self._put_lines - self._taken_lines if self._closing.is_set() else 0
-        return self._refused_lines + self._lost_lines + waiting
+        return self._rejected_lines + self._lost_lines + waiting
 
     def put(self, line: str) -> None:
-        """Print `line` soon. One caller at a time."""
-        if self._put_characters - self._taken_characters > MAX_WAITING:
-            self._refused_lines += 1
+        """Print `line` soon. Only one thread at a time may call this."""
+        if self._put_characters - self._taken_characters > MAX_WAITING_CHARACTERS:
+            self._rejected_lines += 1
             return
-        if missing := self._refused_lines - self._refused_reported:
-            self._refused_reported = self._refused_lines
+        if missing := self._rejected_lines - self._rejected_reported:
+            self._rejected_reported = self._rejected_lines
             self._enqueue(_dropped(missing))
         self._enqueue(line)
 
     def close(self, timeout: float) -> None:
-        """Print what waits, at most for `timeout` seconds."""
+        """Wait until all lines are printed, at most `timeout` seconds."""
         self._closing.set()
         self._queue.put(None)
         self._thread.join(timeout)
@@ -71,19 +71,19 @@ class Printer:
 
     def _run(self) -> None:
         while (first := self._queue.get()) is not None:
-            lines = [first, *self._waiting()]
+            lines = [first, *self._take_waiting()]
             missing = self._lost_lines - self._lost_reported
             if missing and not self._write([_dropped(missing)]):
                 self._lost_reported += missing
-            for start in range(0, len(lines), LINES_AT_ONCE):
-                some = lines[start : start + LINES_AT_ONCE]
-                self._lost_lines += self._write(some)
-                self._taken_lines += len(some)
-                self._taken_characters += sum(map(len, some))
+            for start in range(0, len(lines), MAX_LINES_PER_WRITE):
+                batch = lines[start : start + MAX_LINES_PER_WRITE]
+                self._lost_lines += self._write(batch)
+                self._taken_lines += len(batch)
+                self._taken_characters += sum(map(len, batch))
             self._closing.wait(GATHER_SECONDS)
 
-    def _waiting(self) -> list[str]:
-        """What is in the queue now; if that is the end, it is put back for `_run` to see."""
+    def _take_waiting(self) -> list[str]:
+        """Return the lines in the queue. The mark of the end is put back for `_run`."""
         lines = []
         for _ in range(self._queue.qsize()):
             if (line := self._queue.get()) is None:
@@ -93,7 +93,7 @@ class Printer:
         return lines
 
     def _write(self, lines: list[str]) -> int:
-        """How many of the lines the stream refused. A line it took half of is ended before the next one."""
+        """Write lines. Return how many the stream refused. After half a line, a line end comes first."""
         if not self._raw:
             return len(lines)
         data = "".join(f"{line}\n" for line in lines).encode(errors="backslashreplace")
@@ -101,7 +101,7 @@ class Printer:
         try:
             while left:
                 written = self._raw.write(left)
-                if written is None:  # a stream that somebody made non-blocking, and full
+                if written is None:  # the stream is non-blocking, and full
                     self._closing.wait(GATHER_SECONDS)
                 elif written:
                     self._in_line = left[written - 1] != ord("\n")
@@ -116,37 +116,48 @@ def _dropped(lines: int) -> str:
 
 
 class Transcript(Handler):
-    """The handler of `chat-server`: prints what happens. Uses nothing that other handlers don't have."""
+    """The handler of `chat-server`, which prints messages, joins and leaves. It uses the public interface only."""
 
     def __init__(self, printer: Printer, listening: Callable[[Address], None] = lambda address: None) -> None:
+        """Prepare the handler.
+
+        Args:
+            listening: called with the server's address before the first connection.
+        """
         self._printer = printer
         self._listening = listening
         self._print = printer.put
 
     @property
     def dropped(self) -> int:  # type: ignore[override]  # counted by the printer
+        """Return the number of lines that were not printed."""
         return self._printer.dropped
 
     def on_listening(self, address: Address) -> None:
+        """Print the address."""
         self._listening(address)
         self._print(f"Server listening on {host_and_port(address)}")
 
     def on_join(self, member: Member) -> None:
+        """Print the new member's address."""
         self._print(f"New connection from {member.address}")
 
     def on_message(self, message: Message) -> Message:
+        """Print the message, and accept it."""
         self._print(visible(str(message)))
         return message
 
     def on_rename(self, member: Member, old_name: str) -> None:
+        """Print both names."""
         self._print(f"{old_name} is now {member.name}")
 
     def on_leave(self, member: Member, reason: str) -> None:
+        """Print the member's address."""
         self._print(f"Connection from {member.address} closed.")
 
 
 class LogPrinter(logging.Handler):
-    """Log records as lines of a printer: a record's text is one line, whatever is in it; a traceback follows."""
+    """A log handler that prints each record as one line, with control characters visible, and its traceback after it."""
 
     def __init__(self, printer: Printer, prefix: str) -> None:
         super().__init__()
@@ -154,6 +165,7 @@ class LogPrinter(logging.Handler):
         self._prefix = prefix
 
     def emit(self, record: logging.LogRecord) -> None:
+        """Print a record."""
         self._print(f"{self._prefix}: {visible(record.getMessage())}")
         if record.exc_info:
             for line in logging.Formatter().formatException(record.exc_info).split("\n"):
