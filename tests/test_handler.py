@@ -29,10 +29,10 @@ class Other:
 @pytest.mark.parametrize(
     ("handler", "words"),
     [
-        (Misspelled(), "has on_mesage, which is no hook; is it on_message?"),
-        (Coroutine(), "on_join is a coroutine"),
-        (Other, "the class Other, not an object of it: write Other()"),
-        (Other(), "has on_weather, which is no hook; the hooks are on_listening, on_join, on_message"),
+        (Misspelled(), "has a method on_mesage, which is not a hook; did you mean on_message?"),
+        (Coroutine(), "on_join is a coroutine function"),
+        (Other, "the class Other, not an instance: pass Other()"),
+        (Other(), "has a method on_weather, which is not a hook; the hooks are on_listening, on_join, on_message"),
     ],
 )
 def test_a_handler_that_cannot_be_called_is_refused(handler: object, words: str) -> None:

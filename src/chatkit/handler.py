@@ -1,4 +1,4 @@
-"""The hooks of a room, as a program writes them."""
+"""The hooks of a room, for a program to override."""
 
 from __future__ import annotations
 
@@ -10,65 +10,91 @@ from chatkit.room.members import Member
 
 
 class Handler:
-    """A base class whose hooks let everything pass: override some. An object with some of these methods does as well.
+    """A base class with one no-op method per hook: override some.
 
-    Hooks are called one at a time, in the room's order, while the room waits: keep them quick. They may use the
-    server, but not start it or shut it down.
-
-    Error handling: a hook that raises is logged (logger `chatkit`) and ends the conversation of that member, nothing else.
+    An object of another class with some of these methods works as well.
 
     Attributes:
-        dropped: lines that the handler could not keep, such as those of a transcript; `Server.stats` tells it.
+        dropped: the number of lines that the handler lost, such as lines of a transcript; `Server.stats` includes it.
+
+    Error handling: an exception in a hook is logged (logger `chatkit`) and ends the conversation of that member,
+    nothing else. One in `on_join` refuses the connection; one in `on_listening` is raised by `Server.start`.
+
+    Threads: hooks are called in the server's threads, one at a time, in the room's order, while the room waits: keep
+    them quick. (`on_listening` is called in the thread that calls `start`.) They may call `broadcast`, `tell`, `kick`,
+    `members` and `stats` of the server, but not `start` or `shutdown`.
     """
 
     dropped: int = 0
 
     def on_listening(self, address: Address) -> None:
-        """Called once, before the first connection, with (host, port)."""
+        """Handle the start of the server; called once, before the first connection.
+
+        Args:
+            address: the (host, port) that the server listens on.
+        """
 
     def on_join(self, member: Member) -> None:
-        """Called when a connection becomes a member."""
+        """Handle a new member, before it receives anything.
+
+        Args:
+            member: the member; its name is its port until it takes another one.
+        """
 
     def on_message(self, message: Message) -> Message | None:
-        """Called for each message, or `Action` (`/me`), before anyone gets it. Its `id` is given when it is published.
+        """Check or change a message before any member receives it.
+
+        Args:
+            message: a `Message`, or an `Action` (`/me`). Its `id` is None: it is given when the message is published.
 
         Returns:
-            The message, one with another text, or None to refuse it.
+            The message, one with another text, or None to drop it.
         """
         return message
 
     def on_rename(self, member: Member, old_name: str) -> None:
-        """Called after a member has taken another name."""
+        """Handle the new name of a member.
+
+        Args:
+            member: the member, with its new name.
+            old_name: its name before.
+        """
 
     def on_leave(self, member: Member, reason: str) -> None:
-        """Called when a member is gone: `exit`, `end of stream`, `connection reset`, `slow consumer`, `shutdown` ..."""
+        """Handle the end of a member's conversation.
+
+        Args:
+            member: the member, which is no longer in the room.
+            reason: `exit`, `end of stream`, `connection reset`, `slow consumer`, `shutdown` ...
+        """
 
 
 HOOKS = tuple(name for name in vars(Handler) if name.startswith("on_"))
 
 
 def check_handler(handler: object) -> None:
-    """Check that the room can call the hooks of a handler.
+    """Check that the server can call the hooks of a handler.
 
     Raises:
-        TypeError: the handler is a class, or has a hook that is misspelled or a coroutine.
+        TypeError: the handler is a class, or one of its hooks is misspelled or a coroutine function.
     """
     if isinstance(handler, type):
-        raise TypeError(f"the handler is the class {handler.__name__}, not an object of it: write {handler.__name__}()")
+        raise TypeError(f"the handler is the class {handler.__name__}, not an instance: pass {handler.__name__}()")
     for name in dir(handler):
         if not name.startswith("on_") or not callable(hook := getattr(handler, name)):
             continue
         if name not in HOOKS:
-            raise TypeError(f"the handler has {name}, which is no hook; {_nearest(name)}")
+            raise TypeError(f"the handler has a method {name}, which is not a hook; {_nearest(name)}")
         if inspect.iscoroutinefunction(hook):
             raise TypeError(
-                f"the handler's {name} is a coroutine; the room calls hooks in its threads, without asyncio"
+                f"the handler's {name} is a coroutine function; hooks run in threads: write `def` instead of `async def`"
             )
 
 
 def _nearest(name: str) -> str:
+    """Return a hint for a misspelled hook."""
     from difflib import get_close_matches  # only for an error
 
     if near := get_close_matches(name, HOOKS, 1, 0.75):
-        return f"is it {near[0]}?"
+        return f"did you mean {near[0]}?"
     return f"the hooks are {', '.join(HOOKS)}"

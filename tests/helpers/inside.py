@@ -154,7 +154,7 @@ def next_retry(committer: Committer) -> float:
 
 def recover(committer: Committer, now: float) -> None:
     """Take the history for healthy since `now`."""
-    committer._well_since = now
+    committer._healthy_since = now
 
 
 def after_forgetting(publisher: Publisher, forgotten: Callable[[int], None]) -> None:

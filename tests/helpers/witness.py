@@ -20,9 +20,9 @@ import pytest
 
 from tests.helpers.peers import DEADLINE, Peer
 
-LOST = "the history can't be kept, the chat goes on without it: "
-REFUSING = "the history can't be kept, messages are refused: "
-BACK = "the history is kept again; it lacks {} messages"
+LOST = "cannot write to the history, the chat continues without it: "
+REFUSING = "cannot write to the history, messages are refused: "
+BACK = "writing to the history again; it lacks {} messages"
 
 
 class Witness:

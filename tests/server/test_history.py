@@ -108,9 +108,9 @@ def test_a_history_that_fails(serve: Serve, store: Scripted, log: Log) -> None:
         ann.send(b"lost %d\n" % number)
         assert bob.line().endswith(b": lost %d" % number)
     assert started.server.stats.unstored == 5
-    assert log.lines == ["the history can't be kept, the chat goes on without it: the disk is full"]
+    assert log.lines == ["cannot write to the history, the chat continues without it: the disk is full"]
     store.failure = None
-    log.wait_for("the history is kept again; it lacks 5 messages")
+    log.wait_for("writing to the history again; it lacks 5 messages")
     ann.send(b"kept\n")
     assert bob.line().endswith(b": kept")
     assert [(message.id, message.text) for message in store.read(0, 10, 1000)] == [(6, "kept")]
@@ -118,7 +118,7 @@ def test_a_history_that_fails(serve: Serve, store: Scripted, log: Log) -> None:
     ann.send(b"lost\n")
     bob.line()
     store.failure = None
-    log.wait_for("the history is kept again; it lacks 1 messages")
+    log.wait_for("writing to the history again; it lacks 1 messages")
     assert (started.server.stats.unstored, started.server.stats.messages, len(log.lines)) == (6, 7, 4)
 
 
@@ -131,9 +131,11 @@ def test_a_history_that_hangs(serve: Serve, store: Scripted, log: Log) -> None:
         ann.send(b"%d\n" % number)
         assert bob.line().endswith(b": %d" % number)
     assert started.server.stats.unstored == 3
-    assert log.lines == ["the history can't be kept, the chat goes on without it: it takes longer than 0.05 seconds"]
+    assert log.lines == [
+        "cannot write to the history, the chat continues without it: it takes longer than 0.05 seconds"
+    ]
     store.gate.set()
-    log.wait_for("the history is kept again; it lacks 2 messages")
+    log.wait_for("writing to the history again; it lacks 2 messages")
     assert [message.text for message in store.read(0, 10, 1000)] == ["0"]
     assert started.server.stats.unstored == 2
 
@@ -168,9 +170,9 @@ def test_required(serve: Serve, store: Scripted, log: Log) -> None:
     assert ann.line().startswith(b"*** 3 here")
     bob.send(b"c\n")
     assert bob.line() == b'{"type":"error","text":"not sent: the room\'s history can\'t be kept now","code":"not_kept"}'
-    assert log.lines == ["the history can't be kept, messages are refused: the disk is full"]
+    assert log.lines == ["cannot write to the history, messages are refused: the disk is full"]
     store.failure = None
-    log.wait_for("kept again")
+    log.wait_for("writing to the history again")
     ann.send(b"d\n")
     assert cid.line().endswith(b": d")
     assert b'"id":3' in bob.line()
@@ -273,7 +275,7 @@ def test_trouble_is_not_tried_with_every_message(
         ann.send(b"%d\n" % number)
         bob.line()
     assert attempts == [1]
-    assert log.lines == ["the history can't be kept, the chat goes on without it: MemoryError()"]
+    assert log.lines == ["cannot write to the history, the chat continues without it: MemoryError()"]
 
 
 def test_pruned_messages_are_forgotten(serve: Serve, tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def test_a_disk_that_fails_where_it_is_required(run: Run, talk: Talk, tmp_path: 
         talker.peer.send(b"lost\nlost\n")
         assert {talker.peer.line(), talker.peer.line()} == {b"*** not sent: the room's history can't be kept now"}
         assert err_line(server).startswith(f"chat-server: {REFUSING}")
-    assert "is kept again" in err_line(server)
+    assert "writing to the history again" in err_line(server)
     talker.say("after")
     server.process.kill()
     server.process.communicate()

@@ -125,7 +125,7 @@ def test_messages_are_refused(
         refused = talker.witness.wait_for("error")
         assert (refused["code"], refused["text"]) == ("not_kept", NOT_SENT)
         assert log.line().startswith(REFUSING)
-    assert log.line().startswith("the history is kept again")
+    assert log.line().startswith("writing to the history again")
     assert rows(path_of(history)) == [(before, "before")]  # not even what the disk took late
     (after,) = talker.say("after")
     with Witness(started.port, 0) as newcomer:
@@ -146,8 +146,8 @@ def test_refused_ids_are_no_gap_after_a_restart(serve: Serve, talk: Talk, histor
         talker.peer.send(b"lost\n" * 3)
         talker.peer.line()
     assert [log.line().partition(",")[0], log.line().partition(";")[0]] == [
-        "the history can't be kept",
-        "the history is kept again",
+        "cannot write to the history",
+        "writing to the history again",
     ]
     (after,) = talker.say("after")
     talker.close()

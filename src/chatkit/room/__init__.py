@@ -1,1 +1,1 @@
-"""Members, commands, the order of what is said, and its way to the history and the workers. No sockets. Private."""
+"""Members and commands; the order of messages and their path to the history and the workers. No sockets. Private."""

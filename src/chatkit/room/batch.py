@@ -1,4 +1,4 @@
-"""What goes into the room in a turn, and what comes out of it for everyone."""
+"""The input of one turn of the room, and its output: lines encoded once for all members, with edits for a few."""
 
 from __future__ import annotations
 
@@ -15,48 +15,55 @@ from chatkit.room.members import Member
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """What came from one member in one turn. end: why this was the last of it, or None."""
+    """The lines received from one member in one turn.
+
+    Attributes:
+        end: the reason why the member's side has ended, or None.
+    """
 
     member: Member
     lines: list[Line]
     end: str | None = None
 
 
-# The first and the last of numbers that are next to each other.
+# The first and the last (inclusive) of consecutive ids.
 IdRange = tuple[int, int]
 
 
-def contains(spans: Sequence[IdRange], number: int) -> bool:
-    """Whether one of these, in order, has this number in it."""
-    place = bisect_right(spans, number, key=itemgetter(0))
-    return place > 0 and number <= spans[place - 1][1]
+def contains(ranges: Sequence[IdRange], number: int) -> bool:
+    """Tell whether a number is in one of these sorted, disjoint ranges."""
+    index = bisect_right(ranges, number, key=itemgetter(0))
+    return index > 0 and number <= ranges[index - 1][1]
 
 
-# From, to, and what this member gets instead of these bytes: nothing for its own lines; a line that is for it
-# alone stands between two bytes.
+# (start, end, replacement): one member receives `replacement` instead of `data[start:end]`. Its own lines have an empty
+# replacement; a line for this member alone has an empty range (start == end).
 Edit = tuple[int, int, bytes]
 
 
 @dataclass(slots=True)
 class Encoded:
-    """Lines in one encoding.
+    """Lines in one format: shared bytes for all members, and edits for the members that receive something else.
 
-    data: for everyone, encoded once. edits: for whom something is different, in order.
-    ephemeral: from, to (without that) of those in `data` that are no messages, and so in no history; public: their bytes.
+    Attributes:
+        data: the bytes for everyone, encoded once.
+        edits: the edits of `data` for each member that has any, in order.
+        ephemeral: (start inclusive, end exclusive) of the parts of `data` that are not messages: no history has them.
+        ephemeral_data: the bytes of these parts, joined.
     """
 
     data: bytes = b""
     edits: dict[Member, list[Edit]] = field(default_factory=dict)
     ephemeral: list[IdRange] = field(default_factory=list)
-    public: bytes = b""
+    ephemeral_data: bytes = b""
 
     @property
     def size(self) -> int:
-        """How much it is, for everyone and for each."""
+        """The number of bytes, shared ones and replacements."""
         return len(self.data) + sum([len(replacement) for edits in self.edits.values() for _, _, replacement in edits])
 
     def pieces_for(self, member: Member) -> list[bytes | memoryview]:
-        """What this member gets, in pieces that share the memory of `data`."""
+        """Return the bytes for one member, in pieces that share the memory of `data`."""
         if member not in self.edits:
             return [self.data] if self.data else []
         whole, pieces, position = memoryview(self.data), list[bytes | memoryview](), 0
@@ -67,9 +74,9 @@ class Encoded:
         return [piece for piece in pieces if piece]
 
     def ephemeral_for(self, member: Member) -> list[bytes]:
-        """Of what this member gets, what is no message."""
+        """Return the lines for one member that are not messages."""
         if member not in self.edits:
-            return [self.public] if self.public else []
+            return [self.ephemeral_data] if self.ephemeral_data else []
         edits = self.edits[member]
         cuts = [(start, end - 1) for start, end, _ in edits if start < end]
         private = [(start, 0, line) for start, _, line in edits if line]
@@ -78,7 +85,11 @@ class Encoded:
 
     @classmethod
     def joined(cls, parts: Sequence[Encoded], newcomers: Mapping[Member, int]) -> Encoded:
-        """Several as one. newcomers: for whom so many of the parts, the first ones, are not."""
+        """Join several parts, in order.
+
+        Args:
+            newcomers: for each new member, the number of leading parts that it does not receive.
+        """
         whole, offset = cls(b"".join([part.data for part in parts])), 0
         for member, number in newcomers.items():
             whole.edits[member] = [(0, sum(len(part.data) for part in parts[:number]), b"")]
@@ -92,54 +103,56 @@ class Encoded:
 
 @dataclass(slots=True)
 class Batch:
-    """What one turn brought, for all members of all workers.
+    """The output of one turn, for all members of all workers.
 
-    encoded: the lines in each format that is read.
-    messages: those in it, in order.
-    left: members that are no longer in the room, and why.
-    said: the messages of each sender, as the first and the last id of those that it said one after the other.
-    newest_id: of all these, or 0.
+    `sent_ids`, `newest_id` and `Encoded.ephemeral` are set in a batch that the room made, not in a merged one.
 
-    `said`, `newest_id` and `Encoded.ephemeral` are of a batch as the room made it, not of a merged one.
+    Attributes:
+        encoded: the lines in each format that has readers.
+        messages: the messages among them, in order.
+        left: the members that have left the room, each with the reason.
+        sent_ids: for each sender, the ids of its messages as ranges.
+        newest_id: the highest id of the messages, or 0.
     """
 
     encoded: dict[Format, Encoded] = field(default_factory=dict)
     messages: list[Message] = field(default_factory=list)
     left: list[tuple[Member, str]] = field(default_factory=list)
-    said: dict[Member, list[IdRange]] = field(default_factory=dict)
+    sent_ids: dict[Member, list[IdRange]] = field(default_factory=dict)
     newest_id: int = 0
 
     def lines(self, format: Format) -> Encoded:
-        """The lines in one format."""
+        """Return the lines in one format."""
         return self.encoded.get(format) or Encoded()
 
     @property
     def size(self) -> int:
-        """How many bytes it holds, in all formats."""
+        """The number of bytes, in all formats."""
         return sum([encoded.size for encoded in self.encoded.values()])
 
     def refused(self, error: Error) -> Batch:
-        """Instead of messages alone: nothing for anyone, but for each sender this error for each line it said."""
+        """Return the batch that replaces one of messages only: each sender receives the error once per line."""
 
-        def told(said: Encoded, line: bytes) -> Encoded:
-            data = said.data
+        def errors(sent: Encoded, line: bytes) -> Encoded:
+            data = sent.data
             number = {
                 member: sum(data.count(b"\n", start, end) for start, end, _ in edits)
-                for member, edits in said.edits.items()
+                for member, edits in sent.edits.items()
             }
             return Encoded(edits={member: [(0, 0, line * lines)] for member, lines in number.items()})
 
-        return Batch({format: told(said, format.encode(error)) for format, said in self.encoded.items()})
+        return Batch({format: errors(sent, format.encode(error)) for format, sent in self.encoded.items()})
 
     @classmethod
     def merged(cls, batches: list[Batch], newcomers: Mapping[Member, int]) -> Batch:
-        """Several batches as one, so that each member still gets one write.
+        """Merge several batches into one, so that each member needs one write.
 
-        newcomers: who joined after so many of the batches; those before are not for it.
+        Args:
+            newcomers: for each new member, the number of leading batches that it does not receive.
         """
         if len(batches) == 1 and not newcomers:
             return batches[0]
-        # A member that joins begins with text.
+        # A new member receives text first: no other format needs edits for it.
         encoded = {
             format: Encoded.joined([batch.lines(format) for batch in batches], newcomers if format is TEXT else {})
             for format in {format: None for batch in batches for format in batch.encoded}
@@ -153,10 +166,13 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Subscribe:
-    """From here on `member` gets what is said, in this format.
+    """The point in the order of batches from which a member receives them, in this format.
 
-    first: what it is told before anything else. after, upto: it is told the messages of these ids, without the lowest one.
-    last: what comes after those.
+    Attributes:
+        first: lines to deliver before anything else.
+        after: replay the messages with ids above this one (exclusive) ...
+        upto: ... and up to this one (inclusive).
+        last: lines to deliver after the replay.
     """
 
     member: Member
@@ -168,74 +184,83 @@ class Subscribe:
 
 
 class BatchBuilder:
-    """What happens, in order, encoded once for all who read the same.
+    """A batch under construction. Operations: `say`, `tell`, `announce` and `leave` in order, then `batch`.
 
-    formats: those that are read. messages: those in it. has_more: whether there is anything else in it.
+    Goal: encode each line once per format, however many members read it. Plan: consecutive messages of one sender are
+    collected in `_run` and encoded together, with one edit that hides them from their sender.
+
+    Args:
+        formats: the formats that have readers.
+
+    Attributes:
+        messages: the messages that are encoded so far.
+        has_more: whether it holds anything besides messages.
     """
 
-    __slots__ = ("_encoders", "_ids", "_left", "_said", "_sender", "has_more", "messages")
+    __slots__ = ("_encoders", "_left", "_run", "_sender", "_sent_ids", "has_more", "messages")
 
     def __init__(self, formats: Iterable[Format]) -> None:
         self.messages: list[Message] = []
         self.has_more = False
         self._left: list[tuple[Member, str]] = []
         self._encoders = {format: _Encoder(format) for format in formats}
-        self._said: list[Message] = []
-        self._ids: dict[Member, list[IdRange]] = {}
+        self._run: list[Message] = []
+        self._sent_ids: dict[Member, list[IdRange]] = {}
         self._sender: Member | None = None
 
     @property
     def has_messages(self) -> bool:
-        """Whether there are messages in it."""
-        return bool(self.messages or self._said)
+        """Whether it holds messages."""
+        return bool(self.messages or self._run)
 
     def say(self, sender: Member, message: Message) -> None:
-        """For everyone but its sender."""
+        """Add a message for everyone but its sender."""
         if sender is not self._sender:
-            self._write_said()
+            self._write_run()
             self._sender = sender
-        self._said.append(message)
+        self._run.append(message)
 
     def tell(self, member: Member, format: Format, line: bytes) -> None:
-        """For one member alone, which reads this format."""
+        """Add a line for one member alone, which reads this format."""
         self.has_more = True
-        self._write_said()
+        self._write_run()
         self._encoders[format].insert(member, line)
 
     def announce(self, event: Event, formats: Iterable[Format], exclude: Member | None = None) -> None:
-        """For everyone that reads one of these formats, but one."""
+        """Add an event for every reader of these formats, except one member."""
         self.has_more = True
-        self._write_said()
+        self._write_run()
         for format in formats:
             if encoder := self._encoders.get(format):
                 encoder.write([event], exclude, is_ephemeral=True)
 
     def leave(self, member: Member, reason: str) -> None:
-        """The last of a member."""
+        """Add the end of a member's conversation."""
         self.has_more = True
         self._left.append((member, reason))
 
     def batch(self) -> Batch | None:
-        """What was put in so far; None if that is nothing."""
-        self._write_said()
+        """Return the batch, or None if it is empty."""
+        self._write_run()
         encoded = {format: encoder.encoded() for format, encoder in self._encoders.items()}
         if not (self._left or any(lines.data or lines.edits for lines in encoded.values())):
             return None
         newest_id = self.messages[-1].id if self.messages else None
-        return Batch(encoded, self.messages, self._left, self._ids, newest_id or 0)
+        return Batch(encoded, self.messages, self._left, self._sent_ids, newest_id or 0)
 
-    def _write_said(self) -> None:
-        if said := self._said:
-            self._said = []
-            self.messages += said
+    def _write_run(self) -> None:
+        """Encode the collected messages of the current sender."""
+        if messages := self._run:
+            self._run = []
+            self.messages += messages
             if self._sender:
-                self._ids.setdefault(self._sender, []).append((said[0].id or 0, said[-1].id or 0))
+                self._sent_ids.setdefault(self._sender, []).append((messages[0].id or 0, messages[-1].id or 0))
             for encoder in self._encoders.values():
-                encoder.write(said, self._sender)
+                encoder.write(messages, self._sender)
 
 
 class _Encoder:
-    """Writes events in one format."""
+    """The lines of a batch in one format, as they are added."""
 
     __slots__ = ("_edits", "_encode", "_ephemeral", "_parts", "_size")
 
@@ -260,5 +285,5 @@ class _Encoder:
 
     def encoded(self) -> Encoded:
         data = b"".join(self._parts)
-        public = b"".join([data[start:end] for start, end in self._ephemeral])
-        return Encoded(data, self._edits, self._ephemeral, public)
+        ephemeral_data = b"".join([data[start:end] for start, end in self._ephemeral])
+        return Encoded(data, self._edits, self._ephemeral, ephemeral_data)

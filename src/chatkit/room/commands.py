@@ -1,6 +1,6 @@
-"""What a member can ask of the room: one table, for dispatch, for `/help` and for docs/protocol.md.
+"""The commands of members, in one table for dispatch, for `/help` and for docs/protocol.md.
 
-A command is called with the turn, the member that gave it, and what stands after its name.
+A command is called with the turn, the member that sent it, and the text after its name.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from chatkit.protocol.replies import NO_PASSWORD_NEEDED, unknown_command
 from chatkit.room.members import Member
 from chatkit.room.turn import Turn
 
-# What is longer than a screen helps nobody, and a short question must not have an endless answer.
+# More than a screen helps nobody, and a short question must not have an endless answer.
 MAX_NAMES_SHOWN = 100
 MAX_WORD_SHOWN = 32
 
@@ -24,12 +24,19 @@ _AFTER = re.compile(r"([0-9]{0,18})(?: ([0-9a-f]{16}))?")
 
 
 class _Misused(Exception):
-    """A command lacks what it needs."""
+    """A missing or malformed argument of a command."""
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """usage: as /help shows it. does: what it does, in words. run: does it. long: whether its answer is."""
+    """One entry of the table.
+
+    Attributes:
+        usage: its name and arguments, as `/help` shows them.
+        does: its description in `/help`.
+        run: the function that runs it.
+        long: whether its answer may be long, so that the answers per turn are limited.
+    """
 
     usage: str
     does: str
@@ -38,9 +45,10 @@ class Command:
 
 
 def run(turn: Turn, member: Member, line: str) -> None:
-    """Do what `line`, which begins with a slash, asks for; if that can't be done, tell the member why.
+    """Run the command in `line`, which begins with a slash; if it can't be run, tell the member why.
 
-    HookFailed: the handler raised.
+    Raises:
+        HookFailed: the handler raised an exception.
     """
     word, argument = parse_command(line) or ("", "")
     if word.startswith("/"):
@@ -76,7 +84,7 @@ def _who(turn: Turn, member: Member, argument: str) -> None:
 
 def _nick(turn: Turn, member: Member, argument: str) -> None:
     try:
-        turn.rename(member, _needed(argument.strip()))
+        turn.rename(member, _require(argument.strip()))
     except NameTaken as error:
         turn.tell(member, Error(str(error), "name_taken"))
     except ValueError as error:
@@ -84,25 +92,25 @@ def _nick(turn: Turn, member: Member, argument: str) -> None:
 
 
 def _me(turn: Turn, member: Member, argument: str) -> None:
-    turn.say(member, _needed(argument), Action)
+    turn.say(member, _require(argument), Action)
 
 
 def _msg(turn: Turn, member: Member, argument: str) -> None:
-    name, *text = _needed(argument).split(maxsplit=1)
+    name, *text = _require(argument).split(maxsplit=1)
     if other := turn.roster.find(name):
-        turn.whisper(member, other, _needed("".join(text)))
+        turn.whisper(member, other, _require("".join(text)))
     else:
         turn.tell(member, Error("nobody here has that name (try /who)", "no_such_member"))
 
 
 def _say(turn: Turn, member: Member, argument: str) -> None:
-    turn.say(member, _needed(argument))
+    turn.say(member, _require(argument))
 
 
 def _json(turn: Turn, member: Member, argument: str) -> None:
-    if not (asked := _AFTER.fullmatch(argument.strip())):
+    if not (match := _AFTER.fullmatch(argument.strip())):
         raise _Misused
-    after, epoch = asked.groups()
+    after, epoch = match.groups()
     if member.json:
         turn.tell(member, Error("you read JSON already", "already_json"))
     else:
@@ -117,7 +125,8 @@ def _password(turn: Turn, member: Member, argument: str) -> None:
     turn.tell(member, Notice(NO_PASSWORD_NEEDED))
 
 
-def _needed(argument: str) -> str:
+def _require(argument: str) -> str:
+    """Return the argument if it isn't blank, else raise `_Misused`."""
     if not argument.strip():
         raise _Misused
     return argument

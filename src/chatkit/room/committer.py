@@ -1,7 +1,9 @@
-"""A history that may be slow or fail: messages are committed to it first, and then fanned out.
+"""Commits messages to a history that may be slow or fail, then fans them out.
 
-Three threads: the writer commits, the reader reads for replays, and the committer waits for the writer, at most
-`Limits.history_seconds`, and fans out. So a disk that hangs holds up nobody but its own two threads.
+Operations: `put` queues an item; the committer's thread commits everything queued at once and fans it out.
+Goal: no member sees a message before it is stored, and a disk that hangs blocks neither the room nor the workers.
+Plan: three threads. The writer calls the history; the committer waits for it, at most `Limits.history_seconds`, then
+goes on without it; the reader serves replays. So a hanging disk blocks the writer and the reader only.
 """
 
 from __future__ import annotations
@@ -26,19 +28,19 @@ from chatkit.room.pages import PageRequest, Pages
 
 logger = logging.getLogger("chatkit")
 
-# As much may wait to be committed before workers wait, too, as one of their turns reads.
+# Workers stop reading when this much waits to be committed: as much as one of their turns reads.
 MAX_WAITING_BYTES = 1024 * 1024
-ITEM_BYTES = 500  # of memory, whatever is in it
-# At the start the newest messages are read so much at a time.
+ITEM_BYTES = 500  # the memory of an item itself, besides its content
+# At the start the newest messages are read in portions of this size.
 LOADED_BYTES = 1024 * 1024
-# The end waits no longer for a history that is in trouble already.
+# `end` waits no longer than this for a history that already fails.
 HUNG_SECONDS = 0.1
-# Trouble may be over: how often to try. Less often where it comes back within a minute: a disk that is nearly full.
+# How often to retry after a failure; less often if it fails again within a minute, as on a disk that is nearly full.
 RETRY_SECONDS, LONGEST_RETRY_SECONDS = 1.0, 30.0
 CALM_SECONDS = 60.0
-# A failed read is tried once more, so that passing trouble doesn't make a gap.
+# A failed read is tried once more, so that a short failure doesn't leave a gap.
 READ_ATTEMPTS = 2
-# Maintenance begins when nothing was said for a moment, or goes on in between.
+# Maintenance waits this long after a commit, unless it is due earlier.
 PAUSE_SECONDS = 0.1
 
 Item = Batch | Subscribe
@@ -46,20 +48,20 @@ FanOut = Callable[[Item], None]
 
 
 class JobThread(threading.Thread):
-    """Does one thing after the other. A daemon: nobody waits for a disk that hangs."""
+    """A thread that runs jobs in order. A daemon: a hanging disk must not keep the process alive."""
 
     def __init__(self, name: str) -> None:
         super().__init__(name=name, daemon=True)
         self._jobs: SimpleQueue[tuple[Future[Any], Callable[[], Any]] | None] = SimpleQueue()
 
     def do(self, call: Callable[[], Any]) -> Future[Any]:
-        """Call it, after everything before; what comes of it."""
+        """Queue a call. Returns the future of its result."""
         future: Future[Any] = Future()
         self._jobs.put((future, call))
         return future
 
     def end(self, seconds: float) -> None:
-        """End after what there is to do, or leave it behind after so long."""
+        """End after the queued jobs; return after `seconds` at the latest, even if one hangs."""
         self._jobs.put(None)
         self.join(seconds)
 
@@ -73,7 +75,7 @@ class JobThread(threading.Thread):
 
 
 class HistoryReader:
-    """One thread that reads `history`."""
+    """A thread that reads from `history`."""
 
     def __init__(self, history: History) -> None:
         self._history = history
@@ -85,23 +87,23 @@ class HistoryReader:
         self._thread.start()
 
     def begin_end(self) -> None:
-        """From now on nothing is tried twice, and nobody hears of what can't be read."""
+        """Stop retrying and logging failed reads."""
         self._ending.set()
 
     def end(self, seconds: float) -> None:
-        """After `begin_end`; returns after so long at the latest."""
+        """End the thread, after `begin_end`; return after `seconds` at the latest."""
         self._thread.end(seconds)
 
     def read(self, request: PageRequest, deliver: Callable[[list[Message]], None]) -> None:
-        """deliver(what the history has of that, or nothing if it can't be read), in this thread."""
-        self._thread.do(lambda: deliver(self._found(request)))
+        """Call deliver(messages) in the reader's thread, with none if they can't be read."""
+        self._thread.do(lambda: deliver(self._read(request)))
 
-    def _found(self, request: PageRequest) -> list[Message]:
+    def _read(self, request: PageRequest) -> list[Message]:
         while True:
             try:
-                found = self._history.read(request.after, request.upto, request.max_bytes)
+                messages = self._history.read(request.after, request.upto, request.max_bytes)
                 self._failures = 0
-                return found
+                return messages
             except Exception as error:
                 self._failures += 1
                 if self._failures == READ_ATTEMPTS and not self._ending.is_set():
@@ -111,15 +113,15 @@ class HistoryReader:
 
 
 class Committer:
-    """Fans out what a history has committed.
+    """The stage between a publisher and its subscribers: it commits messages, then fans them out.
 
     Args:
-        history: opened by `start`, closed by `end`.
-        required: whether a message that can't be kept is refused. Else it is fanned out all the same, and counted.
+        history: the history; `start` opens it, `end` closes it.
+        required: whether a message that can't be stored is refused. If not, it is fanned out and counted.
 
     Attributes:
-        failure: why messages can't be committed at the moment, or "".
-        unstored: how many messages were fanned out that the history lacks.
+        failure: the reason why messages can't be committed at the moment, or "".
+        unstored: the number of messages that were fanned out but not stored.
     """
 
     def __init__(self, history: History, limits: Limits, *, required: bool) -> None:
@@ -133,38 +135,38 @@ class Committer:
         self._failed: Callable[[BaseException], None]
         self._newest_id = 0
         self._queue: SimpleQueue[Item | None] = SimpleQueue()
-        self._put_bytes = self._taken_bytes = 0  # each has one writer: the holder of the room's lock, and the thread
+        self._put_bytes = self._taken_bytes = 0  # each has one writer: under the room's lock, and the thread
         self._thread = threading.Thread(target=self._run, name="chatkit-committer", daemon=True)
         self._writer, self._reader = JobThread("chatkit-history-writer"), HistoryReader(history)
-        self._doing: tuple[Future[Any], int]  # the writer's last job, and how many messages it is about
+        self._last_job: tuple[Future[Any], int]  # of the writer, and the number of messages that it stores
         self._maintain_at = 0.0
         self._unstored_before = 0
-        self._retry_seconds, self._well_since = RETRY_SECONDS, -math.inf
+        self._retry_seconds, self._healthy_since = RETRY_SECONDS, -math.inf
         self._maintenance_fails = False
         self._unkept_upto = 0
 
     @property
     def is_backlogged(self) -> bool:
-        """Whether so much waits to be committed that workers should read no more."""
+        """Whether so much waits to be committed that workers should stop reading."""
         return self._put_bytes - self._taken_bytes >= MAX_WAITING_BYTES
 
     def attach(self, pages: Pages, fan_out: FanOut) -> None:
-        """Say where everything goes, before `start`.
+        """Connect the committer to its publisher, before `start`.
 
         Args:
-            pages: told the newest messages, and those that are pruned later.
+            pages: receives the newest messages at the start, and the ids that are pruned later.
             fan_out: called with each item, in the order of `put`, in one thread.
         """
         self._pages, self._fan_out = pages, fan_out
 
     def start(self, failed: Callable[[BaseException], None]) -> int:
-        """Open the history and begin.
+        """Open the history and start the threads.
 
         Args:
-            failed: called with the error when the committer's thread dies of one.
+            failed: called with the exception that ends the committer's thread, if there is one.
 
         Returns:
-            The id given last, 0 before the first.
+            The last id that was given, 0 if there is none.
 
         Raises:
             HistoryError: the history can't be opened.
@@ -179,16 +181,16 @@ class Committer:
                 self._pages.append(messages)
                 after = messages[-1].id or newest
         except Exception as error:
-            logger.error("not all of the history can be read: %s", error)
+            logger.error("only a part of the history could be loaded: %s", error)
         for thread in (self._writer, self._reader, self._thread):
             thread.start()
         return newest
 
     def end(self, seconds: float) -> bool:
-        """Commit and fan out everything that was put, close the history, within so many seconds.
+        """Commit and fan out everything queued, and close the history, within `seconds`.
 
         Returns:
-            Whether there was anything to end.
+            Whether it had been started.
         """
         until = time.monotonic() + seconds
         if not self._writer.is_alive():
@@ -202,14 +204,14 @@ class Committer:
         return True
 
     def put(self, item: Item) -> None:
-        """Commit the messages of an item, then fan it out. Called inside the room's lock; never waits."""
+        """Queue an item to be committed and fanned out. Called under the room's lock; never waits."""
         if isinstance(item, Batch):
             self._newest_id = item.newest_id or self._newest_id
         self._put_bytes += _size(item)
         self._queue.put(item)
 
     def can_replay_after(self, after: int) -> bool:
-        """Tell whether everything after this id can be read again."""
+        """Tell whether everything after this id is stored."""
         return after >= max(self._unkept_upto, self.history.pruned_upto)
 
     def read_older(self, request: PageRequest, deliver: Callable[[list[Message]], None]) -> None:
@@ -219,23 +221,28 @@ class Committer:
     # In the writer's thread
 
     def _maintain(self, *, idle: bool) -> float:
-        """This may fail while messages can still be kept, and the other way round."""
+        """Maintain the history, and return the seconds until the next time.
+
+        This may fail while messages can still be stored, and the other way round: so `failure` isn't set here.
+        """
         try:
             seconds = self.history.maintain(idle=idle)
             self._maintenance_fails = False
         except Exception as error:
             if not self._maintenance_fails:
-                logger.error("the history can't be looked after: %s", error)
+                logger.error("maintenance of the history failed: %s", error)
             self._maintenance_fails = True
             return RETRY_SECONDS
         return seconds
 
     def _close(self) -> None:
-        self.history.newest_id = max(self.history.newest_id, self._newest_id)  # also of messages that it lacks
+        self.history.newest_id = max(
+            self.history.newest_id, self._newest_id
+        )  # also of messages that it lacks, so that no id is given twice
         try:
             self.history.close()
         except Exception as error:
-            logger.error("the history can't be closed in order: %s", error)
+            logger.error("closing the history failed: %s", error)
 
     # In the committer's thread
 
@@ -248,13 +255,13 @@ class Committer:
             self._failed(error)
 
     def _step(self, patience: float) -> bool:
-        """Commit and fan out everything queued, and maintain the history when that is due; False at the end."""
+        """Commit and fan out everything queued, maintain the history when that is due. Returns False at the end."""
         items, is_open = self._take(patience)
         messages = [message for item in items if isinstance(item, Batch) for message in item.messages]
-        kept = not messages or self._keep(messages)
+        stored = not messages or self._store(messages)
         self._taken_bytes += sum(map(_size, items))
         for item in items:
-            if self.required and not kept and isinstance(item, Batch) and item.messages:
+            if self.required and not stored and isinstance(item, Batch) and item.messages:
                 self._refuse(item)
             else:
                 self._fan_out(item)
@@ -274,8 +281,11 @@ class Committer:
             return items, True
         return items, False
 
-    def _keep(self, messages: list[Message]) -> bool:
-        """Whether the history has them now. In trouble it isn't asked: nobody should wait for it each time."""
+    def _store(self, messages: list[Message]) -> bool:
+        """Commit messages. Returns whether they are stored.
+
+        A failed history isn't tried here: the chat would wait for it each time. `_retry` tries it.
+        """
         if not self.failure:
             self._do(partial(self.history.append, messages), len(messages))
         if self.failure:
@@ -287,7 +297,7 @@ class Committer:
 
     def _maintain_when_due(self) -> None:
         if self.failure:
-            self._try_again()
+            self._retry()
             self._maintain_at = time.monotonic() + self._retry_seconds
         else:
             seconds = self._do(partial(self._maintain, idle=self._queue.empty()))
@@ -295,41 +305,41 @@ class Committer:
             self._pages.forget(self.history.pruned_upto)
 
     def _do(self, call: Callable[[], Any], messages: int = 0) -> Any:
-        """What the call gives; `failure` is set if it fails or takes too long."""
-        self._doing = self._writer.do(call), messages
+        """Return the result of a call in the writer's thread; set `failure` if it fails or takes too long."""
+        self._last_job = self._writer.do(call), messages
         try:
-            return self._doing[0].result(min(self._limits.history_seconds, threading.TIMEOUT_MAX))
+            return self._last_job[0].result(min(self._limits.history_seconds, threading.TIMEOUT_MAX))
         except TimeoutError:
             self.failure = f"it takes longer than {self._limits.history_seconds:g} seconds"
         except Exception as error:
             self.failure = str(error) or repr(error)
         self._maintain_at = time.monotonic() + self._next_retry()
         self._unstored_before = self.unstored
-        goes_on = "messages are refused" if self.required else "the chat goes on without it"
-        logger.error("the history can't be kept, %s: %s", goes_on, self.failure)
+        effect = "messages are refused" if self.required else "the chat continues without it"
+        logger.error("cannot write to the history, %s: %s", effect, self.failure)
         return None
 
     def _next_retry(self) -> float:
-        """In how many seconds to try again: later each time, while trouble comes back as soon as it is over."""
-        comes_back = time.monotonic() - self._well_since < CALM_SECONDS
-        self._retry_seconds = min(2 * self._retry_seconds, LONGEST_RETRY_SECONDS) if comes_back else RETRY_SECONDS
+        """Return the seconds until the next retry; they double if the history fails soon after a recovery."""
+        is_recurring = time.monotonic() - self._healthy_since < CALM_SECONDS
+        self._retry_seconds = min(2 * self._retry_seconds, LONGEST_RETRY_SECONDS) if is_recurring else RETRY_SECONDS
         return self._retry_seconds
 
-    def _try_again(self) -> None:
-        """Without waiting: see whether what was tried last has been done."""
-        future, messages = self._doing
+    def _retry(self) -> None:
+        """Check, without waiting, whether the last job is done. If it succeeded, recover; else try to commit nothing."""
+        future, messages = self._last_job
         if not future.done():
             return
-        if future.exception() or (messages and self.required):  # those were refused: the history is to forget them
-            self._doing = self._writer.do(partial(self.history.append, ())), 0
+        if future.exception() or (messages and self.required):  # refused messages must be forgotten, too
+            self._last_job = self._writer.do(partial(self.history.append, ())), 0
             return
         self.failure = ""
-        self._well_since = time.monotonic()
-        self.unstored -= messages  # they are there, only late
-        logger.warning("the history is kept again; it lacks %d messages", self.unstored - self._unstored_before)
+        self._healthy_since = time.monotonic()
+        self.unstored -= messages  # they were stored after all, only late
+        logger.warning("writing to the history again; it lacks %d messages", self.unstored - self._unstored_before)
 
     def _refuse(self, batch: Batch) -> None:
-        """Tell the senders of these messages, and nobody else."""
+        """Skip the ids of these messages in the history, and tell their senders alone."""
         messages = batch.messages
         self._writer.do(partial(self.history.skip, messages[0].id or 0, messages[-1].id or 0))
         self._fan_out(batch.refused(NOT_KEPT))
@@ -340,9 +350,9 @@ def _size(item: Item) -> int:
 
 
 def committer_of(history: str | PathLike[str] | History, limits: Limits, *, required: bool) -> Committer:
-    """A recorder for the history in a file, or for one that somebody made."""
+    """Return a committer for the history in a file, or for a `History` object."""
     if not isinstance(history, History):
-        from chatkit.history.sqlite.store import SqliteHistory  # sqlite3 is loaded when it is needed
+        from chatkit.history.sqlite.store import SqliteHistory  # sqlite3 is loaded only if it is needed
 
         history = SqliteHistory(history)
     return Committer(history, limits, required=required)

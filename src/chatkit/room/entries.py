@@ -1,6 +1,6 @@
-"""What a turn hands to the publisher, in order.
+"""The entries that a turn hands to the publisher, in order.
 
-The most frequent entry is no class: a message is the pair (sender, message), whose id the publisher gives.
+The most frequent entry has no class: a message is a pair (sender, message); the publisher sets its id.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from chatkit.room.members import Member
 
 @dataclass(frozen=True, slots=True)
 class Tell:
-    """A line for one member alone, encoded in the format that it reads at this place."""
+    """A line for one member alone, encoded in the format that it reads at this point."""
 
     member: Member
     format: Format
@@ -24,7 +24,7 @@ class Tell:
 
 @dataclass(frozen=True, slots=True)
 class Announce:
-    """An event for every member that reads one of these formats, but one."""
+    """An event for every member that reads one of these formats, except one member."""
 
     event: Event
     formats: Sequence[Format]
@@ -33,12 +33,12 @@ class Announce:
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """From here on `member` receives what is said, in this format; first a replay.
+    """The point from which a member receives everything, in this format; a replay comes first.
 
     Attributes:
-        name: the name of the member at this place.
-        after: replay the messages with ids above this one; None for as many as newcomers are told.
-        epoch: the run of ids that `after` is from; in another one, everything that is kept is replayed.
+        name: the name of the member at this point.
+        after: replay the messages with ids above this one; None for as many as a new member receives.
+        epoch: the epoch (run of ids) of `after`; if it isn't the current one, everything stored is replayed.
     """
 
     member: Member
@@ -50,7 +50,7 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Sync:
-    """The answer to `/sync`: the newest id at this place."""
+    """The answer to `/sync`: the newest id at this point."""
 
     member: Member
     format: Format
@@ -58,7 +58,7 @@ class Sync:
 
 @dataclass(frozen=True, slots=True)
 class Leave:
-    """The end of a member's conversation; it still gets what comes before it."""
+    """The end of a member's conversation; entries before it are still delivered to the member."""
 
     member: Member
     reason: str

@@ -1,4 +1,4 @@
-"""The handler of a room, as the room calls it."""
+"""The hooks of a handler, as the room calls them."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ logger = logging.getLogger("chatkit")
 
 
 class HookFailed(Exception):
-    """A hook raised; its traceback is in the log."""
+    """An exception in a hook; its traceback is in the log."""
 
 
 class Hooks:
-    """Calls the methods that `handler` has; those it hasn't let everything pass.
+    """The hooks of `handler`. A missing one lets everything pass.
 
-    HookFailed: one raised.
+    Each method raises `HookFailed` if the hook raises an exception.
     """
 
     def __init__(self, handler: object) -> None:
@@ -34,7 +34,7 @@ class Hooks:
         self._call(self._on_join, member)
 
     def on_message(self, message: Message) -> Message | None:
-        """What becomes of the message: it passes, in other words perhaps, or (None) doesn't."""
+        """Return the message to publish, perhaps with another text, or None if the handler refuses it."""
         if not self._on_message:
             return message
         try:
@@ -44,7 +44,7 @@ class Hooks:
             if not isinstance(result, Message):
                 raise TypeError(f"on_message returned {result!r}, not a Message or None")
             text = clean(result.text)
-            text.encode()  # a lone surrogate can't go on the wire: the handler's error
+            text.encode()  # a lone surrogate can't be sent: it is an error of the handler
         except Exception:
             raise _failed() from None
         return replace(message, text=text) if text else None
@@ -65,5 +65,5 @@ class Hooks:
 
 
 def _failed() -> HookFailed:
-    logger.exception("the handler failed")
+    logger.exception("a hook of the handler raised an exception")
     return HookFailed()

@@ -1,4 +1,4 @@
-"""Who is in the room, and under which name."""
+"""The members of a room, by name."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from chatkit.protocol.replies import ADDRESS_FULL, ROOM_FULL
 
 
 class Member:
-    """A connection in the room.
+    """A member of the room: a connection that may send and receive messages.
 
     Attributes:
-        name: unique among the members.
+        name: the name, unique among the members.
         address: (host, port) of the peer.
-        format: the form in which it receives events.
-        present: whether it is in the room still.
+        format: the format in which it receives events.
+        present: whether it is still in the room.
     """
 
     __slots__ = ("address", "format", "name", "present")
@@ -33,7 +33,7 @@ class Member:
 
     @property
     def json(self) -> bool:
-        """Whether it asked for JSON Lines."""
+        """Whether it has switched to JSON Lines."""
         return self.format is JSON
 
     def __repr__(self) -> str:
@@ -41,9 +41,11 @@ class Member:
 
 
 class Roster:
-    """The members, by name. Changed only inside the room's lock.
+    """The members, by name. Changed only under the room's lock.
 
-    max_clients: so many at the most. refused: how many connections were not taken, by code.
+    Attributes:
+        max_clients: the maximum number of members, reserved places included.
+        refused: the number of refused connections, by code.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -56,26 +58,27 @@ class Roster:
 
     @property
     def members(self) -> list[Member]:
-        """The members of this moment; safe to call from anywhere."""
+        """The members at this moment; safe to call from any thread."""
         return list(self._by_key.values())
 
     def __len__(self) -> int:
         return len(self._by_key)
 
     def first(self, number: int) -> list[Member]:
-        """The members that have their names the longest. Only inside the lock."""
+        """Return the members that have had their names the longest. Call it under the room's lock."""
         return list(islice(self._by_key.values(), number))
 
     def find(self, name: str) -> Member | None:
-        """The member of that name, in whatever case; safe to call from anywhere."""
-        if len(name) > MAX_NAME_CHARACTERS:  # nobody's, and a long one takes long to normalise
+        """Return the member of that name, ignoring case, or None; safe to call from any thread."""
+        if len(name) > MAX_NAME_CHARACTERS:  # no member has it, and a long one takes long to normalise
             return None
         return self._by_key.get(name_key(name))
 
     def reserve(self, address: tuple[str, int]) -> None:
-        """A place for whoever is about to become a member; to be followed by `add` or `release`.
+        """Reserve a place for a peer that is about to join; `add` or `release` must follow.
 
-        JoinRefused: there is none.
+        Raises:
+            JoinRefused: the room is full, or the peer's address has too many members.
         """
         if len(self._by_key) + self._reserved >= self.max_clients:
             raise self.refusal("full", ROOM_FULL)
@@ -85,25 +88,30 @@ class Roster:
         self._from_address[address[0]] += 1
 
     def release(self, address: tuple[str, int]) -> None:
-        """The place isn't needed."""
+        """Give a reserved place back."""
         self._reserved -= 1
         self._forget(address)
 
     def add(self, address: tuple[str, int]) -> Member:
-        """The new member that takes the reserved place, named by its port."""
+        """Return a new member in the reserved place, named after its port."""
         self._reserved -= 1
         member = Member(self._free_name(str(address[1])), address)
         self._by_key[member.name] = member
         return member
 
     def remove(self, member: Member) -> None:
-        """Its name and place are free from now on."""
+        """Remove a member; its name and place become free."""
         member.present = False
         del self._by_key[name_key(member.name)]
         self._forget(member.address)
 
     def rename(self, member: Member, name: str) -> None:
-        """ValueError: the name breaks the rule (`names`). NameTaken: another member has it."""
+        """Give a member another name.
+
+        Raises:
+            ValueError: the name breaks the rule, see `check_name`.
+            NameTaken: another member has it.
+        """
         check_name(name)
         if self._by_key.get(name_key(name), member) is not member:
             raise NameTaken(name)
@@ -112,7 +120,7 @@ class Roster:
         self._by_key[name_key(name)] = member
 
     def refusal(self, code: str, reason: str) -> JoinRefused:
-        """Count a connection that isn't taken."""
+        """Count a refused connection, and return the exception to raise."""
         self.refused[code] = self.refused.get(code, 0) + 1
         return JoinRefused(code, reason)
 
@@ -121,8 +129,8 @@ class Roster:
         if not self._from_address[address[0]]:
             del self._from_address[address[0]]
 
-    def _free_name(self, wanted: str) -> str:
-        """`wanted`, or `wanted-2` and so on: two hosts can use one port."""
-        if wanted not in self._by_key:
-            return wanted
-        return next(name for n in count(2) if (name := f"{wanted}-{n}") not in self._by_key)
+    def _free_name(self, base: str) -> str:
+        """Return `base`, or `base-2` and so on if it is taken: two hosts can use the same port."""
+        if base not in self._by_key:
+            return base
+        return next(name for n in count(2) if (name := f"{base}-{n}") not in self._by_key)

@@ -1,4 +1,4 @@
-"""The way of a turn to the workers: ids are given, lines encoded once per format, kept, and then fanned out."""
+"""The path of a turn to the workers: give ids, encode once per format, commit to the history, fan out."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ Subscriber = Callable[[Batch | Subscribe], None]
 
 
 class Publisher:
-    """Everything that happens in a room passes here, in one order.
+    """The one place that orders the events of a room, and delivers them to the workers.
 
     Args:
-        size: how many messages are kept in memory.
-        committer: keeps messages in a history before they are fanned out; None for a room in memory.
-        replay: how many of the last messages a newcomer is told.
+        size: the number of messages that are kept in memory.
+        committer: commits messages to a history before they are fanned out; None for a room in memory.
+        replay: the number of the last messages that a new member receives.
 
     Attributes:
-        newest_id: the id given last, 0 before the first.
-        messages: how many messages were fanned out.
+        newest_id: the last id that was given, 0 before the first.
+        messages: the number of messages that were fanned out.
         subscribers: called with each batch and each `Subscribe`, in order; they must not block.
-        pages: what was said before.
+        pages: earlier messages, for replays.
     """
 
     def __init__(self, size: int, committer: Committer | None = None, *, replay: int = 0) -> None:
@@ -40,36 +40,36 @@ class Publisher:
         self.subscribers: list[Subscriber] = []
         self._committer = committer
         self._replay = replay
-        self._readers = Counter({TEXT: 1})  # text is always encoded: anyone may join
+        self._reader_counts = Counter({TEXT: 1})  # text is always encoded: a new member receives it
         self.pages = Pages(size, committer.history, committer.read_older) if committer else Pages(size)
         if committer:
             committer.attach(self.pages, self._fan_out)
 
     @property
     def epoch(self) -> str:
-        """The run of ids: those of another epoch mean nothing here."""
+        """The run of ids: ids of another epoch mean nothing here."""
         return self.pages.history.epoch
 
     @property
     def is_refusing(self) -> bool:
-        """Whether messages are refused, because they have to be kept and can't be."""
+        """Whether messages are refused, because they must be stored and can't be."""
         return bool(self._committer and self._committer.required and self._committer.failure)
 
     @property
     def is_backlogged(self) -> bool:
-        """Whether the history is so far behind that workers wait before they read more."""
+        """Whether the history is so far behind that workers should stop reading."""
         return self._committer is not None and self._committer.is_backlogged
 
     @property
     def unstored(self) -> int:
-        """How many messages a history that should outlive the process lacks."""
+        """The number of messages that were fanned out but not stored."""
         return self._committer.unstored if self._committer else 0
 
     def start(self, failed: Callable[[BaseException], None]) -> None:
-        """Begin, before the first `publish`.
+        """Open the history, if there is one, before the first `publish`.
 
         Args:
-            failed: called with the error when a thread of the history dies of one.
+            failed: called with the exception that ends a thread of the history, if there is one.
 
         Raises:
             HistoryError: the history can't be opened.
@@ -78,37 +78,40 @@ class Publisher:
             self.newest_id = self._committer.start(failed)
 
     def end(self, seconds: float) -> None:
-        """Keep and fan out what was published, then end, within so many seconds."""
+        """Commit and fan out everything published, then end, within `seconds`."""
         if self._committer and self._committer.end(seconds):
             self.subscribers.clear()  # a thread that hangs may wake up later
 
     def publish(self, entries: Iterable[Entry]) -> None:
-        """Give ids, encode, keep and fan out, in order. Called inside the room's lock; never waits."""
-        alone = self._committer is not None and self._committer.required  # what may have to be refused goes alone
-        builder = BatchBuilder(self._readers)
+        """Give ids, encode, commit and fan out, in order. Called under the room's lock; never waits."""
+        # Messages that may be refused get a batch of their own: the other entries are delivered in any case.
+        separate = self._committer is not None and self._committer.required
+        builder = BatchBuilder(self._reader_counts)
         for entry in entries:
             if isinstance(entry, tuple):
-                if alone and builder.has_more:
+                if separate and builder.has_more:
                     builder = self._flush(builder)
                 self.newest_id += 1
-                object.__setattr__(entry[1], "id", self.newest_id)  # nobody else has seen the message yet
+                object.__setattr__(
+                    entry[1], "id", self.newest_id
+                )  # a frozen object, but no other thread has seen it yet
                 builder.say(*entry)
             elif isinstance(entry, Start):
                 self._flush(builder)
                 self._start(entry)
-                builder = BatchBuilder(self._readers)
+                builder = BatchBuilder(self._reader_counts)
             else:
-                if alone and builder.has_messages:
+                if separate and builder.has_messages:
                     builder = self._flush(builder)
                 self._add(builder, entry)
         self._flush(builder)
 
     def can_replay_after(self, after: int) -> bool:
-        """Tell whether everything fanned out after this id can be replayed, also later: memory may have lost it then."""
+        """Tell whether everything after this id can be replayed even when memory has dropped it."""
         return self._committer is not None and self._committer.can_replay_after(after)
 
     def cursor_before_last(self, number: int) -> int:
-        """Return the id after which the last `number` messages come, as far as they are kept."""
+        """Return the id before the last `number` messages that are stored."""
         history = self.pages.history
         return min(self.newest_id, max(history.cursor_before_last(self.newest_id, number), history.pruned_upto))
 
@@ -122,11 +125,11 @@ class Publisher:
         else:
             builder.leave(entry.member, entry.reason)
             if entry.member.format is not TEXT:
-                self._readers[entry.member.format] -= 1
-                self._readers += Counter()  # a format without readers isn't encoded
+                self._reader_counts[entry.member.format] -= 1
+                self._reader_counts += Counter()  # drops zeros: a format without readers isn't encoded
 
     def _start(self, start: Start) -> None:
-        """Have a member receive from here on, after a replay."""
+        """Subscribe a member at this point, with a replay before it."""
         after, newest = start.after, self.newest_id
         if after is None:
             after = self.cursor_before_last(self._replay)
@@ -134,18 +137,20 @@ class Publisher:
             after = 0
         first = last = b""
         if start.format is not TEXT:
-            self._readers[start.format] += 1
+            self._reader_counts[start.format] += 1
             first = start.format.encode(Welcome(start.name, newest, self.epoch))
         elif after < newest:
             first, last = TEXT.encode(REPLAY_BEGINS), TEXT.encode(REPLAY_ENDS)
-        self._hand_on(Subscribe(start.member, start.format, first, after, newest, last))
+        self._commit(Subscribe(start.member, start.format, first, after, newest, last))
 
     def _flush(self, builder: BatchBuilder) -> BatchBuilder:
+        """Commit the batch of a builder. Returns a new, empty builder."""
         if batch := builder.batch():
-            self._hand_on(batch)
-        return BatchBuilder(self._readers)
+            self._commit(batch)
+        return BatchBuilder(self._reader_counts)
 
-    def _hand_on(self, item: Batch | Subscribe) -> None:
+    def _commit(self, item: Batch | Subscribe) -> None:
+        """Fan out an item, after its messages are committed if there is a history."""
         if self._committer:
             self._committer.put(item)
         else:

@@ -1,7 +1,8 @@
-"""The room: lines in, one order for everyone, batches out. Knows no sockets.
+"""The room: lines in, one order for everyone, batches out. No sockets.
 
-Worker threads call `join` and `receive`. What the room then has for the members goes, as one `Batch`,
-to each worker's subscriber, inside the room's only lock: so every worker sees the same batches in the same order.
+Worker threads call `join` and `receive`. The output for the members goes to each worker's subscriber as one `Batch`,
+under the room's only lock (with a history: in the committer's thread, in the order in which the room queued it). So
+all workers see the same batches in the same order.
 """
 
 from __future__ import annotations
@@ -22,13 +23,14 @@ from chatkit.room.turn import Turn
 
 
 class Room:
-    """Members, names, order.
+    """A chat room: its members, their names, and the order of their messages.
 
-    handler: an object with any of the methods that `Server` lists.
-        They are called one at a time, in the room's order, inside its lock: keep them quick.
-        What a hook raises is logged and ends that member's conversation, nothing else.
-    announce: whether members with plain text are told who joins, leaves or changes its name.
-    publisher: keeps what is said and hands it out; None for one in memory. replay: how much of it newcomers are told.
+    Args:
+        handler: an object with some of the hooks of `chatkit.Handler`. They are called one at a time, in the room's
+            order, under its lock. An exception in one is logged and ends the conversation of that member, nothing else.
+        publisher: orders, stores and delivers messages; None for one that keeps them in memory.
+        announce: whether members that read plain text are told about joins, leaves and new names.
+        replay: the number of the last messages that a new member receives, without a `publisher`.
     """
 
     def __init__(
@@ -46,43 +48,53 @@ class Room:
 
     @property
     def roster(self) -> Roster:
-        """Who is here."""
+        """The members."""
         return self._turn.roster
 
     @property
     def newest_id(self) -> int:
-        """The id of the last message, 0 before the first."""
+        """The last id that was given, 0 before the first message."""
         return self.publisher.newest_id
 
     def add_subscriber(self, subscriber: Subscriber) -> None:
-        """From now on `subscriber(batch)` is called for each batch, `subscriber(subscribe)` when a member joins or changes to JSON.
+        """Call a subscriber from now on with each batch, and with each `Subscribe` (a join or a switch to JSON).
 
         It must not block.
         """
         self.publisher.subscribers.append(subscriber)
 
     def reserve(self, address: tuple[str, int]) -> None:
-        """Keep a place for the peer at `address`, to be followed by `join` or `release`. JoinRefused: there is none."""
+        """Reserve a place for the peer at `address`; `join` or `release` must follow.
+
+        Raises:
+            JoinRefused: the room is full, or the address has too many members.
+        """
         with self._lock:
             self.roster.reserve(address)
 
     def release(self, address: tuple[str, int]) -> None:
-        """The peer went away before it joined."""
+        """Give back the place of a peer that doesn't join."""
         with self._lock:
             self.roster.release(address)
 
     def join(self, address: tuple[str, int], admitted: Callable[[Member], None]) -> None:
-        """Make the peer that has a place a member and tell the caller through `admitted(member)`.
+        """Make a peer with a reserved place a member.
 
-        A `Subscribe` follows in the room's order: the batches after that are for the new member, none before.
-        JoinRefused: the handler failed.
+        A `Subscribe` follows in the room's order: the new member receives the batches after it, none before.
+
+        Args:
+            address: the address of the peer.
+            admitted: called with the member, under the room's lock, before the `Subscribe`.
+
+        Raises:
+            JoinRefused: the handler failed.
         """
         with self._lock:
             self._turn.join(address, admitted)
             self._turn.commit()
 
     def receive(self, received: Iterable[Received]) -> None:
-        """Put what arrived in the room's order and hand it out, as one batch."""
+        """Process received lines in order, and publish the result, as one turn."""
         with self._lock:
             self._turn.begin()
             for part in received:
@@ -91,20 +103,20 @@ class Room:
             self._turn.commit()
 
     def say(self, event: Event) -> None:
-        """Something from the room itself, to every member."""
+        """Send an event from the room itself to every member."""
         with self._lock:
             self._turn.announce(event)
             self._turn.commit()
 
     def tell(self, member: Member, event: Event) -> None:
-        """Something from the room itself, to one member, if it is still there."""
+        """Send an event from the room itself to one member, if it is still present."""
         with self._lock:
             if member.present:
                 self._turn.tell(member, event)
                 self._turn.commit()
 
     def remove(self, member: Member, last: Event, reason: str) -> None:
-        """End a member's conversation; `last` is what it gets at the end."""
+        """End a member's conversation; `last` is the last event that it receives."""
         with self._lock:
             if member.present:
                 self._turn.tell(member, last)
@@ -121,7 +133,7 @@ class Room:
             self._turn.leave(part.member, end)
 
     def _receive_lines(self, part: Received) -> str | None:
-        """What a member said and asked; why that ends its conversation, or None."""
+        """Process the lines of one member. Returns the reason why they end its conversation, or None."""
         member, say = part.member, self._turn.say
         for line in part.lines:
             if isinstance(line, BadLine):

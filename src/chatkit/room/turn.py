@@ -1,6 +1,6 @@
-"""What can happen in a room, one thing after the other. Knows no sockets, no threads.
+"""The steps of a turn: join, say, tell, rename and so on. No sockets, no threads.
 
-Whoever calls holds the room's lock.
+The caller holds the room's lock.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ from chatkit.room.publisher import Publisher
 
 SHUTDOWN = "shutdown"
 
-# A question is a few bytes, its answer may be a screen: one member gets so many of these in one turn.
+# The maximum of long answers to one member in one turn: a question has a few bytes, its answer may fill a screen.
 MAX_ANSWERS = 16
 
 
 class Turn:
-    """The members of a room, and what happens to them, one thing after the other; `commit` publishes it.
+    """The members of a room, and the entries of the current turn; `commit` publishes them.
 
     Plan: each step changes the members at once and adds an entry, so that one turn is one `publish`.
 
     Args:
-        handler: the hooks of the room's program, see `chatkit.Handler`.
-        announce: whether members with plain text are told of joins, leaves and names, too.
+        handler: an object with hooks, see `chatkit.Handler`.
+        announce: whether members that read plain text are told about joins, leaves and new names, too.
 
     Attributes:
-        now: when (`time.time`) the messages of this turn are said.
+        now: the time (`time.time`) of the messages of this turn.
     """
 
     def __init__(self, handler: object, limits: Limits, publisher: Publisher, *, announce: bool) -> None:
@@ -48,12 +48,12 @@ class Turn:
         self._entries: list[Entry] = []
 
     def begin(self) -> None:
-        """Begin a turn."""
+        """Begin a turn: set its time, and count its answers anew."""
         self.now = time.time()
         self._answers.clear()
 
     def join(self, address: tuple[str, int], admitted: Callable[[Member], None]) -> None:
-        """Make a peer with a reserved place a member, which receives what comes after this.
+        """Make a peer with a reserved place a member, which receives everything after this point.
 
         Args:
             address: the address of the peer.
@@ -72,10 +72,10 @@ class Turn:
         self._entries += (Announce(Joined(member.name), self._announced_in), Start(member, TEXT, member.name))
 
     def say(self, member: Member, text: str, kind: type[Message] = Message) -> None:
-        """Say a message, if the handler lets it pass.
+        """Add a message, if the handler lets it pass.
 
         Raises:
-            HookFailed: the handler raised.
+            HookFailed: the handler raised an exception.
         """
         if self._publisher.is_refusing:
             self.tell(member, NOT_KEPT)
@@ -83,24 +83,24 @@ class Turn:
             self._entries.append((member, message))
 
     def tell(self, member: Member, event: Event) -> None:
-        """Tell one member alone."""
+        """Add an event for one member alone."""
         self._entries.append(Tell(member, member.format, member.format.encode(event)))
 
     def reply(self, member: Member, data: bytes) -> None:
-        """Send bytes to one member alone."""
+        """Add bytes for one member alone."""
         self._entries.append(Tell(member, member.format, data))
 
     def may_answer(self, member: Member) -> bool:
-        """Tell whether the member gets one more long answer in this turn."""
+        """Tell whether the member may receive one more long answer in this turn, and count it."""
         self._answers[member] += 1
         return self._answers[member] <= MAX_ANSWERS
 
     def whisper(self, sender: Member, to: Member, text: str) -> None:
-        """Say a line to one member alone."""
+        """Add a private message for one member alone."""
         self.tell(to, Private(sender.name, text, self.now))
 
     def announce(self, event: Event) -> None:
-        """Tell everyone."""
+        """Add an event for every member."""
         self._entries.append(Announce(event, FORMATS))
 
     def rename(self, member: Member, name: str) -> None:
@@ -109,7 +109,7 @@ class Turn:
         Raises:
             ValueError: the name breaks the rule.
             NameTaken: another member has it.
-            HookFailed: the handler raised.
+            HookFailed: the handler raised an exception.
         """
         old_name = member.name
         self.roster.rename(member, name)
@@ -125,20 +125,20 @@ class Turn:
         self._entries.append(Start(member, JSON, member.name, after, epoch))
 
     def sync(self, member: Member) -> None:
-        """Tell a member the newest id at this place."""
+        """Answer a member with the newest id at this point."""
         self._entries.append(Sync(member, member.format))
 
     def leave(self, member: Member, reason: str) -> None:
-        """End a member's conversation; it still gets what is published together with its leaving."""
+        """End a member's conversation; it still receives everything that this turn publishes."""
         self.roster.remove(member)
         self._entries.append(Leave(member, reason))
-        if reason != SHUTDOWN:  # then everyone leaves, and nobody has to know of each
+        if reason != SHUTDOWN:  # everyone leaves then: no member needs to know about each
             self._entries.append(Announce(Left(member.name), self._announced_in, member))
         with suppress(HookFailed):
             self._hooks.on_leave(member, reason)
 
     def commit(self) -> None:
-        """Publish what has happened."""
+        """Publish the entries."""
         if entries := self._entries:
             self._entries = []
             self._publisher.publish(entries)

@@ -63,7 +63,7 @@ class Replay:
             self.held_bytes += size
             self.message_bytes += size - sum(map(len, ephemeral))
             self._ephemeral += ephemeral
-            self._said += batch.said.get(self.member, ())
+            self._said += batch.sent_ids.get(self.member, ())
             self._newest_id = batch.newest_id or self._newest_id
 
     def leave_to_history(self) -> None:
