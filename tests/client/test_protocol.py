@@ -169,7 +169,9 @@ def test_no_words_of_a_member_end_the_conversation(line: str) -> None:
     assert len(taken(reader)) == 1
 
 
-@pytest.mark.parametrize("asked", [{"name": "ada"}, {"events": True}, {"password": "x"}])
+@pytest.mark.parametrize(
+    "asked", [{"name": "ada"}, {"events": True}, {"password": "x"}, {"password": "x\u2028"}, {"password": "\u2029 x"}]
+)
 def test_a_server_that_does_not_know_a_command(asked: dict[str, Any]) -> None:
     """An older server's answer is told at once, instead of waiting for one that won't come."""
     reader = client_protocol(**asked)
