@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from chatkit import Action, ConnectionClosed, Event, Synced, Unconfirmed
 from chatkit.client import inflight
 from chatkit.protocol.sanitize import clean
-from tests.helpers.inside import open_questions, take_back
+from tests.helpers.inside import pending_syncs, retract
 from tests.helpers.resuming import RESET, back, message, resuming, unsure
 
 
@@ -215,7 +215,7 @@ def test_lines_are_proved_one_by_one() -> None:
     for line in ("a", "a", "b"):
         state.send(line)
     back(state)
-    take_back(state)
+    retract(state)
     assert [state.receive(message(number, "a", "ada")) for number in (8, 9)] == [[], []]
     for number, text in ((10, "a"), (11, "b")):
         assert state.receive(message(number, text, "ada")) == [message(number, text, "ada")]
@@ -239,7 +239,7 @@ def test_questions_without_answers_are_bounded(monkeypatch: pytest.MonkeyPatch) 
     state = resuming()
     for line in ["/sync"] * 10 + ["a"]:
         state.send(line)
-    assert open_questions(state) == 3
+    assert pending_syncs(state) == 3
     assert [state.receive(Synced(8)) for _ in range(9)] == [[Synced(8)]] * 9
     assert not state.has_request
     assert state.receive(Synced(8)) == [Synced(8)]

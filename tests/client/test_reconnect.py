@@ -30,7 +30,7 @@ from chatkit import (
 from chatkit.client import connection, reconnect
 from chatkit.client.resume import ResumeState
 from chatkit.errors import NotConnected
-from tests.helpers.inside import after_taking_up, received_events
+from tests.helpers.inside import after_resuming, received_events
 from tests.helpers.peers import DEADLINE, Peer
 from tests.helpers.reconnecting import QUICK, Gate, member, next_of, texts
 from tests.helpers.servers import Serve, Started
@@ -84,7 +84,7 @@ def test_the_return_between_looking_and_waiting(serve: Serve, gate: Gate, monkey
         assert not received_events(bob), "waits, though something has arrived"
         wait(one, *arguments)
 
-    after_taking_up(monkeypatch, is_back.set)
+    after_resuming(monkeypatch, is_back.set)
     with member(serve()) as (bob, proxy):
         proxy.link_of(bob).reset()
         assert isinstance(bob.receive(DEADLINE), Disconnected)

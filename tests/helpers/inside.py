@@ -379,15 +379,15 @@ def socket_of(connection: ClientConnection) -> socket.socket:
     return connection._socket
 
 
-def after_taking_up(monkeypatch: pytest.MonkeyPatch, taken_up: Callable[[], None]) -> None:
-    """Call taken_up() each time that a new connection replaces a lost one."""
-    take_up = ReconnectingConnection._resume
+def after_resuming(monkeypatch: pytest.MonkeyPatch, resumed: Callable[[], None]) -> None:
+    """Call resumed() each time that a new connection replaces a lost one."""
+    resume = ReconnectingConnection._resume
 
-    def take_up_and_tell(connection: ReconnectingConnection, new: ClientConnection) -> None:
-        take_up(connection, new)
-        taken_up()
+    def resume_and_tell(connection: ReconnectingConnection, new: ClientConnection) -> None:
+        resume(connection, new)
+        resumed()
 
-    monkeypatch.setattr(ReconnectingConnection, "_resume", take_up_and_tell)
+    monkeypatch.setattr(ReconnectingConnection, "_resume", resume_and_tell)
 
 
 def aio_connection_of(client: AsyncClient) -> AsyncConnection | AsyncReconnectingConnection:
@@ -409,13 +409,13 @@ def current_name(state: ResumeState) -> str:
     return state._name
 
 
-def take_back(state: ResumeState) -> None:
-    """Forget the line that was sent last, which didn't get away."""
+def retract(state: ResumeState) -> None:
+    """Forget the line that was sent last, as if it could not be sent."""
     state._in_flight.retract()
 
 
-def open_questions(state: ResumeState) -> int:
-    """Return how many `/sync` are under way."""
+def pending_syncs(state: ResumeState) -> int:
+    """Return how many `/sync` have no answer yet."""
     return len(state._in_flight._syncs)
 
 
