@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 
 from chatkit import Message
-from chatkit.history.sqlite.schema import SEARCH, TABLES
+from chatkit.history.sqlite.queries import SEARCH, TABLES
 from chatkit.history.sqlite.store import SqliteHistory
 from tests.helpers.marks import needs
 

@@ -19,7 +19,7 @@ from chatkit import Action, Message
 from chatkit.history import search
 from chatkit.history.base import HistoryError
 from chatkit.history.search import fold
-from chatkit.history.sqlite.schema import APPLICATION_ID, VERSION
+from chatkit.history.sqlite.queries import APPLICATION_ID, VERSION
 from chatkit.history.sqlite.store import SqliteHistory
 from tests.helpers.history_files import START, connect, has_trigrams, indexing, insert, write
 from tests.helpers.inside import after_each_question

@@ -17,7 +17,7 @@ import pytest
 from chatkit import Message
 from chatkit.history.base import HistoryError
 from chatkit.history.sqlite import maintenance
-from chatkit.history.sqlite.schema import VERSION
+from chatkit.history.sqlite.queries import VERSION
 from chatkit.history.sqlite.store import RESERVED_IDS, SqliteHistory
 from tests.helpers.history_contract import ALL, TIME, DurableContract, said
 from tests.helpers.inside import checkpoint, crash, drop_cached_pages, reader_of, writer_of
@@ -361,7 +361,7 @@ def test_the_index_follows(path: Path, open_history: Open, monkeypatch: pytest.M
     assert rows(path, "SELECT indexed FROM room") == [(3,)]
     assert rows(path, "SELECT count(*) FROM search WHERE search MATCH 'plo'") == [(3,)]
     history.close()
-    monkeypatch.setattr(maintenance, "add_search", lambda connection: False)
+    monkeypatch.setattr(maintenance, "make_index", lambda connection: False)
     without = open_history()
     without.append(said(4))
     tidy_up(without)

@@ -19,9 +19,17 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from chatkit.events import Action, Message
+from chatkit.events import Message
 from chatkit.history.base import HistoryError
-from chatkit.history.sqlite.schema import APPLICATION_ID, VERSION
+from chatkit.history.sqlite.queries import (
+    APPLICATION_ID,
+    KINDS,
+    VERSION,
+    find,
+    identify,
+    indexed_upto,
+    newest_id,
+)
 from chatkit.protocol.names import name_key
 
 # A thousand of the longest lines are 8 MB; to open the file anew costs a tenth of what so many short ones cost.
@@ -29,13 +37,6 @@ CHUNK_ROWS = 1000
 # Any few of a pattern's trigrams find every message that has all of it; more only leave less to look at.
 MAX_TRIGRAMS = 32
 END_OF_TIME = 253_402_214_400.0  # 9999-12-31: a datetime has no later day in every time zone
-
-KINDS = {"message": Message, "action": Action}
-
-_COLUMNS = "SELECT messages.id, time, sender, kind, messages.text FROM"
-_READ = f"{_COLUMNS} messages WHERE id BETWEEN :first AND :last"
-_FIND = f"""{_COLUMNS} search CROSS JOIN messages ON messages.id = search.rowid
-    WHERE search MATCH :match AND search.rowid BETWEEN :first AND :last"""
 
 _FOREIGN = "isn't a history of chatkit"
 _DAMAGED = "is damaged"
@@ -138,7 +139,7 @@ class _Reader:
 
     def newest(self) -> int:
         """The newest message's id, 0 before the first."""
-        return self._ask(lambda connection: connection.execute("SELECT max(id) FROM messages").fetchone()[0] or 0)
+        return self._ask(newest_id)
 
     def rows(self, first: int, last: int, *, backwards: bool = False) -> Iterator[_Row]:
         """What is wanted of the messages with ids from `first` to `last`."""
@@ -149,28 +150,15 @@ class _Reader:
 
     def _chunk(self, first: int, last: int, backwards: bool, connection: sqlite3.Connection) -> tuple[list[Any], int]:
         """(rows from the beginning of that span, or from its end; the id up to which these are all there are)"""
-        indexed = self._indexed(connection)
+        indexed = indexed_upto(connection) if self._wanted.match else 0
         if backwards:
-            query, first = (_FIND, first) if last <= indexed else (_READ, max(first, indexed + 1))
+            match, first = (self._wanted.match, first) if last <= indexed else ("", max(first, indexed + 1))
         else:
-            query, last = (_FIND, min(last, indexed)) if first <= indexed else (_READ, last)
-        query += f" AND time >= :since ORDER BY messages.id {'DESC' if backwards else 'ASC'} LIMIT {CHUNK_ROWS}"
-        values = {"first": first, "last": last, "since": self._wanted.since, "match": self._wanted.match}
-        rows = connection.execute(query, values).fetchall()
+            match, last = (self._wanted.match, min(last, indexed)) if first <= indexed else ("", last)
+        rows = find(connection, first, last, self._wanted.since, match, CHUNK_ROWS, backwards=backwards)
         if len(rows) == CHUNK_ROWS:
             return rows, rows[-1][0]
         return rows, first if backwards else last
-
-    def _indexed(self, connection: sqlite3.Connection) -> int:
-        """The id up to which the index can be asked."""
-        if not self._wanted.match:
-            return 0
-        try:
-            connection.execute("SELECT rowid FROM search LIMIT 0")
-        except sqlite3.OperationalError:  # the server's SQLite had no FTS5, or this one hasn't
-            return 0
-        (indexed,) = connection.execute("SELECT coalesce(max(indexed), 0) FROM room").fetchone()
-        return int(indexed)
 
     def _checked(self, row: Any) -> _Row:
         """A row as a server writes it."""
@@ -210,9 +198,9 @@ class _Reader:
             raise self._fault(_FAULTS.get(code & 0xFF, f"can't be read: {error}")) from None
 
     def _check(self, connection: sqlite3.Connection) -> None:
-        if connection.execute("PRAGMA application_id").fetchone() != (APPLICATION_ID,):
+        application_id, version = identify(connection)
+        if application_id != APPLICATION_ID:
             raise self._fault(_FOREIGN)
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
         if version > VERSION:
             raise self._fault(f"was written by a newer chatkit (schema {version}, this one reads {VERSION})")
 

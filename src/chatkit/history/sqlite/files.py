@@ -13,7 +13,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 from chatkit.history.base import HistoryError
-from chatkit.history.sqlite.schema import APPLICATION_ID, SEARCH, TABLES, VERSION
+from chatkit.history.sqlite.queries import APPLICATION_ID, VERSION, create
 
 # A moment of another program's (a backup, somebody's shell) doesn't count as trouble.
 BUSY_SECONDS = 1.0
@@ -102,12 +102,7 @@ def make(path: Path) -> None:
     os.close(os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     connection = connect(unfinished)
     try:
-        connection.execute("BEGIN IMMEDIATE")
-        for statement in TABLES:
-            connection.execute(statement)
-        connection.execute("INSERT INTO room VALUES (?, 0, 0)", (secrets.token_hex(8),))
-        connection.execute("COMMIT")
-        connection.execute("PRAGMA journal_mode = WAL")
+        create(connection, secrets.token_hex(8))
         connection.close()
         os.rename(unfinished, path)
     except BaseException:
@@ -143,19 +138,6 @@ def put_aside(path: Path) -> Path:
         with suppress(FileNotFoundError):
             os.rename(f"{path}{suffix}", f"{aside}{suffix}")
     return aside
-
-
-def add_search(connection: sqlite3.Connection) -> bool:
-    """Whether there is an index to search in; it is made where this SQLite knows how to."""
-    try:
-        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'search'").fetchone():
-            connection.execute(SEARCH)
-        connection.execute("SELECT rowid FROM search LIMIT 0")
-    except sqlite3.OperationalError as error:
-        if error.sqlite_errorname != "SQLITE_ERROR":
-            raise
-        return False  # no such module, or no such tokenizer
-    return True
 
 
 def inode(path: Path) -> int | None:

@@ -9,8 +9,7 @@ from collections.abc import Sequence
 
 from chatkit.events import Message
 from chatkit.history.base import bytes_of
-from chatkit.history.sqlite.files import add_search
-from chatkit.history.sqlite.queries import transaction
+from chatkit.history.sqlite.queries import checkpoint, index_next, last_to_prune, make_index, prune
 
 # What a power failure may take, at the most (`sync="normal"`): what was committed since the last checkpoint.
 CHECKPOINT_SECONDS = 10.0
@@ -68,7 +67,7 @@ class Upkeep:
 
     def _checkpoint(self) -> None:
         """Move what the log has into the file itself; the kernel writes both to the disk first."""
-        self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        checkpoint(self._connection, "PASSIVE")
         self._unsaved_bytes, self._unsaved_since = 0, math.inf
 
     def _prune(self, oldest_to_keep: int | None, until: float) -> bool:
@@ -79,49 +78,25 @@ class Upkeep:
         number = max(ROWS_AT_ONCE, min(2 * self._said, MOST_ROWS_AT_ONCE))
         self._said = 0
         while time.monotonic() < until:
-            oldest = self._connection.execute(
-                "SELECT max(id) FROM (SELECT id, time FROM messages ORDER BY id LIMIT ?) WHERE id < ? OR time < ?",
-                (number, oldest_to_keep or 0, before),
-            ).fetchone()[0]
+            oldest = last_to_prune(self._connection, number, oldest_to_keep or 0, before)
             if oldest is None:
                 return False
-            self._remove_upto(oldest)
+            prune(self._connection, oldest, has_index=self._searches)
             self.pruned_upto = oldest
         return True
-
-    def _remove_upto(self, number: int) -> None:
-        with transaction(self._connection):
-            if self._searches:
-                self._connection.execute(
-                    "INSERT INTO search (search, rowid, text) SELECT 'delete', id, text FROM messages "
-                    "WHERE id <= min(?, (SELECT indexed FROM room))",
-                    (number,),
-                )
-            self._connection.execute("DELETE FROM messages WHERE id <= ?", (number,))
 
     def _index(self, until: float) -> bool:
         """Make some more messages known to the index; whether there are more."""
         if self._is_indexed or not self._searches:
             return False
         while time.monotonic() < until:
-            with transaction(self._connection):
-                upto = self._connection.execute(
-                    "SELECT max(id) FROM (SELECT id FROM messages WHERE id > (SELECT indexed FROM room) ORDER BY id LIMIT ?)",
-                    (ROWS_AT_ONCE,),
-                ).fetchone()[0]
-                if upto is None:
-                    self._is_indexed = True
-                    return False
-                self._connection.execute(
-                    "INSERT INTO search (rowid, text) SELECT id, text FROM messages "
-                    "WHERE id > (SELECT indexed FROM room) AND id <= ?",
-                    (upto,),
-                )
-                self._connection.execute("UPDATE room SET indexed = ?", (upto,))
+            if not index_next(self._connection, ROWS_AT_ONCE):
+                self._is_indexed = True
+                return False
         return True
 
     @property
     def _searches(self) -> bool:
         if self._has_search is None:
-            self._has_search = add_search(self._connection)
+            self._has_search = make_index(self._connection)
         return self._has_search

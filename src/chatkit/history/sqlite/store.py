@@ -27,7 +27,21 @@ from chatkit.history.sqlite.files import (
     unlock,
 )
 from chatkit.history.sqlite.maintenance import Upkeep
-from chatkit.history.sqlite.queries import MAX_READ_ROWS, ROWS_AT_ONCE, insert, select, transaction
+from chatkit.history.sqlite.queries import (
+    MAX_READ_ROWS,
+    ROWS_AT_ONCE,
+    checkpoint,
+    configure_writer,
+    insert,
+    newest_id,
+    oldest_id,
+    read_state,
+    read_unused,
+    select,
+    transaction,
+    write_state,
+    write_unused,
+)
 
 logger = logging.getLogger("chatkit")
 
@@ -148,12 +162,8 @@ class SqliteHistory(History):
             check(self._path)
             writer = connect(self._path)
             try:
-                writer.execute("PRAGMA journal_mode = WAL")  # a backup, put back, is in another one
-                writer.execute(f"PRAGMA synchronous = {self._sync}")
                 # `Upkeep` does it when nobody waits; its own steps may write more than was said.
-                writer.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
-                writer.execute(f"PRAGMA journal_size_limit = {LOG_PAGES * 4096}")
-                writer.execute("PRAGMA secure_delete = ON")  # what was pruned is gone from the file
+                configure_writer(writer, sync=self._sync, log_pages=LOG_PAGES)
                 self._take_over(writer)
             except BaseException:
                 writer.close()
@@ -163,11 +173,11 @@ class SqliteHistory(History):
 
     def _take_over(self, writer: sqlite3.Connection) -> None:
         """Go on with the ids where the file, or this room, left off; reserve some before the first is given."""
-        name, self._reserved = writer.execute("SELECT name, reserved FROM room").fetchone()
-        newest = writer.execute("SELECT coalesce(max(id), 0) FROM messages").fetchone()[0]
-        self.pruned_upto = writer.execute("SELECT coalesce(min(id) - 1, 0) FROM messages").fetchone()[0]
+        name, self._reserved = read_state(writer)
+        newest = newest_id(writer)
+        self.pruned_upto = oldest_id(writer) - 1
         select(writer, max(0, newest - MAX_READ_ROWS), newest, 1 << 30)  # at least the end of it can be read
-        unused = writer.execute("SELECT first, last FROM unused ORDER BY first").fetchall()
+        unused = read_unused(writer)
         if self.epoch and name != self.epoch:
             self._unwritten = list(self.unused)
         elif not self.epoch:
@@ -180,7 +190,7 @@ class SqliteHistory(History):
                 self.pruned_upto = self.newest_id
         reserved = max(self._reserved, self.newest_id + RESERVED_IDS)
         try:
-            writer.execute("UPDATE room SET name = ?, reserved = ?", (self.epoch, reserved))
+            write_state(writer, self.epoch, reserved)
             self._reserved = reserved
         except sqlite3.OperationalError:
             if name != self.epoch:
@@ -205,9 +215,8 @@ class SqliteHistory(History):
 
     def _append_with_more(self, writer: sqlite3.Connection, messages: Sequence[Message], reserved: int) -> None:
         with transaction(writer):
-            writer.executemany("DELETE FROM messages WHERE id BETWEEN ? AND ?", self._unwritten)  # too late to be kept
-            writer.executemany("INSERT OR REPLACE INTO unused VALUES (?, ?)", self._unwritten)
-            writer.execute("UPDATE room SET reserved = ?", (reserved,))
+            write_unused(writer, self._unwritten)
+            write_state(writer, self.epoch, reserved)
             for start in range(0, len(messages), ROWS_AT_ONCE):
                 insert(writer, messages[start : start + ROWS_AT_ONCE])
         self._reserved, self._unwritten = reserved, []
@@ -228,7 +237,7 @@ class SqliteHistory(History):
         """The file has another name now, if any: its log is written into it, so that nobody takes it for a new file's."""
         assert self._writer
         with suppress(sqlite3.Error):
-            self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            checkpoint(self._writer, "TRUNCATE")
         self._disconnect()
         for suffix in BESIDE[1:]:
             beside = Path(f"{self._path}{suffix}")
