@@ -8,7 +8,7 @@ import sqlite3
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,9 +19,10 @@ from chatkit import Action, Message
 from chatkit.history import search
 from chatkit.history.base import HistoryError
 from chatkit.history.search import fold
+from chatkit.history.sqlite.files import FOREIGN
 from chatkit.history.sqlite.queries import APPLICATION_ID, VERSION
 from chatkit.history.sqlite.store import SqliteHistory
-from tests.helpers.history_files import START, connect, has_trigrams, indexing, insert, write
+from tests.helpers.history_files import START, connect, has_trigrams, indexing, insert, protected, write
 from tests.helpers.inside import after_each_question
 
 SAID = [
@@ -126,7 +127,7 @@ def test_the_index_is_asked(path: Path) -> None:
     """Where it lacks messages that it claims to have, three letters find only newer ones, two find all by reading."""
     hello = [Message("ada", "hello", number, START) for number in (1, 2)]
     with closing(write(path, hello, indexed=0)) as connection:
-        connection.execute("UPDATE room SET indexed = 1")
+        connection.execute("UPDATE state SET indexed = 1")
     for last in (None, 2):
         assert list(search.browse(path, text="hel", last=last)) == hello[1:]
         assert list(search.browse(path, text="he", last=last)) == hello
@@ -245,20 +246,6 @@ def test_a_history_whose_server_crashed(path: Path) -> None:
     assert list(search.browse(crashed(path, some_messages()))) == some_messages()
 
 
-@contextmanager
-def protected(folder: Path) -> Iterator[None]:
-    """Protect the folder from writing; root becomes another user meanwhile."""
-    folder.chmod(0o555)
-    if is_root := os.geteuid() == 0:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        if is_root:
-            os.seteuid(0)
-        folder.chmod(0o755)
-
-
 @pytest.fixture
 def shelf() -> Iterator[Path]:
     """A folder that others than root reach too."""
@@ -326,12 +313,13 @@ UNREADABLE: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (lambda path: None, "can't be read: No such file or directory"),
     "folder": (Path.mkdir, "isn't an ordinary file"),
     "fifo": (os.mkfifo, "isn't an ordinary file"),
-    "empty": (Path.touch, "isn't a history of chatkit"),
-    "text": (lambda path: path.write_text("Hi!\n" * 1000), "isn't a history of chatkit"),
-    "foreign": (alter("PRAGMA application_id = 1"), "isn't a history of chatkit"),
+    "empty": (Path.touch, FOREIGN),
+    "text": (lambda path: path.write_text("Hi!\n" * 1000), FOREIGN),
+    "foreign": (alter("PRAGMA application_id = 1"), FOREIGN),
+    "no version": (alter("PRAGMA user_version = 0"), FOREIGN),
     "newer": (
         alter(f"PRAGMA user_version = {VERSION + 1}"),
-        f"was written by a newer chatkit (schema {VERSION + 1}, this one reads {VERSION})",
+        f"was written by a newer chatkit (schema {VERSION + 1}, this one reads {VERSION}); upgrade chatkit",
     ),
     "no table": (alter("DROP TABLE messages"), "is damaged"),
     "overwritten": (overwrite, "is damaged"),

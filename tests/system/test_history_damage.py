@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from chatkit import Limits
+from chatkit.history.sqlite.queries import VERSION
 from chatkit.history.sqlite.store import SqliteHistory
 from tests.helpers.commands import Run, start_server, stop
 from tests.helpers.history_files import MESSAGES, fill
@@ -194,7 +195,7 @@ def another_database(path: Path) -> None:
 def a_newer_schema(path: Path) -> None:
     fill(path)
     with closing(sqlite3.connect(path)) as connection:
-        connection.execute("PRAGMA user_version = 2")
+        connection.execute(f"PRAGMA user_version = {VERSION + 1}")
 
 
 def a_header_cut_short(path: Path) -> None:
@@ -207,7 +208,10 @@ def a_header_cut_short(path: Path) -> None:
     [
         (a_text, "isn't a history of chatkit"),
         (another_database, "isn't a history of chatkit"),
-        (a_newer_schema, "was written by a newer chatkit"),
+        (
+            a_newer_schema,
+            f"was written by a newer chatkit (schema {VERSION + 1}, this one reads {VERSION}); upgrade chatkit",
+        ),
         (a_header_cut_short, "isn't a history of chatkit"),
     ],
 )

@@ -225,7 +225,7 @@ def test_a_flood_leaves_a_small_log(run: Run, talk: Talk, tmp_path: Path, option
     assert 1000 <= kept < 10_000 if options else kept == sent + len(["end", "after"])
 
 
-PRUNED, INDEXED = "SELECT min(id) FROM messages", "SELECT indexed FROM room"
+PRUNED, INDEXED = "SELECT min(id) FROM messages", "SELECT indexed FROM state"
 
 
 @pytest.mark.parametrize(("keep", "done"), [(10, PRUNED), pytest.param(None, INDEXED, marks=indexing)])

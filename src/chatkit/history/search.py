@@ -21,10 +21,9 @@ from typing import Any, TypeVar
 
 from chatkit.events import Message
 from chatkit.history.base import HistoryError
+from chatkit.history.sqlite.files import FOREIGN, check_version
 from chatkit.history.sqlite.queries import (
-    APPLICATION_ID,
     KINDS,
-    VERSION,
     find,
     identify,
     indexed_upto,
@@ -38,11 +37,10 @@ CHUNK_ROWS = 1000
 MAX_TRIGRAMS = 32
 END_OF_TIME = 253_402_214_400.0  # 9999-12-31: a datetime has no later day in every time zone
 
-_FOREIGN = "isn't a history of chatkit"
 _DAMAGED = "is damaged"
 _UNFINISHED = "can't be read: its server didn't end in order, and to see what it left the folder must be writable"
 _FAULTS = {
-    sqlite3.SQLITE_NOTADB: _FOREIGN,
+    sqlite3.SQLITE_NOTADB: FOREIGN,
     sqlite3.SQLITE_CORRUPT: _DAMAGED,
     sqlite3.SQLITE_ERROR: _DAMAGED,  # a table isn't there
     sqlite3.SQLITE_CANTOPEN: _UNFINISHED,
@@ -198,11 +196,7 @@ class _Reader:
             raise self._fault(_FAULTS.get(code & 0xFF, f"can't be read: {error}")) from None
 
     def _check(self, connection: sqlite3.Connection) -> None:
-        application_id, version = identify(connection)
-        if application_id != APPLICATION_ID:
-            raise self._fault(_FOREIGN)
-        if version > VERSION:
-            raise self._fault(f"was written by a newer chatkit (schema {version}, this one reads {VERSION})")
+        check_version(self._name, *identify(connection))
 
     def _unserved(self) -> tuple[int, int, int] | None:
         """What differs after a server had the file; None where one has it now, or had it when it crashed."""

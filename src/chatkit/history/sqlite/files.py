@@ -13,7 +13,17 @@ from pathlib import Path
 from urllib.parse import quote
 
 from chatkit.history.base import HistoryError
-from chatkit.history.sqlite.queries import APPLICATION_ID, VERSION, create
+from chatkit.history.sqlite.queries import (
+    APPLICATION_ID,
+    MAX_READ_ROWS,
+    VERSION,
+    configure_writer,
+    create,
+    identify,
+    migrate,
+    newest_id,
+    select,
+)
 
 # A moment of another program's (a backup, somebody's shell) doesn't count as trouble.
 BUSY_SECONDS = 1.0
@@ -22,6 +32,8 @@ BUSY_SECONDS = 1.0
 HEADER_BYTES, MAGIC = 100, b"SQLite format 3\0"
 # What stands beside a database and belongs to it.
 BESIDE = ("", "-wal", "-shm", "-journal")
+
+FOREIGN = "isn't a history of chatkit; choose another file"
 
 _REASONS = {
     "SQLITE_FULL": "the disk is full",
@@ -86,6 +98,28 @@ def connect(path: Path, *, mode: str = "rw") -> sqlite3.Connection:
     )
 
 
+def open_writer(path: Path, *, sync: str, log_pages: int) -> sqlite3.Connection:
+    """Open a history for writing: make it if there is none, migrate it if an older chatkit wrote it.
+
+    HistoryError: it isn't a history of ours. Damaged: it was one.
+    """
+    make(path)
+    check(path)
+    writer = connect(path)
+    try:
+        application_id, version = identify(writer)  # a crash may have left these in the log
+        check_version(path, application_id, version)
+        newest = newest_id(writer)
+        select(writer, max(0, newest - MAX_READ_ROWS), newest, 1 << 30)  # at least its end can be read
+        configure_writer(writer, sync=sync, log_pages=log_pages)
+        if version < VERSION:
+            migrate(writer)
+    except BaseException:
+        writer.close()
+        raise
+    return writer
+
+
 def make(path: Path) -> None:
     """A new, empty history, if there is no file, or an empty one. Readable for its owner alone."""
     if path.exists() and not path.is_file():
@@ -116,14 +150,23 @@ def check(path: Path) -> None:
     header = _header(path)
     if not header.strip(b"\0"):
         raise Damaged(f"{path} is damaged (it begins with zeros)")
-    if not header.startswith(MAGIC) or int.from_bytes(header[68:72], "big") != APPLICATION_ID:
-        raise HistoryError(f"{path} isn't a history of chatkit; choose another file")
-    if (version := int.from_bytes(header[60:64], "big")) > VERSION:
-        raise HistoryError(f"{path} was written by a newer chatkit (schema {version}, this one reads {VERSION})")
+    if not header.startswith(MAGIC):
+        raise HistoryError(f"{path} {FOREIGN}")
+    check_version(path, int.from_bytes(header[68:72], "big"), int.from_bytes(header[60:64], "big"))
     page_bytes, pages = int.from_bytes(header[16:18], "big"), int.from_bytes(header[28:32], "big")
     is_whole = path.stat().st_size >= pages * (65536 if page_bytes == 1 else page_bytes)
     if not is_whole and not length(Path(f"{path}-wal")):  # else the log may have the rest
         raise Damaged(f"{path} is damaged (its end is missing)")
+
+
+def check_version(path: str | Path, application_id: int, version: int) -> None:
+    """Raise HistoryError unless these are a history's, of a version that this chatkit knows."""
+    if application_id != APPLICATION_ID or version < 1:
+        raise HistoryError(f"{path} {FOREIGN}")
+    if version > VERSION:
+        raise HistoryError(
+            f"{path} was written by a newer chatkit (schema {version}, this one reads {VERSION}); upgrade chatkit"
+        )
 
 
 def put_aside(path: Path) -> Path:

@@ -10,25 +10,38 @@ import json
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import chain
 from typing import Any
 
 from chatkit.events import Action, Message
 
 # "chat" in ASCII, in the header of the file: `file` and every reader can tell a history from other databases.
 APPLICATION_ID = 0x63686174
-# Raise it with every change that an older chatkit can't read.
-VERSION = 1
+# Raise it with every change that an older chatkit can't read, and say in MIGRATIONS how to get there.
+VERSION = 2
 
-# docs/history.md explains the tables. `room` has one row.
+# docs/history.md explains the tables. `state` has one row.
+STATE = "CREATE TABLE state (epoch TEXT NOT NULL, reserved INTEGER NOT NULL, indexed INTEGER NOT NULL)"
 TABLES = (
     """CREATE TABLE messages (
         id INTEGER PRIMARY KEY, time REAL NOT NULL, sender TEXT NOT NULL, kind TEXT NOT NULL, text TEXT NOT NULL
     )""",
-    "CREATE TABLE room (name TEXT NOT NULL, reserved INTEGER NOT NULL, indexed INTEGER NOT NULL)",
+    STATE,
     "CREATE TABLE unused (first INTEGER PRIMARY KEY, last INTEGER NOT NULL)",
     f"PRAGMA application_id = {APPLICATION_ID}",
     f"PRAGMA user_version = {VERSION}",
 )
+
+# The statements that lead from each version to the next. They copy instead of renaming, so that a migrated file has the
+# schema of a new one, to the letter. A step never changes: when STATE does, step 1 keeps its text of today.
+MIGRATIONS = {
+    1: (
+        STATE,
+        "INSERT INTO state SELECT name, reserved, indexed FROM room",
+        "DROP TABLE room",
+        "PRAGMA user_version = 2",
+    )
+}
 
 # Trigrams find any part of a word in any script, as reading every message would. FTS5 has them since SQLite 3.34.
 SEARCH = """CREATE VIRTUAL TABLE search USING fts5(
@@ -77,7 +90,7 @@ def create(connection: sqlite3.Connection, epoch: str) -> None:
     with transaction(connection):
         for statement in TABLES:
             connection.execute(statement)
-        connection.execute("INSERT INTO room VALUES (?, 0, 0)", (epoch,))
+        connection.execute("INSERT INTO state VALUES (?, 0, 0)", (epoch,))
     connection.execute("PRAGMA journal_mode = WAL")
 
 
@@ -102,18 +115,26 @@ def identify(connection: sqlite3.Connection) -> tuple[int, int]:
     return application_id, version
 
 
+def migrate(connection: sqlite3.Connection) -> None:
+    """Bring the tables to VERSION in one transaction: after a crash they have the old version or the new one."""
+    with transaction(connection):
+        _, version = identify(connection)
+        for statement in chain.from_iterable(MIGRATIONS[number] for number in range(version, VERSION)):
+            connection.execute(statement)
+
+
 # Ids
 
 
 def read_state(connection: sqlite3.Connection) -> tuple[str, int]:
     """Return (epoch, highest reserved id)."""
-    epoch, reserved = connection.execute("SELECT name, reserved FROM room").fetchone()
+    epoch, reserved = connection.execute("SELECT epoch, reserved FROM state").fetchone()
     return epoch, reserved
 
 
 def write_state(connection: sqlite3.Connection, epoch: str, reserved: int) -> None:
     """Set the epoch, and reserve the ids up to `reserved`."""
-    connection.execute("UPDATE room SET name = ?, reserved = ?", (epoch, reserved))
+    connection.execute("UPDATE state SET epoch = ?, reserved = ?", (epoch, reserved))
 
 
 def oldest_id(connection: sqlite3.Connection) -> int:
@@ -174,7 +195,7 @@ def prune(connection: sqlite3.Connection, upto: int, *, has_index: bool) -> None
         if has_index:
             connection.execute(
                 "INSERT INTO search (search, rowid, text) SELECT 'delete', id, text FROM messages "
-                "WHERE id <= min(?, (SELECT indexed FROM room))",
+                "WHERE id <= min(?, (SELECT indexed FROM state))",
                 (upto,),
             )
         connection.execute("DELETE FROM messages WHERE id <= ?", (upto,))
@@ -200,17 +221,17 @@ def index_next(connection: sqlite3.Connection, rows: int) -> bool:
     """Index the next `rows` messages; tell whether there were any."""
     with transaction(connection):
         (upto,) = connection.execute(
-            "SELECT max(id) FROM (SELECT id FROM messages WHERE id > (SELECT indexed FROM room) ORDER BY id LIMIT ?)",
+            "SELECT max(id) FROM (SELECT id FROM messages WHERE id > (SELECT indexed FROM state) ORDER BY id LIMIT ?)",
             (rows,),
         ).fetchone()
         if upto is None:
             return False
         connection.execute(
             "INSERT INTO search (rowid, text) SELECT id, text FROM messages "
-            "WHERE id > (SELECT indexed FROM room) AND id <= ?",
+            "WHERE id > (SELECT indexed FROM state) AND id <= ?",
             (upto,),
         )
-        connection.execute("UPDATE room SET indexed = ?", (upto,))
+        connection.execute("UPDATE state SET indexed = ?", (upto,))
         return True
 
 
@@ -220,7 +241,8 @@ def indexed_upto(connection: sqlite3.Connection) -> int:
         connection.execute("SELECT rowid FROM search LIMIT 0")
     except sqlite3.OperationalError:  # the server's SQLite had no FTS5, or this one hasn't
         return 0
-    (indexed,) = connection.execute("SELECT coalesce(max(indexed), 0) FROM room").fetchone()
+    table = "room" if identify(connection)[1] == 1 else "state"  # a reader doesn't migrate
+    (indexed,) = connection.execute(f"SELECT coalesce(max(indexed), 0) FROM {table}").fetchone()
     return int(indexed)
 
 

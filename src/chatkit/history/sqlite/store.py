@@ -16,22 +16,19 @@ from chatkit.history.base import History, HistoryError
 from chatkit.history.sqlite.files import (
     BESIDE,
     Damaged,
-    check,
     connect,
     in_words,
     inode,
     length,
     lock,
-    make,
+    open_writer,
     put_aside,
     unlock,
 )
 from chatkit.history.sqlite.maintenance import Upkeep
 from chatkit.history.sqlite.queries import (
-    MAX_READ_ROWS,
     ROWS_AT_ONCE,
     checkpoint,
-    configure_writer,
     insert,
     newest_id,
     oldest_id,
@@ -158,12 +155,9 @@ class SqliteHistory(History):
     def _connect(self) -> sqlite3.Connection:
         """Open the file, which may be a new one: in the middle of a room's life its name and ids go on in it."""
         with in_words(self._path):
-            make(self._path)
-            check(self._path)
-            writer = connect(self._path)
+            # `Upkeep` does the checkpoints when nobody waits; its own steps may write more than was said.
+            writer = open_writer(self._path, sync=self._sync, log_pages=LOG_PAGES)
             try:
-                # `Upkeep` does it when nobody waits; its own steps may write more than was said.
-                configure_writer(writer, sync=self._sync, log_pages=LOG_PAGES)
                 self._take_over(writer)
             except BaseException:
                 writer.close()
@@ -176,7 +170,6 @@ class SqliteHistory(History):
         name, self._reserved = read_state(writer)
         newest = newest_id(writer)
         self.pruned_upto = oldest_id(writer) - 1
-        select(writer, max(0, newest - MAX_READ_ROWS), newest, 1 << 30)  # at least the end of it can be read
         unused = read_unused(writer)
         if self.epoch and name != self.epoch:
             self._unwritten = list(self.unused)
