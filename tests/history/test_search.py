@@ -23,7 +23,7 @@ from chatkit.history.sqlite.files import FOREIGN
 from chatkit.history.sqlite.queries import APPLICATION_ID, VERSION
 from chatkit.history.sqlite.store import SqliteHistory
 from tests.helpers.history_files import START, connect, has_trigrams, indexing, insert, protected, write
-from tests.helpers.inside import after_each_question
+from tests.helpers.inside import after_each_query
 
 SAID = [
     "Hi!",
@@ -228,7 +228,7 @@ def test_a_server_that_came_and_went_meanwhile(path: Path, monkeypatch: pytest.M
             with closing(connect(path)) as server:
                 insert(server, later)
 
-    after_each_question(monkeypatch, write_after_the_first)
+    after_each_query(monkeypatch, write_after_the_first)
     assert list(search.browse(path)) == some_messages(2) + later
     assert asked == [True, True, True]
 
@@ -264,7 +264,8 @@ def test_a_write_protected_folder(shelf: Path) -> None:
 def test_a_crashed_history_in_a_write_protected_folder(shelf: Path) -> None:
     """SQLite can't read its log there: one line says what to do."""
     path = crashed(shelf / "chat.db", some_messages())
-    with protected(shelf), pytest.raises(HistoryError, match=r"chat\.db can't be read: .* folder must be writable"):
+    told = r"chat\.db can't be read: .* folder must be writable; copy"
+    with protected(shelf), pytest.raises(HistoryError, match=told):
         list(search.browse(path))
 
 
@@ -311,8 +312,8 @@ def overwrite(path: Path) -> None:
 ROW = "INSERT INTO messages VALUES (1000, {}, {}, {}, {})"
 UNREADABLE: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (lambda path: None, "can't be read: No such file or directory"),
-    "folder": (Path.mkdir, "isn't an ordinary file"),
-    "fifo": (os.mkfifo, "isn't an ordinary file"),
+    "folder": (Path.mkdir, "isn't an ordinary file; choose another file"),
+    "fifo": (os.mkfifo, "isn't an ordinary file; choose another file"),
     "empty": (Path.touch, FOREIGN),
     "text": (lambda path: path.write_text("Hi!\n" * 1000), FOREIGN),
     "foreign": (alter("PRAGMA application_id = 1"), FOREIGN),
@@ -321,13 +322,19 @@ UNREADABLE: dict[str, tuple[Callable[[Path], object], str]] = {
         alter(f"PRAGMA user_version = {VERSION + 1}"),
         f"was written by a newer chatkit (schema {VERSION + 1}, this one reads {VERSION}); upgrade chatkit",
     ),
-    "no table": (alter("DROP TABLE messages"), "is damaged"),
-    "overwritten": (overwrite, "is damaged"),
-    "kind": (alter(ROW.format(1.0, "'ada'", "'shout'", "'Hi!'")), "is damaged (message 1000)"),
-    "time": (alter(ROW.format("9e99", "'ada'", "'message'", "'Hi!'")), "is damaged (message 1000)"),
-    "no time": (alter(ROW.format("'now'", "'ada'", "'message'", "'Hi!'")), "is damaged (message 1000)"),
-    "bytes": (alter(ROW.format(1.0, "'ada'", "'message'", "x'ff'")), "is damaged (message 1000)"),
-    "not UTF-8": (alter(ROW.format(1.0, "'ada'", "'message'", "CAST(x'1b5b324aff0a' AS TEXT)")), "is damaged"),
+    "no table": (alter("DROP TABLE messages"), "is damaged; restore a backup"),
+    "overwritten": (overwrite, "is damaged; restore a backup"),
+    "kind": (alter(ROW.format(1.0, "'ada'", "'shout'", "'Hi!'")), "is damaged (message 1000); restore a backup"),
+    "time": (alter(ROW.format("9e99", "'ada'", "'message'", "'Hi!'")), "is damaged (message 1000); restore a backup"),
+    "no time": (
+        alter(ROW.format("'now'", "'ada'", "'message'", "'Hi!'")),
+        "is damaged (message 1000); restore a backup",
+    ),
+    "bytes": (alter(ROW.format(1.0, "'ada'", "'message'", "x'ff'")), "is damaged (message 1000); restore a backup"),
+    "not UTF-8": (
+        alter(ROW.format(1.0, "'ada'", "'message'", "CAST(x'1b5b324aff0a' AS TEXT)")),
+        "is damaged; restore a backup",
+    ),
 }
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from chatkit import Message
 from chatkit.history.base import HistoryError
-from chatkit.history.sqlite import maintenance
+from chatkit.history.sqlite import maintenance, queries
 from chatkit.history.sqlite.queries import VERSION
 from chatkit.history.sqlite.store import RESERVED_IDS, SqliteHistory
 from tests.helpers.history_contract import ALL, TIME, DurableContract, said
@@ -221,7 +221,7 @@ def test_a_closed_history_stays_closed(path: Path, open_history: Open) -> None:
     history.append(said(1))
     history.close()
     for late in (lambda: history.read(0, ALL, ALL), lambda: history.append(said(2))):
-        with pytest.raises(HistoryError, match="is closed"):
+        with pytest.raises(HistoryError, match=r"is closed; call open\(\) first$"):
             late()
     assert [file.name for file in path.parent.iterdir()] == ["chat.db"]
 
@@ -365,7 +365,7 @@ def test_the_index_follows(path: Path, open_history: Open, monkeypatch: pytest.M
     assert rows(path, "SELECT indexed FROM state") == [(3,)]
     assert rows(path, "SELECT count(*) FROM search WHERE search MATCH 'plo'") == [(3,)]
     history.close()
-    monkeypatch.setattr(maintenance, "make_index", lambda connection: False)
+    monkeypatch.setattr(queries, "make_index", lambda connection: False)
     without = open_history()
     without.append(said(4))
     tidy_up(without)

@@ -232,7 +232,11 @@ def test_a_file_that_another_server_has(run: Run, talk: Talk, tmp_path: Path) ->
     talker = talk(port)
     talker.say("before")
     status, out, err = run("chat-server", "--port", "0", "--history", str(path)).ends()
-    assert (status, out, err) == (1, "", f"chat-server: another server keeps its history in {path}\n")
+    assert (status, out, err) == (
+        1,
+        "",
+        f"chat-server: another server keeps its history in {path}; end that server, or choose another file\n",
+    )
     talker.say("after")
     talker.close()
     assert stop(server) == ""

@@ -104,7 +104,7 @@ def configure_writer(connection: sqlite3.Connection, *, sync: str, log_pages: in
 
 
 def checkpoint(connection: sqlite3.Connection, mode: str) -> None:
-    """Move the log into the file; SQLite syncs both first. mode: PASSIVE, or TRUNCATE to empty the log too."""
+    """Move the log into the file, and sync both. mode: PASSIVE, or TRUNCATE to empty the log too."""
     connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
 
 
@@ -175,9 +175,15 @@ def insert(connection: sqlite3.Connection, messages: Sequence[Message]) -> None:
 
 
 def select(connection: sqlite3.Connection, after: int, upto: int, max_bytes: int) -> list[Message]:
-    """Return the first messages above `after` up to `upto`: at least one if there is one, then about `max_bytes`."""
+    """Return the first messages above `after` up to `upto`: at least one if there is one, about `max_bytes` in all."""
     (found,) = connection.execute(_SELECT, (after, upto, MAX_READ_ROWS, max(1, max_bytes))).fetchone()
     return [KINDS[kind](*fields) for kind, *fields in json.loads(found) if kind in KINDS]
+
+
+def read_end(connection: sqlite3.Connection) -> None:
+    """Read the newest messages for nothing but the error that damage raises."""
+    newest = newest_id(connection)
+    select(connection, max(0, newest - MAX_READ_ROWS), newest, 1 << 30)
 
 
 def last_to_prune(connection: sqlite3.Connection, rows: int, oldest_to_keep: int, oldest_time: float) -> int | None:
