@@ -193,7 +193,7 @@ def test_wrong_usage(chat: Path, monkeypatch: pytest.MonkeyPatch, arguments: lis
 
 
 def test_hostile_text_is_harmless(tmp_path: Path) -> None:
-    """Whatever a file holds, one message is one line without controls, for people and for scripts."""
+    """One message is one line without controls, for people and for scripts, with any text in the file."""
     texts = [*HOSTILE.values(), "two\nlines", "two\r\nlines"]
     write(tmp_path / "chat.db", [Message("ada", text, number, MORNING) for number, text in enumerate(texts, 1)]).close()
     for options in ([], ["--json"]):

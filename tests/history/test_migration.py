@@ -60,7 +60,7 @@ IDS = [1, 2, 3, 6, 7]
 
 @pytest.fixture(params=["reading", pytest.param("index", marks=indexing)])
 def path(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """A history of version 1 that no server has open, without the search index and with it."""
+    """Return a history of version 1 that no server has open, without the search index or with it."""
     path = tmp_path / "chat.db"
     script(path, VERSION_1, INDEX if request.param == "index" else "")
     return path
@@ -120,7 +120,7 @@ def test_a_server_migrates(path: Path, tmp_path: Path) -> None:
 
 @indexing
 def test_a_migrated_index_is_whole(tmp_path: Path) -> None:
-    """It has the messages that it had, and gets the others; none is indexed twice."""
+    """It keeps its messages, and gets the others; none is indexed twice."""
     path = tmp_path / "chat.db"
     script(path, VERSION_1, INDEX)
     history = opened(path)
@@ -134,7 +134,7 @@ def test_a_migrated_index_is_whole(tmp_path: Path) -> None:
 
 
 def test_a_crashed_server_of_version_1(path: Path) -> None:
-    """Its reserved ids may have been given: they count as unused after the migration, too."""
+    """Its reserved ids may have been given: they count as unused after the migration."""
     script(path, f"UPDATE room SET reserved = 7 + {RESERVED_IDS}")
     with closing(opened(path)) as history:
         assert (history.newest_id, history.unused) == (7 + RESERVED_IDS, [(4, 5), (8, 7 + RESERVED_IDS)])
@@ -162,7 +162,7 @@ def test_chat_history_reads_version_1(path: Path) -> None:
 
 @indexing
 def test_chat_history_asks_the_index_of_version_1(tmp_path: Path) -> None:
-    """A search takes the index's word for the messages that it has: here it lacks the first one."""
+    """A search trusts the index for the messages that it covers: here it lacks the first one."""
     script(tmp_path / "chat.db", VERSION_1, INDEX, "INSERT INTO search (search) VALUES ('delete-all')")
     assert found(tmp_path / "chat.db", text="deployed") == [6]
     assert found(tmp_path / "chat.db", text="de") == [1, 6]
@@ -221,7 +221,7 @@ def test_a_kill_in_the_migration(path: Path, statement: str, version: int) -> No
 
 
 def test_an_error_in_the_migration(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is undone, and the file stays one of version 1."""
+    """The migration is rolled back, and the file stays one of version 1."""
     before, tables = rows(path, "SELECT * FROM room"), schema(path)
     with monkeypatch.context() as patched:
         patched.setitem(queries.MIGRATIONS, 1, (*queries.MIGRATIONS[1], "SELECT nonsense"))
@@ -233,7 +233,7 @@ def test_an_error_in_the_migration(path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_locked_file_is_not_migrated(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One line says why; the next attempt does it."""
+    """The error says why; the next attempt migrates."""
     monkeypatch.setattr(files, "BUSY_SECONDS", 0.0)
     with closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")
@@ -245,13 +245,13 @@ def test_a_locked_file_is_not_migrated(path: Path, monkeypatch: pytest.MonkeyPat
 
 @pytest.fixture
 def shelf() -> Iterator[Path]:
-    """A folder that others than root reach too."""
+    """Yield a folder that other users reach, too."""
     with tempfile.TemporaryDirectory() as folder:
         yield Path(folder)
 
 
 def test_a_read_only_file_is_not_migrated(shelf: Path) -> None:
-    """The same line as for any file that may not be written; chat-history reads it."""
+    """The error is that of any read-only file; chat-history reads it."""
     path = shelf / "chat.db"
     script(path, VERSION_1)
     path.chmod(0o444)

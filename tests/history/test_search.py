@@ -104,7 +104,7 @@ WANTED += [{"since": START + 30, "sender": "51044"}, {"since": START + 1000}]
 )
 @pytest.mark.usefixtures("chunk_rows")
 def test_finds_the_same_as_reading_everything(path: Path, indexed: int | None) -> None:
-    """Whatever the pattern, with no index, half of one or a whole one, in chunks of whatever size."""
+    """Every search finds the same with no index, half of one or a whole one, in chunks of any size."""
     messages = some_messages()
     if indexed == 0 and not has_trigrams():
         indexed = None

@@ -236,7 +236,7 @@ def test_one_server_per_file_also_by_another_name(path: Path, open_history: Open
 
 
 def test_rows_that_are_no_messages(path: Path, open_history: Open) -> None:
-    """Somebody else's doing: they are passed over, or what can't be read at all is one error."""
+    """Rows of an unknown kind are passed over; rows that can't be read at all raise HistoryError."""
     history = open_history()
     history.append(said(1, 2, 3))
     rows_of_others = ["UPDATE messages SET kind = 'song' WHERE id = 2"]

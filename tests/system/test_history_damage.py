@@ -155,7 +155,7 @@ def test_a_file_damaged_while_it_is_used(serve: Serve, talk: Talk, tmp_path: Pat
 
 
 def test_an_old_page_that_is_garbled(serve: Serve, talk: Talk, tmp_path: Path, log: Log) -> None:
-    """Nobody notices at first, and messages are kept; where pruning finds the damage, the file is put aside."""
+    """Damage in an old page hinders no append; when pruning finds it, the file is put aside."""
     path = tmp_path / "chat.db"
     fill(path, 10 * MESSAGES)
     garble_pages_with(path, "kept 50 ")
