@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import secrets
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -140,7 +139,7 @@ def create_if_missing(path: Path) -> None:
     os.close(os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     connection = connect(unfinished, mode="rw")
     try:
-        queries.create(connection, secrets.token_hex(8))
+        queries.create(connection, os.urandom(8).hex())
         connection.close()
         os.rename(unfinished, path)
     except BaseException:
