@@ -15,7 +15,7 @@ class History(ABC):
     """An ordered store of messages by id: the base class of every history that a server can keep.
 
     Ids ascend, and none is given twice in one epoch. docs/history.md says how a server uses a history, and
-    tests/history_contract.py has the tests that a subclass must pass.
+    tests/helpers/history_contract.py has the tests that a subclass must pass.
 
     Attributes:
         epoch: a name for the run of ids; an id means nothing in another epoch.
