@@ -178,8 +178,8 @@ def test_a_file_that_cannot_be_read(tmp_path: Path, name: str) -> None:
         ([], "Missing argument 'FILE'"),
         (["."], "is a directory"),
         (["chat.db", "--last", "0"], "--last"),
-        (["chat.db", "--since", "soon"], "'soon' is no time"),
-        (["chat.db", "--since", "0001-01-01"], "is no time"),
+        (["chat.db", "--since", "soon"], "'soon' is not a time; write it as 2026-11-22, "),
+        (["chat.db", "--since", "0001-01-01"], "is not a time"),
         (["chat.db", "--since", "3y"], "90m, 2h or 3d"),
         (["chat.db", "--grep", os.fsdecode(b"\xff")], "not valid UTF-8"),
     ],
@@ -193,7 +193,7 @@ def test_wrong_usage(chat: Path, monkeypatch: pytest.MonkeyPatch, arguments: lis
 
 
 def test_hostile_text_is_harmless(tmp_path: Path) -> None:
-    """Whatever a file holds, one message is one line without controls, for people and for scripts."""
+    """One message is one line without controls, for people and for scripts, with any text in the file."""
     texts = [*HOSTILE.values(), "two\nlines", "two\r\nlines"]
     write(tmp_path / "chat.db", [Message("ada", text, number, MORNING) for number, text in enumerate(texts, 1)]).close()
     for options in ([], ["--json"]):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
-from collections.abc import Sequence
-from contextlib import closing
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from chatkit import Message
-from chatkit.history.sqlite.schema import SEARCH, TABLES
+from chatkit.history.sqlite.queries import SEARCH, TABLES
 from chatkit.history.sqlite.store import SqliteHistory
 from tests.helpers.marks import needs
 
@@ -44,7 +45,7 @@ def insert(connection: sqlite3.Connection, messages: Sequence[Message]) -> None:
 def index(connection: sqlite3.Connection, upto: int) -> None:
     connection.execute(SEARCH)
     connection.execute("INSERT INTO search (rowid, text) SELECT id, text FROM messages WHERE id <= ?", (upto,))
-    connection.execute("UPDATE room SET indexed = ?", (upto,))
+    connection.execute("UPDATE state SET indexed = ?", (upto,))
 
 
 def write(path: Path, messages: Sequence[Message], *, indexed: int | None = None) -> sqlite3.Connection:
@@ -52,7 +53,7 @@ def write(path: Path, messages: Sequence[Message], *, indexed: int | None = None
     connection = connect(path)
     for statement in TABLES:
         connection.execute(statement)
-    connection.execute("INSERT INTO room VALUES ('there', 0, 0)")
+    connection.execute("INSERT INTO state VALUES ('there', 0, 0)")
     insert(connection, messages)
     if indexed is not None:
         index(connection, indexed)
@@ -65,3 +66,17 @@ def fill(path: Path, messages: int = MESSAGES) -> None:
     history.open()
     history.append([Message("ada", f"kept {number} {'x' * 60}", number, 1.0) for number in range(1, messages + 1)])
     history.close()
+
+
+@contextmanager
+def protected(folder: Path) -> Iterator[None]:
+    """Protect the folder from writing; root becomes another user meanwhile."""
+    folder.chmod(0o555)
+    if is_root := os.geteuid() == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if is_root:
+            os.seteuid(0)
+        folder.chmod(0o755)

@@ -81,9 +81,9 @@ def path_of(history: SqliteHistory) -> Path:
 def crash(history: SqliteHistory) -> None:
     """Leave the file as `kill -9` would: without an orderly end."""
     history._disconnect()
-    assert history._lock is not None
-    os.close(history._lock)
-    history._lock = None
+    assert history._lock_descriptor is not None
+    os.close(history._lock_descriptor)
+    history._lock_descriptor = None
 
 
 def writer_of(history: SqliteHistory) -> sqlite3.Connection:
@@ -100,8 +100,8 @@ def reader_of(history: SqliteHistory) -> sqlite3.Connection:
 
 def checkpoint(history: SqliteHistory) -> None:
     """Move all of the log into the file."""
-    assert history._upkeep
-    history._upkeep._checkpoint()
+    assert history._maintenance
+    history._maintenance._checkpoint()
 
 
 def drop_cached_pages(history: SqliteHistory) -> None:
@@ -112,16 +112,16 @@ def drop_cached_pages(history: SqliteHistory) -> None:
             connection.execute("PRAGMA shrink_memory")
 
 
-def after_each_question(monkeypatch: pytest.MonkeyPatch, asked: Callable[[bool], None]) -> None:
-    """Call asked(whether the file was read as immutable) after each question that a search asks."""
-    ask = search._Reader._ask_once
+def after_each_query(monkeypatch: pytest.MonkeyPatch, called: Callable[[bool], None]) -> None:
+    """Call called(whether the file was read as immutable) after each query of a search."""
+    read = search._Reader._read_once
 
-    def ask_and_tell(self: Any, *arguments: Any, **options: Any) -> Any:
-        answer = ask(self, *arguments, **options)
-        asked(options["immutable"])
-        return answer
+    def read_and_call(self: Any, *arguments: Any, **options: Any) -> Any:
+        result = read(self, *arguments, **options)
+        called(options["immutable"])
+        return result
 
-    monkeypatch.setattr(search._Reader, "_ask_once", ask_and_tell)
+    monkeypatch.setattr(search._Reader, "_read_once", read_and_call)
 
 
 # room

@@ -8,7 +8,7 @@ import sqlite3
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,11 @@ from chatkit import Action, Message
 from chatkit.history import search
 from chatkit.history.base import HistoryError
 from chatkit.history.search import fold
-from chatkit.history.sqlite.schema import APPLICATION_ID, VERSION
+from chatkit.history.sqlite.files import FOREIGN
+from chatkit.history.sqlite.queries import APPLICATION_ID, VERSION
 from chatkit.history.sqlite.store import SqliteHistory
-from tests.helpers.history_files import START, connect, has_trigrams, indexing, insert, write
-from tests.helpers.inside import after_each_question
+from tests.helpers.history_files import START, connect, has_trigrams, indexing, insert, protected, write
+from tests.helpers.inside import after_each_query
 
 SAID = [
     "Hi!",
@@ -103,7 +104,7 @@ WANTED += [{"since": START + 30, "sender": "51044"}, {"since": START + 1000}]
 )
 @pytest.mark.usefixtures("chunk_rows")
 def test_finds_the_same_as_reading_everything(path: Path, indexed: int | None) -> None:
-    """Whatever the pattern, with no index, half of one or a whole one, in chunks of whatever size."""
+    """Every search finds the same with no index, half of one or a whole one, in chunks of any size."""
     messages = some_messages()
     if indexed == 0 and not has_trigrams():
         indexed = None
@@ -126,7 +127,7 @@ def test_the_index_is_asked(path: Path) -> None:
     """Where it lacks messages that it claims to have, three letters find only newer ones, two find all by reading."""
     hello = [Message("ada", "hello", number, START) for number in (1, 2)]
     with closing(write(path, hello, indexed=0)) as connection:
-        connection.execute("UPDATE room SET indexed = 1")
+        connection.execute("UPDATE state SET indexed = 1")
     for last in (None, 2):
         assert list(search.browse(path, text="hel", last=last)) == hello[1:]
         assert list(search.browse(path, text="he", last=last)) == hello
@@ -227,7 +228,7 @@ def test_a_server_that_came_and_went_meanwhile(path: Path, monkeypatch: pytest.M
             with closing(connect(path)) as server:
                 insert(server, later)
 
-    after_each_question(monkeypatch, write_after_the_first)
+    after_each_query(monkeypatch, write_after_the_first)
     assert list(search.browse(path)) == some_messages(2) + later
     assert asked == [True, True, True]
 
@@ -243,20 +244,6 @@ def crashed(path: Path, messages: Sequence[Message]) -> Path:
 def test_a_history_whose_server_crashed(path: Path) -> None:
     """Messages in its log are found."""
     assert list(search.browse(crashed(path, some_messages()))) == some_messages()
-
-
-@contextmanager
-def protected(folder: Path) -> Iterator[None]:
-    """Protect the folder from writing; root becomes another user meanwhile."""
-    folder.chmod(0o555)
-    if is_root := os.geteuid() == 0:
-        os.seteuid(65534)
-    try:
-        yield
-    finally:
-        if is_root:
-            os.seteuid(0)
-        folder.chmod(0o755)
 
 
 @pytest.fixture
@@ -277,7 +264,8 @@ def test_a_write_protected_folder(shelf: Path) -> None:
 def test_a_crashed_history_in_a_write_protected_folder(shelf: Path) -> None:
     """SQLite can't read its log there: one line says what to do."""
     path = crashed(shelf / "chat.db", some_messages())
-    with protected(shelf), pytest.raises(HistoryError, match=r"chat\.db can't be read: .* folder must be writable"):
+    told = r"chat\.db can't be read: .* folder must be writable; copy"
+    with protected(shelf), pytest.raises(HistoryError, match=told):
         list(search.browse(path))
 
 
@@ -324,22 +312,29 @@ def overwrite(path: Path) -> None:
 ROW = "INSERT INTO messages VALUES (1000, {}, {}, {}, {})"
 UNREADABLE: dict[str, tuple[Callable[[Path], object], str]] = {
     "missing": (lambda path: None, "can't be read: No such file or directory"),
-    "folder": (Path.mkdir, "isn't an ordinary file"),
-    "fifo": (os.mkfifo, "isn't an ordinary file"),
-    "empty": (Path.touch, "isn't a history of chatkit"),
-    "text": (lambda path: path.write_text("Hi!\n" * 1000), "isn't a history of chatkit"),
-    "foreign": (alter("PRAGMA application_id = 1"), "isn't a history of chatkit"),
+    "folder": (Path.mkdir, "isn't an ordinary file; choose another file"),
+    "fifo": (os.mkfifo, "isn't an ordinary file; choose another file"),
+    "empty": (Path.touch, FOREIGN),
+    "text": (lambda path: path.write_text("Hi!\n" * 1000), FOREIGN),
+    "foreign": (alter("PRAGMA application_id = 1"), FOREIGN),
+    "no version": (alter("PRAGMA user_version = 0"), FOREIGN),
     "newer": (
         alter(f"PRAGMA user_version = {VERSION + 1}"),
-        f"was written by a newer chatkit (schema {VERSION + 1}, this one reads {VERSION})",
+        f"was written by a newer chatkit (schema {VERSION + 1}, this one reads {VERSION}); upgrade chatkit",
     ),
-    "no table": (alter("DROP TABLE messages"), "is damaged"),
-    "overwritten": (overwrite, "is damaged"),
-    "kind": (alter(ROW.format(1.0, "'ada'", "'shout'", "'Hi!'")), "is damaged (message 1000)"),
-    "time": (alter(ROW.format("9e99", "'ada'", "'message'", "'Hi!'")), "is damaged (message 1000)"),
-    "no time": (alter(ROW.format("'now'", "'ada'", "'message'", "'Hi!'")), "is damaged (message 1000)"),
-    "bytes": (alter(ROW.format(1.0, "'ada'", "'message'", "x'ff'")), "is damaged (message 1000)"),
-    "not UTF-8": (alter(ROW.format(1.0, "'ada'", "'message'", "CAST(x'1b5b324aff0a' AS TEXT)")), "is damaged"),
+    "no table": (alter("DROP TABLE messages"), "is damaged; restore a backup"),
+    "overwritten": (overwrite, "is damaged; restore a backup"),
+    "kind": (alter(ROW.format(1.0, "'ada'", "'shout'", "'Hi!'")), "is damaged (message 1000); restore a backup"),
+    "time": (alter(ROW.format("9e99", "'ada'", "'message'", "'Hi!'")), "is damaged (message 1000); restore a backup"),
+    "no time": (
+        alter(ROW.format("'now'", "'ada'", "'message'", "'Hi!'")),
+        "is damaged (message 1000); restore a backup",
+    ),
+    "bytes": (alter(ROW.format(1.0, "'ada'", "'message'", "x'ff'")), "is damaged (message 1000); restore a backup"),
+    "not UTF-8": (
+        alter(ROW.format(1.0, "'ada'", "'message'", "CAST(x'1b5b324aff0a' AS TEXT)")),
+        "is damaged; restore a backup",
+    ),
 }
 
 

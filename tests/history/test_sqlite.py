@@ -16,8 +16,8 @@ import pytest
 
 from chatkit import Message
 from chatkit.history.base import HistoryError
-from chatkit.history.sqlite import maintenance
-from chatkit.history.sqlite.schema import VERSION
+from chatkit.history.sqlite import maintenance, queries
+from chatkit.history.sqlite.queries import VERSION
 from chatkit.history.sqlite.store import RESERVED_IDS, SqliteHistory
 from tests.helpers.history_contract import ALL, TIME, DurableContract, said
 from tests.helpers.inside import checkpoint, crash, drop_cached_pages, reader_of, writer_of
@@ -68,7 +68,7 @@ def test_the_file_is_private_and_as_documented(path: Path, open_history: Open) -
     files = sorted(path.parent.iterdir())
     assert [file.name for file in files] == ["chat.db", "chat.db-lock", "chat.db-shm", "chat.db-wal"]
     assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
-    assert rows(path, "PRAGMA user_version") == [(VERSION,)] == [(1,)]
+    assert rows(path, "PRAGMA user_version") == [(VERSION,)] == [(2,)]
     assert rows(path, "PRAGMA application_id") == [(0x63686174,)]
     assert rows(path, "PRAGMA journal_mode") == [("wal",)]
     assert rows(path, "PRAGMA integrity_check") == [("ok",)]
@@ -152,10 +152,14 @@ def test_a_foreign_file_is_left_alone(path: Path, open_history: Open) -> None:
     history.open()
     history.close()
     with closing(sqlite3.connect(newer)) as connection:
-        connection.execute("PRAGMA user_version = 2")
+        connection.execute(f"PRAGMA user_version = {VERSION + 1}")
     text = path.with_name("text")
     text.write_text("dear diary\n" * 100)
-    for file, problem in ((path, "isn't a history"), (newer, "newer chatkit"), (text, "isn't a history")):
+    for file, problem in (
+        (path, "isn't a history"),
+        (newer, r"newer chatkit .*; upgrade chatkit$"),
+        (text, "isn't a history"),
+    ):
         before = file.read_bytes()
         with pytest.raises(HistoryError, match=problem):
             SqliteHistory(file).open()
@@ -217,7 +221,7 @@ def test_a_closed_history_stays_closed(path: Path, open_history: Open) -> None:
     history.append(said(1))
     history.close()
     for late in (lambda: history.read(0, ALL, ALL), lambda: history.append(said(2))):
-        with pytest.raises(HistoryError, match="is closed"):
+        with pytest.raises(HistoryError, match=r"is closed; call open\(\) first$"):
             late()
     assert [file.name for file in path.parent.iterdir()] == ["chat.db"]
 
@@ -232,7 +236,7 @@ def test_one_server_per_file_also_by_another_name(path: Path, open_history: Open
 
 
 def test_rows_that_are_no_messages(path: Path, open_history: Open) -> None:
-    """Somebody else's doing: they are passed over, or what can't be read at all is one error."""
+    """Rows of an unknown kind are passed over; rows that can't be read at all raise HistoryError."""
     history = open_history()
     history.append(said(1, 2, 3))
     rows_of_others = ["UPDATE messages SET kind = 'song' WHERE id = 2"]
@@ -356,16 +360,16 @@ def test_the_index_follows(path: Path, open_history: Open, monkeypatch: pytest.M
     history = open_history()
     history.append(said(1, 2, 3, text="deployed"))
     history.maintain(idle=False)
-    assert rows(path, "SELECT indexed FROM room") == [(0,)]
+    assert rows(path, "SELECT indexed FROM state") == [(0,)]
     tidy_up(history)
-    assert rows(path, "SELECT indexed FROM room") == [(3,)]
+    assert rows(path, "SELECT indexed FROM state") == [(3,)]
     assert rows(path, "SELECT count(*) FROM search WHERE search MATCH 'plo'") == [(3,)]
     history.close()
-    monkeypatch.setattr(maintenance, "add_search", lambda connection: False)
+    monkeypatch.setattr(queries, "make_index", lambda connection: False)
     without = open_history()
     without.append(said(4))
     tidy_up(without)
-    assert rows(path, "SELECT indexed FROM room") == [(3,)]
+    assert rows(path, "SELECT indexed FROM state") == [(3,)]
 
 
 def test_checkpoints(path: Path, open_history: Open, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -113,8 +113,8 @@ def test_a_flood(run: Run, tmp_path: Path) -> None:
 HANGING = """
 import os
 from chatkit.cli.server.main import main
-from chatkit.history.sqlite import store
-store.insert = lambda *_: os.read(0, 1)
+from chatkit.history.sqlite import queries
+queries.insert = lambda *_: os.read(0, 1)
 main(["--port", "0", "--history", {!r}])
 """
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from chatkit import Limits
+from chatkit.history.sqlite.queries import VERSION
 from chatkit.history.sqlite.store import SqliteHistory
 from tests.helpers.commands import Run, start_server, stop
 from tests.helpers.history_files import MESSAGES, fill
@@ -154,7 +155,7 @@ def test_a_file_damaged_while_it_is_used(serve: Serve, talk: Talk, tmp_path: Pat
 
 
 def test_an_old_page_that_is_garbled(serve: Serve, talk: Talk, tmp_path: Path, log: Log) -> None:
-    """Nobody notices at first, and messages are kept; where pruning finds the damage, the file is put aside."""
+    """Damage in an old page hinders no append; when pruning finds it, the file is put aside."""
     path = tmp_path / "chat.db"
     fill(path, 10 * MESSAGES)
     garble_pages_with(path, "kept 50 ")
@@ -194,7 +195,7 @@ def another_database(path: Path) -> None:
 def a_newer_schema(path: Path) -> None:
     fill(path)
     with closing(sqlite3.connect(path)) as connection:
-        connection.execute("PRAGMA user_version = 2")
+        connection.execute(f"PRAGMA user_version = {VERSION + 1}")
 
 
 def a_header_cut_short(path: Path) -> None:
@@ -207,7 +208,10 @@ def a_header_cut_short(path: Path) -> None:
     [
         (a_text, "isn't a history of chatkit"),
         (another_database, "isn't a history of chatkit"),
-        (a_newer_schema, "was written by a newer chatkit"),
+        (
+            a_newer_schema,
+            f"was written by a newer chatkit (schema {VERSION + 1}, this one reads {VERSION}); upgrade chatkit",
+        ),
         (a_header_cut_short, "isn't a history of chatkit"),
     ],
 )
@@ -228,7 +232,11 @@ def test_a_file_that_another_server_has(run: Run, talk: Talk, tmp_path: Path) ->
     talker = talk(port)
     talker.say("before")
     status, out, err = run("chat-server", "--port", "0", "--history", str(path)).ends()
-    assert (status, out, err) == (1, "", f"chat-server: another server keeps its history in {path}\n")
+    assert (status, out, err) == (
+        1,
+        "",
+        f"chat-server: another server keeps its history in {path}; end that server, or choose another file\n",
+    )
     talker.say("after")
     talker.close()
     assert stop(server) == ""

@@ -187,7 +187,7 @@ def test_a_file_that_may_not_be_written(run: Run, tmp_path: Path) -> None:
 
 
 def test_nobody_else_may_read_it(run: Run, talk: Talk, tmp_path: Path) -> None:
-    """Whatever the umask: the file and everything beside it are for their owner alone."""
+    """The file and everything beside it are for their owner alone, under any umask."""
     path = tmp_path / "chat.db"
     server = run("chat-server", "--port", "0", "--history", str(path), umask=0)
     talker = talk(server.line().rpartition(":")[2])
@@ -225,7 +225,7 @@ def test_a_flood_leaves_a_small_log(run: Run, talk: Talk, tmp_path: Path, option
     assert 1000 <= kept < 10_000 if options else kept == sent + len(["end", "after"])
 
 
-PRUNED, INDEXED = "SELECT min(id) FROM messages", "SELECT indexed FROM room"
+PRUNED, INDEXED = "SELECT min(id) FROM messages", "SELECT indexed FROM state"
 
 
 @pytest.mark.parametrize(("keep", "done"), [(10, PRUNED), pytest.param(None, INDEXED, marks=indexing)])

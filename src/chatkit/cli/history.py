@@ -1,4 +1,4 @@
-"""`chat-history`"""
+"""`chat-history`: print and search the history of a chat-server."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ _UNSAFE = re.compile("[^ -~]+")
 _UNIT_SECONDS = {"m": 60, "h": 3600, "d": 86400}
 
 
-def _moment(context: click.Context, parameter: click.Parameter, text: str | None) -> float | None:
-    """Seconds since the epoch."""
+def _parse_time(context: click.Context, parameter: click.Parameter, text: str | None) -> float | None:
+    """Return the Unix time that `text` says, in seconds."""
     if text is None:
         return None
     if ago := _AGO.fullmatch(text.strip()):
@@ -42,10 +42,11 @@ def _moment(context: click.Context, parameter: click.Parameter, text: str | None
         return datetime.fromisoformat(text.strip()).timestamp()
     except (ValueError, OverflowError):
         examples = "2026-11-22, '2026-11-22 08:00', 2026-11-22T08:00:00Z, 90m, 2h or 3d"
-        raise click.BadParameter(f"{text!r} is no time, as {examples} are") from None
+        raise click.BadParameter(f"{text!r} is not a time; write it as {examples}") from None
 
 
-def _valid_text(context: click.Context, parameter: click.Parameter, text: str | None) -> str | None:
+def _check_text(context: click.Context, parameter: click.Parameter, text: str | None) -> str | None:
+    """Return `text` if it is valid Unicode."""
     try:
         (text or "").encode()
     except UnicodeEncodeError:
@@ -55,46 +56,48 @@ def _valid_text(context: click.Context, parameter: click.Parameter, text: str | 
 
 @click.command(context_settings=CONTEXT)
 @click.argument("file", type=FILE)
-@option("--last", type=click.IntRange(min=1), metavar="N", help="Only so many, the newest of those that match.")
+@option("--last", type=click.IntRange(min=1), metavar="N", help="Print only the newest N matches.")
 @option(
     "--since",
     metavar="TIME",
-    callback=_moment,
-    help="Only what was said since: 2026-11-22, '2026-11-22 08:00', 2026-11-22T08:00:00Z (local time without the Z), "
-    "or so long ago: 90m, 2h, 3d.",
+    callback=_parse_time,
+    help="Print only messages since TIME: 2026-11-22, '2026-11-22 08:00', 2026-11-22T08:00:00Z (local time without the Z), "
+    "or a while ago: 90m, 2h, 3d.",
 )
-@option("--from", "sender", metavar="NAME", help="Only what NAME said; ada is Ada.")
-@option("--grep", "text", metavar="TEXT", callback=_valid_text, help="Only what has TEXT in it, in capitals or not.")
-@option("--json", "as_json", is_flag=True, help="For scripts: JSON Lines, as chat-client --json has them.")
+@option("--from", "sender", metavar="NAME", help="Print only messages from NAME; ada is Ada.")
+@option(
+    "--grep", "text", metavar="TEXT", callback=_check_text, help="Print only messages with TEXT in them, ignoring case."
+)
+@option("--json", "as_json", is_flag=True, help="For scripts: print JSON Lines, like chat-client --json.")
 @version_option
-def main(file: Path, as_json: bool, **wanted: Any) -> None:
-    """Print what was said in a room that keeps its history in FILE; its server may be running.
+def main(file: Path, as_json: bool, **criteria: Any) -> None:
+    """Print the messages in FILE, the history of a chat-server, which may be running.
 
     \b
     chat-history chat.db                            everything, oldest first
     chat-history chat.db --last 20                  the last 20 messages
-    chat-history chat.db --since 2h --from ada      what ada said in the last two hours
-    chat-history chat.db --grep deploy --last 1     when "deploy" was mentioned last
+    chat-history chat.db --since 2h --from ada      messages from ada in the last two hours
+    chat-history chat.db --grep deploy --last 1     the last message with "deploy" in it
     chat-history chat.db --json | jq -r .text       for scripts
 
-    On a terminal it is shown by $PAGER, else by less. Times are local, in JSON UTC. FILE is only read.
+    On a terminal $PAGER shows the messages, else less. Times are local, in JSON UTC. FILE is only read.
 
     Each option can also be set in the environment, --since as CHATKIT_SINCE.
 
-    Exit status: 0 something was found, 1 nothing was, or FILE can't be read, 2 wrong usage, 130 Ctrl-C.
+    Exit status: 0 a message was found, 1 none was found or FILE can't be read, 2 wrong usage, 130 Ctrl-C.
     """
     if sys.stdout is None:
         fail(COMMAND, "cannot show the history: standard output is closed")
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     try:
-        messages = browse(file, **wanted)
+        messages = browse(file, **criteria)
         first = next(messages, None)
         if not first:
             fail(COMMAND, visible(f"nothing found in {file}"))
         _show(chain([first], messages), as_json)
     except HistoryError as error:
         fail(COMMAND, visible(str(error)))
-    except BrokenPipeError:  # who read it has seen enough
+    except BrokenPipeError:  # a reader like `head` has seen enough
         abandon(sys.stdout)
     except OSError as error:
         abandon(sys.stdout)
@@ -105,40 +108,44 @@ def main(file: Path, as_json: bool, **wanted: Any) -> None:
 
 
 def _show(messages: Iterator[Message], as_json: bool) -> None:
-    lines = map(_json_line if as_json else _line, messages)
+    """Print messages, lines on a terminal through a pager."""
+    lines = map(_json_line if as_json else _text_line, messages)
     if not as_json and sys.stdout.isatty():
         _check_pager()
-        click.echo_via_pager(_but_the_last_end(lines))
+        click.echo_via_pager(_without_last_newline(lines))
         return
     sys.stdout.writelines(f"{line}\n" for line in lines)
     sys.stdout.flush()
 
 
 def _check_pager() -> None:
+    """End the command if $PAGER can't be parsed."""
     try:
         shlex.split(os.environ.get("PAGER", ""))
     except ValueError as error:
         fail(COMMAND, f"cannot run the pager: {str(error).lower()} in $PAGER")
 
 
-def _but_the_last_end(lines: Iterator[str]) -> Iterator[str]:
-    """Click adds a line end to what it gives the pager."""
+def _without_last_newline(lines: Iterator[str]) -> Iterator[str]:
+    """Yield text in which every line but the last ends with a newline: Click adds that one."""
     yield next(lines)
     for line in lines:
         yield f"\n{line}"
 
 
-def _line(message: Message) -> str:
+def _text_line(message: Message) -> str:
+    """Return a message as people read it."""
     assert message.time is not None
-    return f"{_local(int(message.time))} {visible(str(message))}"
+    return f"{_local_time(int(message.time))} {visible(str(message))}"
 
 
 @lru_cache(maxsize=2)
-def _local(seconds: int) -> str:
+def _local_time(seconds: int) -> str:
+    """Return a Unix time as local date and time."""
     return datetime.fromtimestamp(seconds).isoformat(" ")
 
 
 def _json_line(message: Message) -> str:
-    """In ASCII, as chat-client has it: so no terminal and no locale comes to harm."""
+    """Return a message as JSON in ASCII, like chat-client, so that it is the same in every locale and harmless on a terminal."""
     line = encode_json(message).decode().rstrip("\n")
     return _UNSAFE.sub(lambda found: _UTF_16_UNIT.sub(r"\\u\g<0>", found[0].encode("utf-16-be").hex()), line)

@@ -1,4 +1,4 @@
-"""What was said, kept in order, to be told again: what every kind of history has in common."""
+"""The interface of every history, and the arithmetic of ids that all of them share."""
 
 from __future__ import annotations
 
@@ -8,16 +8,27 @@ from collections.abc import Sequence
 from chatkit.errors import HistoryError
 from chatkit.events import Message
 
-__all__ = ["History", "HistoryError", "bytes_of"]
+__all__ = ["History", "HistoryError", "estimated_bytes"]
 
 
 class History(ABC):
-    """Messages by id. After `open`, `read` may be called in one thread while another calls the rest.
+    """An ordered store of messages by id: the base class of every history that a server can keep.
 
-    epoch: the run of ids; those of another epoch mean nothing here.
-    newest_id: no message was ever given a higher one.
-    unused: (first, last) of ids that no message has, ascending. pruned_upto: none is kept up to this id.
-    HistoryError: from every method that has to do with the disk, or where else it is.
+    Ids ascend, and none is given twice in one epoch. docs/history.md says how a server uses a history, and
+    tests/helpers/history_contract.py has the tests that a subclass must pass.
+
+    Attributes:
+        epoch: a name for the run of ids; an id means nothing in another epoch.
+        newest_id: the highest id that was given, 0 before the first. A server raises it before `close`, if it gave ids to
+            messages that the history couldn't keep.
+        unused: the ranges of ids that no message has, ascending, as (first, last), both inclusive.
+        pruned_upto: the highest id that was pruned, 0 if none was.
+
+    Raises:
+        HistoryError: every method that needs the disk (or another host) may raise it; the text says why.
+
+    Threads: after `open`, one thread calls `read` while another calls the other abstract methods.
+        `missing` and `cursor_before_last` are called from any thread, also meanwhile.
     """
 
     epoch: str
@@ -27,45 +38,86 @@ class History(ABC):
 
     @abstractmethod
     def open(self) -> None:
-        """Be ready. HistoryError: it can't be had, not even to read."""
+        """Get ready to read and to append.
+
+        Raises:
+            HistoryError: the history can't even be read.
+        """
 
     @abstractmethod
     def append(self, messages: Sequence[Message]) -> None:
-        """Keep all of these, whose ids are above all before, or (HistoryError) none. Without messages: try whether it could.
+        """Keep all of these messages. In a durable history they survive a crash of the process from here on.
 
-        When it returns they are kept, whatever happens to this process.
+        Args:
+            messages: messages with ascending ids, above `newest_id`. If empty: check whether an append would work now.
+
+        Raises:
+            HistoryError: none of them is kept.
         """
 
     @abstractmethod
     def skip(self, first: int, last: int) -> None:
-        """These ids, above all before, are no messages: they count as `unused`, from the next `append` on for good."""
+        """Mark ids as `unused`: their messages were refused. The next `append`, or `close`, makes that durable.
+
+        A durable history then also removes messages with these ids: their `append` ended too late.
+
+        Args:
+            first, last: the range of ids, both inclusive; above all ids that were kept or skipped in time.
+        """
 
     @abstractmethod
     def read(self, after: int, upto: int, max_bytes: int) -> list[Message]:
-        """The first kept messages above `after`, up to `upto`: at least one, if there is one, and about so many bytes."""
+        """Return the first kept messages of a range of ids.
+
+        Args:
+            after, upto: the range of ids (`after` exclusive, `upto` inclusive).
+            max_bytes: about how many bytes of lines to return; above 0.
+
+        Returns:
+            Messages by ascending id; at least one, however long, if there is one.
+
+        Raises:
+            HistoryError: the messages can't be read now.
+        """
 
     @abstractmethod
     def maintain(self, *, idle: bool) -> float:
-        """A small step of what else there is to do; more of it where `idle`. In how many seconds to call again."""
+        """Do one short step of maintenance: prune, index, checkpoint.
+
+        Args:
+            idle: nothing waits to be appended, so the step may also do work that can wait.
+
+        Returns:
+            The delay until the next call in seconds: 0.0 if there is more to do, infinity if nothing is left.
+
+        Raises:
+            HistoryError: the step failed; it is tried again later.
+        """
 
     @abstractmethod
     def close(self) -> None:
-        """Free it. It may be opened again."""
+        """Free every resource. The history may be opened again."""
 
     def add_unused(self, first: int, last: int) -> tuple[int, int]:
-        """For `skip`: the span that these ids, above all before, are in now."""
+        """Add a range of ids above all earlier ones to `unused`, for `skip`.
+
+        Returns:
+            The range that has them now: it begins earlier where they continue the last one.
+        """
         if self.unused and self.unused[-1][1] == first - 1:
-            first = self.unused.pop()[0]
-        self.unused.append((first, last))
+            first = self.unused[-1][0]
+            self.unused[-1] = first, last
+        else:
+            self.unused.append((first, last))
         return first, last
 
     def missing(self, first: int, last: int) -> int:
-        """How many messages there were from `first` to `last`, where none is kept."""
+        """Return how many messages a gap from `first` to `last` (both inclusive) stands for: its ids that aren't unused."""
         overlaps = [min(last, end) - max(first, start) + 1 for start, end in self.unused]
         return max(0, last - first + 1) - sum(overlap for overlap in overlaps if overlap > 0)
 
     def cursor_before_last(self, newest: int, number: int) -> int:
-        """The id after which `number` messages come up to `newest`, as far as there are so many."""
+        """Return the id (exclusive) after which the last `number` messages up to `newest` come; 0 if there are fewer."""
         for start, end in reversed(self.unused):
             end = min(end, newest)
             if start <= end:
@@ -76,6 +128,6 @@ class History(ABC):
         return max(0, newest - number)
 
 
-def bytes_of(message: Message) -> int:
-    """About how long the line is that tells it."""
+def estimated_bytes(message: Message) -> int:
+    """Return about how many bytes the message's line takes: its text, and a hundred around that."""
     return len(message.text) + 100

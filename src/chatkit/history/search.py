@@ -1,7 +1,8 @@
-"""Finds messages in a history's file, also while a server writes it; changes nothing, and keeps nothing open.
+"""A search in a history's file, also while a server writes it. It changes nothing, and leaves nothing open.
 
-Each chunk is read through a connection of its own: between two of them a pager may wait for hours, and any that is
-open meanwhile keeps the server from shrinking, and at its end from removing, its write-ahead log.
+Operations: read the file from one end to the other in chunks of rows; filter them. Goal: a pager may wait for hours between
+two chunks, and any connection that is open meanwhile keeps the server from shrinking its write-ahead log, and from removing
+it at the end. Plan: each chunk has a connection of its own.
 """
 
 from __future__ import annotations
@@ -19,33 +20,29 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
-from chatkit.events import Action, Message
+from chatkit.events import Message
 from chatkit.history.base import HistoryError
-from chatkit.history.sqlite.schema import APPLICATION_ID, VERSION
+from chatkit.history.sqlite import queries
+from chatkit.history.sqlite.files import FOREIGN, check_version
 from chatkit.protocol.names import name_key
 
-# A thousand of the longest lines are 8 MB; to open the file anew costs a tenth of what so many short ones cost.
+# A thousand of the longest lines are 8 MB; a thousand short ones take ten times as long to read as the file to open.
 CHUNK_ROWS = 1000
-# Any few of a pattern's trigrams find every message that has all of it; more only leave less to look at.
+# Any few trigrams of a pattern find every message that has all of them; more of them only leave fewer messages to compare.
 MAX_TRIGRAMS = 32
 END_OF_TIME = 253_402_214_400.0  # 9999-12-31: a datetime has no later day in every time zone
 
-KINDS = {"message": Message, "action": Action}
-
-_COLUMNS = "SELECT messages.id, time, sender, kind, messages.text FROM"
-_READ = f"{_COLUMNS} messages WHERE id BETWEEN :first AND :last"
-_FIND = f"""{_COLUMNS} search CROSS JOIN messages ON messages.id = search.rowid
-    WHERE search MATCH :match AND search.rowid BETWEEN :first AND :last"""
-
-_FOREIGN = "isn't a history of chatkit"
-_DAMAGED = "is damaged"
-_UNFINISHED = "can't be read: its server didn't end in order, and to see what it left the folder must be writable"
-_FAULTS = {
-    sqlite3.SQLITE_NOTADB: _FOREIGN,
+_DAMAGED = "is damaged; restore a backup"
+_UNREADABLE_LOG = (
+    "can't be read: its server didn't end in order, and to read its log the folder must be writable; "
+    "copy the file and its -wal to another folder"
+)
+_REASONS = {
+    sqlite3.SQLITE_NOTADB: FOREIGN,
     sqlite3.SQLITE_CORRUPT: _DAMAGED,
     sqlite3.SQLITE_ERROR: _DAMAGED,  # a table isn't there
-    sqlite3.SQLITE_CANTOPEN: _UNFINISHED,
-    sqlite3.SQLITE_READONLY: _UNFINISHED,
+    sqlite3.SQLITE_CANTOPEN: _UNREADABLE_LOG,
+    sqlite3.SQLITE_READONLY: _UNREADABLE_LOG,
 }
 
 _Row = tuple[int, float, str, str, str]
@@ -60,30 +57,39 @@ def browse(
     sender: str | None = None,
     text: str | None = None,
 ) -> Iterator[Message]:
-    """The messages that are in the file when the first of them is asked for, oldest first.
+    """Yield the messages that are in the file when the first one is asked for, oldest first.
 
-    path: a history, as a server writes it; it may be writing now.
-    last: only so many, the newest of those that match.
-    since: only those said at this time or later, in seconds since the epoch.
-    sender: only those of the member that had this name (`Ada` and `ada` are one name).
-    text: only those that hold this somewhere, in capitals or not, as `fold` has it. By SQLite's full-text index where
-        the file and this Python have one; what it finds is the same without.
+    Args:
+        path: a history, of any version up to this one's; a server may be writing it.
+        last: yield only the newest `last` matches.
+        since: yield only messages from this time on (Unix time in seconds, inclusive).
+        sender: yield only messages of the member with this name (`Ada` and `ada` are one name).
+        text: yield only messages with this text in them; `fold` says which letters are equal. The file's full-text index
+            makes it fast where this SQLite can use it; the result is the same without.
 
-    HistoryError: there is no such history, or it is damaged; also in the middle. ValueError: `text` isn't valid Unicode.
+    Raises:
+        HistoryError: there is no such history, or it is damaged; it may also be raised between two messages.
+        ValueError: `text` isn't valid Unicode.
+
+    Resource handling: no file is open between two messages.
     """
-    reader = _Reader(os.fspath(path), _Wanted(since, sender, text))
+    reader = _Reader(os.fspath(path), _Filter(since, sender, text))
     oldest, newest = 1, reader.newest()
-    if last is not None:  # found backwards, then told forwards: however many, none are kept
+    if last is not None:  # find where they begin, then read forwards: no more than a chunk is in memory, however many
         ids = deque((row[0] for row in islice(reader.rows(oldest, newest, backwards=True), last)), maxlen=1)
         oldest = ids[0] if ids else newest + 1
     for number, time, name, kind, said in reader.rows(oldest, newest):
-        yield KINDS[kind](name, said, number, time)
+        yield queries.KINDS[kind](name, said, number, time)
 
 
 class _Folding(dict[int, int]):
-    """One letter for one letter, never `ss` for `ß`, and only those that Unicode 3.2 had: FTS5 knows at least these."""
+    """A table for `str.translate` from capitals to small letters, one for one: never `ss` for `ß`.
+
+    It has only letters of Unicode 3.2: every FTS5 knows at least these.
+    """
 
     def __missing__(self, code: int) -> int:
+        """Add a letter to the table."""
         letter = chr(code)
         folded = min(letter.casefold(), letter.lower(), key=len)
         is_known = len(folded) == 1 and unicodedata.ucd_3_2_0.category(letter) != "Cn"
@@ -95,14 +101,16 @@ _FOLDING = _Folding()
 
 
 def fold(text: str) -> str:
-    """`text` as a search sees it: capitals and small letters are one, in any script."""
+    """Return `text` as a search compares it: capitals and small letters are equal, in any script."""
     return text.lower() if text.isascii() else text.translate(_FOLDING)
 
 
-class _Wanted:
-    """Which messages are looked for.
+class _Filter:
+    """The conditions of a search.
 
-    match: what to ask FTS5: it finds all of those and maybe more. Empty where it can't be asked.
+    Attributes:
+        since: the earliest time.
+        match: an FTS5 query that finds every match and maybe more; empty if the index can't help.
     """
 
     def __init__(self, since: float | None, sender: str | None, text: str | None) -> None:
@@ -110,18 +118,19 @@ class _Wanted:
         self._key = None if sender is None else name_key(sender)
         self._folded = fold(text or "")
         self._casefolded = (text or "").casefold()
-        self.match = _trigrams(self._folded)
+        self.match = _match_trigrams(self._folded)
 
-    def __contains__(self, row: _Row) -> bool:
+    def matches(self, row: _Row) -> bool:
+        """Tell whether a row meets the conditions, except for `since`."""
         _, _, sender, _, text = row
         if self._key is not None and name_key(sender) != self._key:
             return False
-        # What `fold` makes equal, casefold does too, in a tenth of the time where a text isn't ASCII.
+        # Texts that are equal for `fold` are equal for casefold, which takes a tenth of the time where they aren't ASCII.
         return self._casefolded in text.casefold() and self._folded in fold(text)
 
 
-def _trigrams(text: str) -> str:
-    """An FTS5 query for them. The index is made without positions: it knows three letters in a row, and no more."""
+def _match_trigrams(text: str) -> str:
+    """Return an FTS5 query for the trigrams of `text`. The index has no positions: it finds them in any order."""
     text.encode()
     trigrams = dict.fromkeys(text[start : start + 3] for start in range(len(text) - 2))
     usable = [three.replace('"', '""') for three in trigrams if "\0" not in three]  # a NUL ends a query
@@ -129,106 +138,97 @@ def _trigrams(text: str) -> str:
 
 
 class _Reader:
-    """Reads what is wanted from one file. Nothing is open between two calls."""
+    """The matches of a filter in one file. Nothing is open between two reads."""
 
-    def __init__(self, path: str, wanted: _Wanted) -> None:
+    def __init__(self, path: str, criteria: _Filter) -> None:
         self._name = path
-        self._path = os.path.realpath(path)  # as SQLite does before it looks for what stands beside
-        self._wanted = wanted
+        self._path = os.path.realpath(path)  # SQLite resolves a link before it looks for the log
+        self._filter = criteria
 
     def newest(self) -> int:
-        """The newest message's id, 0 before the first."""
-        return self._ask(lambda connection: connection.execute("SELECT max(id) FROM messages").fetchone()[0] or 0)
+        """Return the newest message's id, 0 if there is no message."""
+        return self._read(queries.newest_id)
 
     def rows(self, first: int, last: int, *, backwards: bool = False) -> Iterator[_Row]:
-        """What is wanted of the messages with ids from `first` to `last`."""
+        """Yield the matches with ids from `first` to `last` (both inclusive)."""
         while first <= last:
-            rows, done = self._ask(partial(self._chunk, first, last, backwards))
-            yield from (row for row in map(self._checked, rows) if row in self._wanted)
-            first, last = (first, done - 1) if backwards else (done + 1, last)
+            rows, end = self._read(partial(self._read_chunk, first, last, backwards))
+            yield from (row for row in map(self._checked, rows) if self._filter.matches(row))
+            first, last = (first, end - 1) if backwards else (end + 1, last)
 
-    def _chunk(self, first: int, last: int, backwards: bool, connection: sqlite3.Connection) -> tuple[list[Any], int]:
-        """(rows from the beginning of that span, or from its end; the id up to which these are all there are)"""
-        indexed = self._indexed(connection)
+    def _read_chunk(
+        self, first: int, last: int, backwards: bool, connection: sqlite3.Connection
+    ) -> tuple[list[Any], int]:
+        """Return rows from the beginning of a range of ids (backwards: from its end), and the id up to which that is all.
+
+        A chunk is found by the index, or it lies above the indexed ids and is read.
+        """
+        match = self._filter.match
+        indexed = queries.indexed_upto(connection) if match else 0
         if backwards:
-            query, first = (_FIND, first) if last <= indexed else (_READ, max(first, indexed + 1))
+            match, first = (match, first) if last <= indexed else ("", max(first, indexed + 1))
         else:
-            query, last = (_FIND, min(last, indexed)) if first <= indexed else (_READ, last)
-        query += f" AND time >= :since ORDER BY messages.id {'DESC' if backwards else 'ASC'} LIMIT {CHUNK_ROWS}"
-        values = {"first": first, "last": last, "since": self._wanted.since, "match": self._wanted.match}
-        rows = connection.execute(query, values).fetchall()
+            match, last = (match, min(last, indexed)) if first <= indexed else ("", last)
+        rows = queries.find(connection, first, last, self._filter.since, match, CHUNK_ROWS, backwards=backwards)
         if len(rows) == CHUNK_ROWS:
             return rows, rows[-1][0]
         return rows, first if backwards else last
 
-    def _indexed(self, connection: sqlite3.Connection) -> int:
-        """The id up to which the index can be asked."""
-        if not self._wanted.match:
-            return 0
-        try:
-            connection.execute("SELECT rowid FROM search LIMIT 0")
-        except sqlite3.OperationalError:  # the server's SQLite had no FTS5, or this one hasn't
-            return 0
-        (indexed,) = connection.execute("SELECT coalesce(max(indexed), 0) FROM room").fetchone()
-        return int(indexed)
-
     def _checked(self, row: Any) -> _Row:
-        """A row as a server writes it."""
+        """Return a row that has the types and values of a message."""
         number, time, sender, kind, text = row
-        if type(time) is float and 0 <= time < END_OF_TIME and type(sender) is type(text) is str and kind in KINDS:
+        is_valid = type(time) is float and 0 <= time < END_OF_TIME and type(sender) is type(text) is str
+        if is_valid and kind in queries.KINDS:
             return number, time, sender, kind, text
-        raise self._fault(f"{_DAMAGED} (message {number})")
+        raise self._error(f"is damaged (message {number}); restore a backup")
 
-    def _ask(self, query: Callable[[sqlite3.Connection], _T]) -> _T:
-        """The answer from one moment of the file's life."""
+    def _read(self, query: Callable[[sqlite3.Connection], _T]) -> _T:
+        """Return a query's result from one moment of the file.
+
+        With a log SQLite sees to that. Without one no server has the file, and it is read without locks; if a server came
+        meanwhile, read it again.
+        """
         while True:
-            before = self._unserved()
+            state = self._state_without_log()
             try:
-                answer = self._ask_once(query, immutable=before is not None)
+                result = self._read_once(query, immutable=state is not None)
             except HistoryError:
-                if self._is_still(before):
+                if state is None or state == self._state_without_log():
                     raise
             else:
-                if self._is_still(before):
-                    return answer
+                if state is None or state == self._state_without_log():
+                    return result
 
-    def _is_still(self, before: tuple[int, int, int] | None) -> bool:
-        """Whether what was read holds: SQLite sees to it where there is a log, else nobody must have written."""
-        return before is None or before == self._unserved()
-
-    def _ask_once(self, query: Callable[[sqlite3.Connection], _T], *, immutable: bool) -> _T:
-        """immutable: nobody writes, so SQLite needs no log beside the file, and leaves none."""
+    def _read_once(self, query: Callable[[sqlite3.Connection], _T], *, immutable: bool) -> _T:
+        """Return a query's result. immutable: SQLite takes no lock, and makes no log beside the file."""
         uri = f"{Path(self._path).as_uri()}?mode=ro{'&immutable=1' if immutable else ''}"
         try:
             with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as connection:
                 connection.execute("PRAGMA query_only = ON")
                 connection.execute("BEGIN")
-                self._check(connection)
+                check_version(self._name, *queries.identify(connection))
                 return query(connection)
         except sqlite3.Error as error:
             code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)  # without: Python's, of text not UTF-8
-            raise self._fault(_FAULTS.get(code & 0xFF, f"can't be read: {error}")) from None
+            raise self._error(_REASONS.get(code & 0xFF, f"can't be read: {error}")) from None
 
-    def _check(self, connection: sqlite3.Connection) -> None:
-        if connection.execute("PRAGMA application_id").fetchone() != (APPLICATION_ID,):
-            raise self._fault(_FOREIGN)
-        (version,) = connection.execute("PRAGMA user_version").fetchone()
-        if version > VERSION:
-            raise self._fault(f"was written by a newer chatkit (schema {version}, this one reads {VERSION})")
+    def _state_without_log(self) -> tuple[int, int, int] | None:
+        """Return (inode, bytes, time of change in ns): all are the same while no server has the file.
 
-    def _unserved(self) -> tuple[int, int, int] | None:
-        """What differs after a server had the file; None where one has it now, or had it when it crashed."""
+        None if there is a log: a server has the file now, or had it when it crashed.
+        """
         try:
             found = os.stat(self._path)
         except OSError as error:
-            raise self._fault(f"can't be read: {os.strerror(error.errno or 0)}") from None
+            raise self._error(f"can't be read: {os.strerror(error.errno or 0)}") from None
         if not stat.S_ISREG(found.st_mode):
-            raise self._fault("isn't an ordinary file")
+            raise self._error("isn't an ordinary file; choose another file")
         if not os.access(self._path, os.R_OK, effective_ids=os.access in os.supports_effective_ids):
-            raise self._fault("can't be read: Permission denied")
+            raise self._error("can't be read: Permission denied")
         if any(os.path.exists(f"{self._path}{suffix}") for suffix in ("-wal", "-journal")):
             return None
         return found.st_ino, found.st_size, found.st_mtime_ns
 
-    def _fault(self, what: str) -> HistoryError:
-        return HistoryError(f"{self._name} {what}")
+    def _error(self, text: str) -> HistoryError:
+        """Return an error that begins with the file's name."""
+        return HistoryError(f"{self._name} {text}")

@@ -1,1 +1,1 @@
-"""A history in an SQLite file. Private."""
+"""A history in an SQLite file. Private; `chatkit` exports SqliteHistory."""

@@ -1,10 +1,9 @@
-"""The file of an SQLite history: found or made, checked, locked, and put aside when it is damaged."""
+"""The file of an SQLite history: locked, made, checked, migrated, put aside when it is damaged; and its errors in words."""
 
 from __future__ import annotations
 
 import fcntl
 import os
-import secrets
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -13,40 +12,46 @@ from pathlib import Path
 from urllib.parse import quote
 
 from chatkit.history.base import HistoryError
-from chatkit.history.sqlite.schema import APPLICATION_ID, SEARCH, TABLES, VERSION
+from chatkit.history.sqlite import queries
 
-# A moment of another program's (a backup, somebody's shell) doesn't count as trouble.
+# A backup, or a command in somebody's shell, locks the file for a moment: that isn't trouble yet.
 BUSY_SECONDS = 1.0
 
-# Of the first page (https://www.sqlite.org/fileformat.html#the_database_header).
+# The log beside the file has at most so many pages of 4 KiB, unless a reader holds it. `Maintenance` does the checkpoints,
+# in pauses; this bound is for its own steps, which may write more than was said.
+LOG_PAGES = 4000
+
+# The header of the first page: https://www.sqlite.org/fileformat.html#the_database_header
 HEADER_BYTES, MAGIC = 100, b"SQLite format 3\0"
-# What stands beside a database and belongs to it.
-BESIDE = ("", "-wal", "-shm", "-journal")
+# The files that make up a database: its path with each of these behind it.
+SUFFIXES = ("", "-wal", "-shm", "-journal")
+
+FOREIGN = "isn't a history of chatkit; choose another file"
 
 _REASONS = {
-    "SQLITE_FULL": "the disk is full",
-    "SQLITE_BUSY": "another program has locked the file",
-    "SQLITE_LOCKED": "another program has locked the file",
-    "SQLITE_READONLY": "the file can't be written",
-    "SQLITE_CANTOPEN": "the file can't be opened",
-    "SQLITE_IOERR": "the disk has failed",
-    "SQLITE_PERM": "the file can't be read",
+    "SQLITE_FULL": "the disk is full; free some space",
+    "SQLITE_BUSY": "another program has locked the file; end its transaction",
+    "SQLITE_LOCKED": "another program has locked the file; end its transaction",
+    "SQLITE_READONLY": "the file can't be written; check its permissions and its folder's",
+    "SQLITE_CANTOPEN": "the file can't be opened; check its permissions and its folder's",
+    "SQLITE_IOERR": "the disk has failed; look into the system's log",
+    "SQLITE_PERM": "the file can't be read; check its permissions",
 }
 
 
-class Damaged(HistoryError):
-    """The file is a history, but its content isn't whole."""
+class DamagedHistory(HistoryError):
+    """A file that is a history of chatkit, but isn't whole."""
 
 
 @contextmanager
-def in_words(path: Path) -> Iterator[None]:
-    """What SQLite and the system say, as HistoryError."""
+def translate_errors(path: Path) -> Iterator[None]:
+    """Raise errors of SQLite and the system as HistoryError, in words."""
     try:
         yield
     except sqlite3.Error as error:
         name = getattr(error, "sqlite_errorname", "")
         if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
-            raise Damaged(f"{path} is damaged ({error})") from None
+            raise DamagedHistory(f"{path} is damaged ({error})") from None
         words = next((words for start, words in _REASONS.items() if name.startswith(start)), str(error))
         raise HistoryError(f"{words} ({path}, {name or error})") from None
     except OSError as error:
@@ -54,28 +59,34 @@ def in_words(path: Path) -> Iterator[None]:
 
 
 def lock(path: Path) -> int:
-    """Keep every other server off this file, until `unlock` of what this gives. HistoryError: one has it already."""
+    """Keep every other server off this file. Return a descriptor for `unlock`.
+
+    The lock is one of the kernel (flock), so it ends with the process. A lock file that its last owner has just removed
+    locks nothing: then try again with a new one.
+    """
     while True:
         descriptor = os.open(f"{path}-lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             os.close(descriptor)
-            raise HistoryError(f"another server keeps its history in {path}") from None
+            raise HistoryError(
+                f"another server keeps its history in {path}; end that server, or choose another file"
+            ) from None
         if os.fstat(descriptor).st_nlink:
             return descriptor
-        os.close(descriptor)  # whoever had it has just removed it
+        os.close(descriptor)
 
 
 def unlock(path: Path, descriptor: int) -> None:
-    """Others may have the file now."""
+    """Let other servers have the file."""
     with suppress(OSError):
         os.unlink(f"{path}-lock")
     os.close(descriptor)
 
 
-def connect(path: Path, *, mode: str = "rw") -> sqlite3.Connection:
-    """A connection that commits each statement by itself. mode: rw or ro."""
+def connect(path: Path, *, mode: str) -> sqlite3.Connection:
+    """Return a connection that commits each statement by itself. mode: rw or ro."""
     return sqlite3.connect(
         f"file:{quote(os.fspath(path))}?mode={mode}",
         uri=True,
@@ -86,28 +97,49 @@ def connect(path: Path, *, mode: str = "rw") -> sqlite3.Connection:
     )
 
 
-def make(path: Path) -> None:
-    """A new, empty history, if there is no file, or an empty one. Readable for its owner alone."""
+def open_writer(path: Path, *, sync: str) -> sqlite3.Connection:
+    """Open a history for writing: make it if there is none, migrate it if an older chatkit wrote it.
+
+    A damaged file isn't migrated: it can be put aside as it is.
+    """
+    create_if_missing(path)
+    check_header(path)
+    writer = connect(path, mode="rw")
+    try:
+        application_id, version = queries.identify(writer)  # after a crash the log may know better than the header
+        check_version(path, application_id, version)
+        queries.read_end(writer)
+        queries.configure_writer(writer, sync=sync, log_pages=LOG_PAGES)
+        if version < queries.VERSION:
+            queries.migrate(writer)
+    except BaseException:
+        writer.close()
+        raise
+    return writer
+
+
+def create_if_missing(path: Path) -> None:
+    """Make a new history, readable for its owner alone, if there is no file or an empty one.
+
+    It is made under another name and renamed at the end: killed halfway, it leaves nothing that the next start would take
+    for a history.
+    """
     if path.exists() and not path.is_file():
-        raise HistoryError(f"{path} isn't an ordinary file")  # it must not be renamed over: think of /dev/null
-    if length(path):
-        os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC))
+        # Renaming over it would replace it: think of /dev/null.
+        raise HistoryError(f"{path} isn't an ordinary file; choose another file")
+    if size_of(path):
+        os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC))  # refuse a read-only file now
         return
-    if length(Path(f"{path}-wal")):
-        raise Damaged(f"{path} is damaged (nothing but its log is left)")
+    if size_of(Path(f"{path}-wal")):
+        raise DamagedHistory(f"{path} is damaged (nothing but its log is left)")
     path = path.resolve()  # a link stays one
-    unfinished = Path(f"{path}-new")  # killed in the middle of this, the next start finds nothing
+    unfinished = Path(f"{path}-new")
     with suppress(FileNotFoundError):
         os.unlink(unfinished)
     os.close(os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
-    connection = connect(unfinished)
+    connection = connect(unfinished, mode="rw")
     try:
-        connection.execute("BEGIN IMMEDIATE")
-        for statement in TABLES:
-            connection.execute(statement)
-        connection.execute("INSERT INTO room VALUES (?, 0, 0)", (secrets.token_hex(8),))
-        connection.execute("COMMIT")
-        connection.execute("PRAGMA journal_mode = WAL")
+        queries.create(connection, os.urandom(8).hex())
         connection.close()
         os.rename(unfinished, path)
     except BaseException:
@@ -116,61 +148,65 @@ def make(path: Path) -> None:
         raise
 
 
-def check(path: Path) -> None:
-    """HistoryError: the file isn't a history of ours. Damaged: it was one."""
-    header = _header(path)
+def check_header(path: Path) -> None:
+    """Raise HistoryError if the file isn't a history of chatkit, DamagedHistory if it was one."""
+    with open(path, "rb") as file:
+        header = file.read(HEADER_BYTES)
     if not header.strip(b"\0"):
-        raise Damaged(f"{path} is damaged (it begins with zeros)")
-    if not header.startswith(MAGIC) or int.from_bytes(header[68:72], "big") != APPLICATION_ID:
-        raise HistoryError(f"{path} isn't a history of chatkit; choose another file")
-    if (version := int.from_bytes(header[60:64], "big")) > VERSION:
-        raise HistoryError(f"{path} was written by a newer chatkit (schema {version}, this one reads {VERSION})")
+        raise DamagedHistory(f"{path} is damaged (it begins with zeros)")
+    if not header.startswith(MAGIC):
+        raise HistoryError(f"{path} {FOREIGN}")
+    check_version(path, int.from_bytes(header[68:72], "big"), int.from_bytes(header[60:64], "big"))
     page_bytes, pages = int.from_bytes(header[16:18], "big"), int.from_bytes(header[28:32], "big")
     is_whole = path.stat().st_size >= pages * (65536 if page_bytes == 1 else page_bytes)
-    if not is_whole and not length(Path(f"{path}-wal")):  # else the log may have the rest
-        raise Damaged(f"{path} is damaged (its end is missing)")
+    if not is_whole and not size_of(Path(f"{path}-wal")):  # else the log may have the rest
+        raise DamagedHistory(f"{path} is damaged (its end is missing)")
+
+
+def check_version(path: str | Path, application_id: int, version: int) -> None:
+    """Raise HistoryError unless the file is a history, of a version that this chatkit knows."""
+    if application_id != queries.APPLICATION_ID or version < 1:
+        raise HistoryError(f"{path} {FOREIGN}")
+    if version > queries.VERSION:
+        known = f"schema {version}, this one reads {queries.VERSION}"
+        raise HistoryError(f"{path} was written by a newer chatkit ({known}); upgrade chatkit")
 
 
 def put_aside(path: Path) -> Path:
-    """Rename a damaged file, with what belongs to it; its new name."""
+    """Rename a damaged file together with its log. Return its new name, which no file had."""
     stem = f"{path}.damaged-{time.strftime('%Y%m%d-%H%M%S')}"
     aside = Path(stem)
     number = 1
-    while any(os.path.exists(f"{aside}{suffix}") for suffix in BESIDE):
+    while any(os.path.exists(f"{aside}{suffix}") for suffix in SUFFIXES):
         number += 1
         aside = Path(f"{stem}-{number}")
-    for suffix in BESIDE:
+    for suffix in SUFFIXES:
         with suppress(FileNotFoundError):
             os.rename(f"{path}{suffix}", f"{aside}{suffix}")
     return aside
 
 
-def add_search(connection: sqlite3.Connection) -> bool:
-    """Whether there is an index to search in; it is made where this SQLite knows how to."""
-    try:
-        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'search'").fetchone():
-            connection.execute(SEARCH)
-        connection.execute("SELECT rowid FROM search LIMIT 0")
-    except sqlite3.OperationalError as error:
-        if error.sqlite_errorname != "SQLITE_ERROR":
-            raise
-        return False  # no such module, or no such tokenizer
-    return True
+def remove_log(path: Path) -> None:
+    """Clear away the log of a file that was renamed: a new file of this name must not take it for its own.
+
+    A log that still has messages is renamed, never deleted.
+    """
+    for suffix in SUFFIXES[1:]:
+        beside = Path(f"{path}{suffix}")
+        if suffix == "-wal" and size_of(beside):
+            os.rename(beside, f"{path}.removed-{time.time_ns()}-wal")
+        beside.unlink(missing_ok=True)
 
 
-def inode(path: Path) -> int | None:
-    """Which file has this name now."""
+def inode_of(path: Path) -> int | None:
+    """Return which file has this name now; None if there is none."""
     with suppress(FileNotFoundError):
         return path.stat().st_ino
     return None
 
 
-def _header(path: Path) -> bytes:
-    with open(path, "rb") as file:
-        return file.read(HEADER_BYTES)
-
-
-def length(path: Path) -> int:
+def size_of(path: Path) -> int:
+    """Return the file's size in bytes, 0 if there is no file."""
     try:
         return path.stat().st_size
     except FileNotFoundError:

@@ -1,4 +1,4 @@
-"""What an SQLite history has to do exclude keeping messages: checkpoints, pruning, the index. In small steps."""
+"""The work of an SQLite history beside appending: checkpoints, pruning, the search index. Done in short steps."""
 
 from __future__ import annotations
 
@@ -8,120 +8,102 @@ import time
 from collections.abc import Sequence
 
 from chatkit.events import Message
-from chatkit.history.base import bytes_of
-from chatkit.history.sqlite.files import add_search
-from chatkit.history.sqlite.queries import transaction
+from chatkit.history.base import estimated_bytes
+from chatkit.history.sqlite import queries
 
-# What a power failure may take, at the most (`sync="normal"`): what was committed since the last checkpoint.
+# With sync="normal" a power failure loses at most the commits since the last checkpoint.
 CHECKPOINT_SECONDS = 10.0
-# SQLite's own default, 1000 pages of 4 KiB: later the log is slow to read, sooner the disk is busy.
+# SQLite's own default, 1000 pages of 4 KiB: with more the log is slow to read, with less the disk is busy.
 CHECKPOINT_BYTES = 4 * 1024 * 1024
-# A step is short: whoever speaks meanwhile waits for it. But it prunes twice what was said since the last one, in a flood
-# too: each statement may have to wait for the interpreter's lock, so it is a few large ones then.
-ROWS_AT_ONCE, MOST_ROWS_AT_ONCE = 250, 20_000
+# A message waits for a step that has begun, so a step is short. In a flood it still prunes twice as many messages as came
+# since the last step, in few large statements: each may have to wait for the interpreter's lock.
+MIN_ROWS, MAX_ROWS = 250, 20_000
 STEP_SECONDS = 0.005
-# How often to look for messages that are too old.
-DAYS_SECONDS = 60.0
-# The index can wait until nobody speaks for a moment.
+# How often to look for messages older than `days`.
+AGE_SECONDS = 60.0
+# How long to leave the index to the next pause of the chat.
 PAUSE_SECONDS = 0.1
 
 
-class Upkeep:
-    """days: for how many days messages are kept, None for ever.
+class Maintenance:
+    """The maintenance of one open file.
 
-    pruned_upto: messages up to this id were removed.
+    Args:
+        writer: the only connection that writes to the file.
+        days: the age in days at which messages are pruned, None for never.
+
+    Attributes:
+        pruned_upto: the highest id that was pruned, 0 if none was.
     """
 
-    def __init__(self, connection: sqlite3.Connection, days: float | None) -> None:
-        self._connection = connection
+    def __init__(self, writer: sqlite3.Connection, days: float | None) -> None:
+        self._writer = writer
         self._days = days
-        self._unsaved_bytes = 0
-        self._unsaved_since = math.inf
-        self._said = 0
+        self._log_bytes = 0  # committed since the last checkpoint
+        self._log_since = math.inf
+        self._appended = 0  # messages since the last step that pruned
         self.pruned_upto = 0
-        self._has_search: bool | None = None
+        self._can_index: bool | None = None
         self._is_indexed = False
 
     def count(self, messages: Sequence[Message]) -> None:
-        """These were committed."""
-        self._said += len(messages)
-        self._unsaved_bytes += sum(map(bytes_of, messages))
-        self._unsaved_since = min(self._unsaved_since, time.monotonic())
+        """Take note of messages that were committed."""
+        self._appended += len(messages)
+        self._log_bytes += sum(map(estimated_bytes, messages))
+        self._log_since = min(self._log_since, time.monotonic())
         self._is_indexed = False
 
     def step(self, *, idle: bool, oldest_to_keep: int | None) -> float:
-        """Do some of what there is to do; in how many seconds there will be more.
+        """Do one short step. Return the delay until the next one in seconds: 0.0 if there is more to do.
 
-        oldest_to_keep: messages with lower ids are pruned.
+        Args:
+            idle: also do work that can wait for a pause: the index.
+            oldest_to_keep: prune messages with lower ids.
         """
         until = time.monotonic() + STEP_SECONDS
         has_more = self._prune(oldest_to_keep, until)
         if idle and not has_more:
             has_more = self._index(until)
         now = time.monotonic()
-        if self._unsaved_bytes >= CHECKPOINT_BYTES or now - self._unsaved_since >= CHECKPOINT_SECONDS:
+        if self._log_bytes >= CHECKPOINT_BYTES or now - self._log_since >= CHECKPOINT_SECONDS:
             self._checkpoint()
         if has_more:
             return 0.0
-        waits = PAUSE_SECONDS if not idle else DAYS_SECONDS if self._days else math.inf
-        return min(waits, max(0.0, self._unsaved_since + CHECKPOINT_SECONDS - now))
+        delay = PAUSE_SECONDS if not idle else AGE_SECONDS if self._days else math.inf
+        return min(delay, max(0.0, self._log_since + CHECKPOINT_SECONDS - now))
 
     def _checkpoint(self) -> None:
-        """Move what the log has into the file itself; the kernel writes both to the disk first."""
-        self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-        self._unsaved_bytes, self._unsaved_since = 0, math.inf
+        """Move the log into the file, as far as no reader needs it."""
+        queries.checkpoint(self._writer, "PASSIVE")
+        self._log_bytes, self._log_since = 0, math.inf
 
     def _prune(self, oldest_to_keep: int | None, until: float) -> bool:
-        """Remove what isn't to be kept; whether there is more of it."""
+        """Prune until the given time. Tell whether there is more to prune."""
         if oldest_to_keep is None and self._days is None:
             return False
-        before = time.time() - self._days * 86400 if self._days else -math.inf
-        number = max(ROWS_AT_ONCE, min(2 * self._said, MOST_ROWS_AT_ONCE))
-        self._said = 0
+        oldest_time = time.time() - self._days * 86400 if self._days else -math.inf
+        rows = max(MIN_ROWS, min(2 * self._appended, MAX_ROWS))
+        self._appended = 0
         while time.monotonic() < until:
-            oldest = self._connection.execute(
-                "SELECT max(id) FROM (SELECT id, time FROM messages ORDER BY id LIMIT ?) WHERE id < ? OR time < ?",
-                (number, oldest_to_keep or 0, before),
-            ).fetchone()[0]
-            if oldest is None:
+            upto = queries.last_to_prune(self._writer, rows, oldest_to_keep or 0, oldest_time)
+            if upto is None:
                 return False
-            self._remove_upto(oldest)
-            self.pruned_upto = oldest
+            queries.prune(self._writer, upto, has_index=self._has_index())
+            self.pruned_upto = upto
         return True
-
-    def _remove_upto(self, number: int) -> None:
-        with transaction(self._connection):
-            if self._searches:
-                self._connection.execute(
-                    "INSERT INTO search (search, rowid, text) SELECT 'delete', id, text FROM messages "
-                    "WHERE id <= min(?, (SELECT indexed FROM room))",
-                    (number,),
-                )
-            self._connection.execute("DELETE FROM messages WHERE id <= ?", (number,))
 
     def _index(self, until: float) -> bool:
-        """Make some more messages known to the index; whether there are more."""
-        if self._is_indexed or not self._searches:
+        """Index messages until the given time. Tell whether there are more."""
+        if self._is_indexed or not self._has_index():
             return False
         while time.monotonic() < until:
-            with transaction(self._connection):
-                upto = self._connection.execute(
-                    "SELECT max(id) FROM (SELECT id FROM messages WHERE id > (SELECT indexed FROM room) ORDER BY id LIMIT ?)",
-                    (ROWS_AT_ONCE,),
-                ).fetchone()[0]
-                if upto is None:
-                    self._is_indexed = True
-                    return False
-                self._connection.execute(
-                    "INSERT INTO search (rowid, text) SELECT id, text FROM messages "
-                    "WHERE id > (SELECT indexed FROM room) AND id <= ?",
-                    (upto,),
-                )
-                self._connection.execute("UPDATE room SET indexed = ?", (upto,))
+            if not queries.index_next(self._writer, MIN_ROWS):
+                self._is_indexed = True
+                return False
         return True
 
-    @property
-    def _searches(self) -> bool:
-        if self._has_search is None:
-            self._has_search = add_search(self._connection)
-        return self._has_search
+    def _has_index(self) -> bool:
+        """Make the index at the first call. Tell whether this SQLite can have one."""
+        if self._can_index is None:
+            self._can_index = queries.make_index(self._writer)
+        return self._can_index

@@ -1,5 +1,8 @@
-"""Messages to rows and back. SQLite lets go of the interpreter's lock at every step of a statement, and gets it back only
-when other threads pause: so one step here carries many messages."""
+"""All SQL of a history's file: its tables, and a function for each query.
+
+SQLite releases the interpreter's lock at each step of a statement, and gets it back only when other threads pause. So one
+step carries many messages here: a thousand rows are one INSERT, a page of messages is one row of JSON.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +10,51 @@ import json
 import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from itertools import chain
+from typing import Any
 
 from chatkit.events import Action, Message
 
-# As many as SQLite takes by far (SQLITE_MAX_VARIABLE_NUMBER, 32766 since 3.32), while its compiled statement stays small.
+# "chat" in ASCII, in the header of the file: `file` and every reader can tell a history from other databases.
+APPLICATION_ID = 0x63686174
+# Raise it with every change that an older chatkit can't read, and say in MIGRATIONS how to get there.
+VERSION = 2
+
+# docs/history.md explains the tables. `state` has one row.
+STATE = "CREATE TABLE state (epoch TEXT NOT NULL, reserved INTEGER NOT NULL, indexed INTEGER NOT NULL)"
+TABLES = (
+    """CREATE TABLE messages (
+        id INTEGER PRIMARY KEY, time REAL NOT NULL, sender TEXT NOT NULL, kind TEXT NOT NULL, text TEXT NOT NULL
+    )""",
+    STATE,
+    "CREATE TABLE unused (first INTEGER PRIMARY KEY, last INTEGER NOT NULL)",
+    f"PRAGMA application_id = {APPLICATION_ID}",
+    f"PRAGMA user_version = {VERSION}",
+)
+
+# The statements that lead from each version to the next. They copy instead of renaming, so that a migrated file has the
+# schema of a new one, to the letter. A step never changes: when STATE does, step 1 keeps its text of today.
+MIGRATIONS = {
+    1: (
+        STATE,
+        "INSERT INTO state SELECT name, reserved, indexed FROM room",
+        "DROP TABLE room",
+        "PRAGMA user_version = 2",
+    )
+}
+
+# Trigrams find any part of a word in any script, as reading every message would. FTS5 has them since SQLite 3.34.
+SEARCH = """CREATE VIRTUAL TABLE search USING fts5(
+    text, content = 'messages', content_rowid = 'id', tokenize = 'trigram', detail = none
+)"""
+
+# Far below SQLite's limit (SQLITE_MAX_VARIABLE_NUMBER, 32766 since 3.32), and the compiled statement stays small.
 ROWS_AT_ONCE = 1000
 MAX_READ_ROWS = 1000
 
 KINDS = {"message": Message, "action": Action}
 
-# The bytes of a line are its text's and about a hundred around it.
+# A row's `before` is the length of the lines before it: of each its text, and about a hundred bytes around that.
 _SELECT = """
     SELECT json_group_array(json_array(kind, sender, text, id, time)) FROM (
         SELECT *, sum(length(text) + 100) OVER (ORDER BY id) - length(text) - 100 AS before FROM (
@@ -25,10 +63,15 @@ _SELECT = """
     ) WHERE before < ?
 """
 
+_COLUMNS = "SELECT messages.id, time, sender, kind, messages.text FROM"
+_SCAN = f"{_COLUMNS} messages WHERE id BETWEEN :first AND :last"
+_MATCH = f"""{_COLUMNS} search CROSS JOIN messages ON messages.id = search.rowid
+    WHERE search MATCH :match AND search.rowid BETWEEN :first AND :last"""
+
 
 @contextmanager
 def transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    """All that happens inside is done, or none of it."""
+    """Do everything in the block, or none of it."""
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield
@@ -39,8 +82,89 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
         raise
 
 
+# The file
+
+
+def create(connection: sqlite3.Connection, epoch: str) -> None:
+    """Make the tables of a new history, in WAL mode."""
+    with transaction(connection):
+        for statement in TABLES:
+            connection.execute(statement)
+        connection.execute("INSERT INTO state VALUES (?, 0, 0)", (epoch,))
+    connection.execute("PRAGMA journal_mode = WAL")
+
+
+def configure_writer(connection: sqlite3.Connection, *, sync: str, log_pages: int) -> None:
+    """Set how a writer commits. log_pages: SQLite's own checkpoint waits for so many pages of 4 KiB."""
+    connection.execute("PRAGMA journal_mode = WAL")  # a backup, put back, is in another one
+    connection.execute(f"PRAGMA synchronous = {sync}")
+    connection.execute(f"PRAGMA wal_autocheckpoint = {log_pages}")
+    connection.execute(f"PRAGMA journal_size_limit = {log_pages * 4096}")
+    connection.execute("PRAGMA secure_delete = ON")  # pruned text is overwritten in the file
+
+
+def checkpoint(connection: sqlite3.Connection, mode: str) -> None:
+    """Move the log into the file, and sync both. mode: PASSIVE, or TRUNCATE to empty the log too."""
+    connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
+
+
+def identify(connection: sqlite3.Connection) -> tuple[int, int]:
+    """Return (application id, version of the schema)."""
+    (application_id,) = connection.execute("PRAGMA application_id").fetchone()
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    return application_id, version
+
+
+def migrate(connection: sqlite3.Connection) -> None:
+    """Bring the tables to VERSION in one transaction: after a crash they have the old version or the new one."""
+    with transaction(connection):
+        _, version = identify(connection)
+        for statement in chain.from_iterable(MIGRATIONS[number] for number in range(version, VERSION)):
+            connection.execute(statement)
+
+
+# Ids
+
+
+def read_state(connection: sqlite3.Connection) -> tuple[str, int]:
+    """Return (epoch, highest reserved id)."""
+    epoch, reserved = connection.execute("SELECT epoch, reserved FROM state").fetchone()
+    return epoch, reserved
+
+
+def write_state(connection: sqlite3.Connection, epoch: str, reserved: int) -> None:
+    """Set the epoch, and reserve the ids up to `reserved`."""
+    connection.execute("UPDATE state SET epoch = ?, reserved = ?", (epoch, reserved))
+
+
+def oldest_id(connection: sqlite3.Connection) -> int:
+    """Return the lowest id of all messages, 1 if there are none."""
+    (oldest,) = connection.execute("SELECT coalesce(min(id), 1) FROM messages").fetchone()
+    return int(oldest)
+
+
+def newest_id(connection: sqlite3.Connection) -> int:
+    """Return the highest id of all messages, 0 if there are none."""
+    (newest,) = connection.execute("SELECT coalesce(max(id), 0) FROM messages").fetchone()
+    return int(newest)
+
+
+def read_unused(connection: sqlite3.Connection) -> list[tuple[int, int]]:
+    """Return the ranges of ids that no message has, ascending."""
+    return connection.execute("SELECT first, last FROM unused ORDER BY first").fetchall()
+
+
+def write_unused(connection: sqlite3.Connection, ranges: Sequence[tuple[int, int]]) -> None:
+    """Mark these ids as unused. A message among them was kept too late, and is removed."""
+    connection.executemany("DELETE FROM messages WHERE id BETWEEN ? AND ?", ranges)
+    connection.executemany("INSERT OR REPLACE INTO unused VALUES (?, ?)", ranges)
+
+
+# Messages
+
+
 def insert(connection: sqlite3.Connection, messages: Sequence[Message]) -> None:
-    """All of at most ROWS_AT_ONCE messages."""
+    """Insert at most ROWS_AT_ONCE messages with one statement."""
     rows = ",".join(["(?,?,?,?,?)"] * len(messages))
     values = [
         value
@@ -51,6 +175,94 @@ def insert(connection: sqlite3.Connection, messages: Sequence[Message]) -> None:
 
 
 def select(connection: sqlite3.Connection, after: int, upto: int, max_bytes: int) -> list[Message]:
-    """The first messages with ids above `after` up to `upto`: at least one, if there is one, and about so many bytes."""
+    """Return the first messages above `after` up to `upto`: at least one if there is one, about `max_bytes` in all."""
     (found,) = connection.execute(_SELECT, (after, upto, MAX_READ_ROWS, max(1, max_bytes))).fetchone()
     return [KINDS[kind](*fields) for kind, *fields in json.loads(found) if kind in KINDS]
+
+
+def read_end(connection: sqlite3.Connection) -> None:
+    """Read the newest messages for nothing but the error that damage raises."""
+    newest = newest_id(connection)
+    select(connection, max(0, newest - MAX_READ_ROWS), newest, 1 << 30)
+
+
+def last_to_prune(connection: sqlite3.Connection, rows: int, oldest_to_keep: int, oldest_time: float) -> int | None:
+    """Return the highest id among the oldest `rows` messages that is below `oldest_to_keep`, or older than `oldest_time`."""
+    (found,) = connection.execute(
+        "SELECT max(id) FROM (SELECT id, time FROM messages ORDER BY id LIMIT ?) WHERE id < ? OR time < ?",
+        (rows, oldest_to_keep, oldest_time),
+    ).fetchone()
+    return found  # type: ignore[no-any-return]
+
+
+def prune(connection: sqlite3.Connection, upto: int, *, has_index: bool) -> None:
+    """Delete the messages up to this id, from the index too."""
+    with transaction(connection):
+        if has_index:
+            connection.execute(
+                "INSERT INTO search (search, rowid, text) SELECT 'delete', id, text FROM messages "
+                "WHERE id <= min(?, (SELECT indexed FROM state))",
+                (upto,),
+            )
+        connection.execute("DELETE FROM messages WHERE id <= ?", (upto,))
+
+
+# The index
+
+
+def make_index(connection: sqlite3.Connection) -> bool:
+    """Make the search index if there is none; tell whether this SQLite can use it."""
+    try:
+        if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'search'").fetchone():
+            connection.execute(SEARCH)
+        connection.execute("SELECT rowid FROM search LIMIT 0")
+    except sqlite3.OperationalError as error:
+        if error.sqlite_errorname != "SQLITE_ERROR":
+            raise
+        return False  # no such module, or no such tokenizer
+    return True
+
+
+def index_next(connection: sqlite3.Connection, rows: int) -> bool:
+    """Index the next `rows` messages; tell whether there were any."""
+    with transaction(connection):
+        (upto,) = connection.execute(
+            "SELECT max(id) FROM (SELECT id FROM messages WHERE id > (SELECT indexed FROM state) ORDER BY id LIMIT ?)",
+            (rows,),
+        ).fetchone()
+        if upto is None:
+            return False
+        connection.execute(
+            "INSERT INTO search (rowid, text) SELECT id, text FROM messages "
+            "WHERE id > (SELECT indexed FROM state) AND id <= ?",
+            (upto,),
+        )
+        connection.execute("UPDATE state SET indexed = ?", (upto,))
+        return True
+
+
+def indexed_upto(connection: sqlite3.Connection) -> int:
+    """Return the id up to which the index has every message; 0 if this SQLite can't use it."""
+    try:
+        connection.execute("SELECT rowid FROM search LIMIT 0")
+    except sqlite3.OperationalError:  # the server's SQLite had no FTS5, or this one hasn't
+        return 0
+    table = "room" if identify(connection)[1] == 1 else "state"  # a reader doesn't migrate
+    (indexed,) = connection.execute(f"SELECT coalesce(max(indexed), 0) FROM {table}").fetchone()
+    return int(indexed)
+
+
+def find(
+    connection: sqlite3.Connection, first: int, last: int, since: float, match: str, rows: int, *, backwards: bool
+) -> list[Any]:
+    """Return at most `rows` rows with ids from `first` to `last`.
+
+    Args:
+        since: the earliest time of a message.
+        match: an FTS5 query for the index; empty to read all rows.
+        backwards: begin with the newest.
+    """
+    query = f"""{_MATCH if match else _SCAN} AND time >= :since
+        ORDER BY messages.id {"DESC" if backwards else "ASC"} LIMIT :rows"""
+    values = {"first": first, "last": last, "since": since, "match": match, "rows": rows}
+    return connection.execute(query, values).fetchall()

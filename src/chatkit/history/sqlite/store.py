@@ -1,4 +1,4 @@
-"""Messages in an SQLite file. docs/history.md says what is guaranteed, and how large and fast it is."""
+"""SqliteHistory. docs/history.md says what it guarantees, and how large and fast it is."""
 
 from __future__ import annotations
 
@@ -13,47 +13,39 @@ from pathlib import Path
 
 from chatkit.events import Message
 from chatkit.history.base import History, HistoryError
-from chatkit.history.sqlite.files import (
-    BESIDE,
-    Damaged,
-    check,
-    connect,
-    in_words,
-    inode,
-    length,
-    lock,
-    make,
-    put_aside,
-    unlock,
-)
-from chatkit.history.sqlite.maintenance import Upkeep
-from chatkit.history.sqlite.queries import MAX_READ_ROWS, ROWS_AT_ONCE, insert, select, transaction
+from chatkit.history.sqlite import files, queries
+from chatkit.history.sqlite.files import DamagedHistory, translate_errors
+from chatkit.history.sqlite.maintenance import Maintenance
 
 logger = logging.getLogger("chatkit")
 
-# After a crash ids go on above those that may have been given: so many are reserved at a time, in the file.
+# So many ids are reserved in the file at a time. After a crash ids go on above them: any of them may have been shown.
 RESERVED_IDS = 1_000_000
 
-# The log beside the file has so many pages of 4 KiB at the most, unless a reader holds it.
-LOG_PAGES = 4000
-
-# How often a damaged file is put aside at the most.
+# A disk that damages every file must not be filled with damaged files: one is put aside in so many seconds.
 PUT_ASIDE_SECONDS = 60.0
 
 SYNC = ("normal", "full")
 
 
 class SqliteHistory(History):
-    """A history in the file `path`, which is made, readable for its owner alone, if there is none.
+    """A history in an SQLite file.
 
-    keep: how many messages are kept, None for all. days: for how many days, None for ever.
-    sync: `normal`: `kill -9` loses nothing, a power failure at most the last 10 seconds; `full`: neither loses anything,
-        and each commit waits for the disk.
+    Args:
+        path: the file. It is made if there is none, readable for its owner alone.
+        keep: the number of messages to keep, None for all.
+        days: the age in days at which messages are pruned, None for never.
+        sync: "normal": a crash of the process loses nothing, a power failure at most the last 10 seconds.
+            "full": neither loses anything, and each commit waits for the disk.
 
-    Resource handling: two connections, a lock file beside. A damaged file is renamed, never overwritten, and a new one
-    begun; the log (`chatkit`) says so.
+    Raises:
+        ValueError: `keep` or `days` isn't above zero, or `sync` is neither of the two.
 
-    ValueError: `keep` or `days` isn't above zero, or `sync` is something else.
+    Resource handling: `open` takes two connections and a lock file beside `path`; `close` frees them. A file of an older
+        version is migrated. A damaged file is renamed, never overwritten, and a new one is begun; the logger `chatkit`
+        says so. A file that is removed or replaced while it is open stays as it is: appends go to `path`.
+
+    Threads: `read` has a connection of its own; one thread may call it while another calls the other methods.
     """
 
     def __init__(
@@ -66,191 +58,190 @@ class SqliteHistory(History):
         self.epoch = ""
         self.newest_id = 0
         self.unused = []
-        self._path = Path(os.path.realpath(path))  # its siblings and its lock are where the file is
+        self._path = Path(os.path.realpath(path))  # the log and the lock are beside the file, not beside a link
         self._sync, self._keep, self._days = sync, keep, days
-        self._reading = threading.Lock()
-        self._lock: int | None = None
+        self._reader_lock = threading.Lock()
+        self._lock_descriptor: int | None = None  # None while closed
         self._writer: sqlite3.Connection | None = None
         self._reader: sqlite3.Connection | None = None
-        self._upkeep: Upkeep | None = None
-        self._reserved = 0
+        self._maintenance: Maintenance | None = None
         self._inode: int | None = None
-        self._is_damaged = False  # a reader has seen it
+        self._reserved = 0  # ids up to this one are reserved in the file
+        self._unsaved_unused: list[tuple[int, int]] = []
+        self._is_damaged = False  # set by the reader
         self._put_aside_until = 0.0
-        self._unwritten: list[tuple[int, int]] = []
 
     def open(self) -> None:
-        with in_words(self._path):
-            self._lock = lock(self._path)
+        """Lock the file, and make, migrate or put it aside where necessary.
+
+        Raises:
+            HistoryError: another server has the file, it isn't a history of chatkit, a newer chatkit wrote it, or the disk
+                fails. Also for a damaged file, if one was put aside within the last minute.
+        """
+        with translate_errors(self._path):
+            self._lock_descriptor = files.lock(self._path)
         try:
-            self._connect_or_begin_anew()
+            try:
+                self._connect()
+            except DamagedHistory as damaged:
+                self._put_aside(damaged)
         except BaseException:
             self.close()
             raise
 
     def append(self, messages: Sequence[Message]) -> None:
+        """Commit all of these messages in one transaction, or none."""
         try:
-            self._check_again()
+            self._check_file()
             self._append(messages)
-        except Damaged as damaged:
+        except DamagedHistory as damaged:
             self._put_aside(damaged)
             self._append(messages)
 
     def skip(self, first: int, last: int) -> None:
-        self._unwritten.append(self.add_unused(first, last))
+        """Mark ids as unused; the next `append` or `close` writes that to the file."""
+        self._unsaved_unused.append(self.add_unused(first, last))
         self.newest_id = last
 
     def read(self, after: int, upto: int, max_bytes: int) -> list[Message]:
-        with self._reading, in_words(self._path):
+        """Return the first messages with ids above `after` up to `upto`, about `max_bytes` long, at most a thousand."""
+        with self._reader_lock, translate_errors(self._path):
             self._check_open()
             if not self._reader:
-                self._reader = connect(self._path, mode="ro")
+                self._reader = files.connect(self._path, mode="ro")
             try:
-                return select(self._reader, after, upto, max_bytes)
+                return queries.select(self._reader, after, upto, max_bytes)
             except sqlite3.DatabaseError as error:
                 self._is_damaged = getattr(error, "sqlite_errorname", "").startswith("SQLITE_CORRUPT")
                 raise
 
     def maintain(self, *, idle: bool) -> float:
+        """Prune, checkpoint, and if idle index, for a few milliseconds. Return the delay until the next call in seconds."""
         oldest_to_keep = None if self._keep is None else self.cursor_before_last(self.newest_id, self._keep) + 1
         try:
-            self._check_again()
-            if not self._upkeep:
+            self._check_file()
+            if not self._maintenance:
                 self._connect()
-            assert self._upkeep
-            with in_words(self._path):
-                seconds = self._upkeep.step(idle=idle, oldest_to_keep=oldest_to_keep)
-            self.pruned_upto = max(self.pruned_upto, self._upkeep.pruned_upto)
+            assert self._maintenance
+            with translate_errors(self._path):
+                seconds = self._maintenance.step(idle=idle, oldest_to_keep=oldest_to_keep)
+            self.pruned_upto = max(self.pruned_upto, self._maintenance.pruned_upto)
             return seconds
-        except Damaged as damaged:
+        except DamagedHistory as damaged:
             self._put_aside(damaged)
             return 0.0
 
     def close(self) -> None:
-        with suppress(HistoryError), in_words(self._path):
+        """Write the last ids, close the file and unlock it. Errors are ignored: every commit is in the file already."""
+        with suppress(HistoryError), translate_errors(self._path):
             if self._writer:
-                self._append_with_more(self._writer, (), self.newest_id)
-        descriptor, self._lock = self._lock, None  # from here on nobody connects again
+                self._append_in_transaction(self._writer, (), self.newest_id)
+        descriptor, self._lock_descriptor = self._lock_descriptor, None  # from here on no method connects again
         self._disconnect()
         if descriptor is not None:
-            unlock(self._path, descriptor)
-
-    def _connect_or_begin_anew(self) -> None:
-        try:
-            self._connect()
-        except Damaged as damaged:
-            self._put_aside(damaged)
+            files.unlock(self._path, descriptor)
 
     def _connect(self) -> sqlite3.Connection:
-        """Open the file, which may be a new one: in the middle of a room's life its name and ids go on in it."""
-        with in_words(self._path):
-            make(self._path)
-            check(self._path)
-            writer = connect(self._path)
+        """Open the file for writing. A file that is new to a running epoch goes on with the epoch and its ids."""
+        with translate_errors(self._path):
+            writer = files.open_writer(self._path, sync=self._sync)
             try:
-                writer.execute("PRAGMA journal_mode = WAL")  # a backup, put back, is in another one
-                writer.execute(f"PRAGMA synchronous = {self._sync}")
-                # `Upkeep` does it when nobody waits; its own steps may write more than was said.
-                writer.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
-                writer.execute(f"PRAGMA journal_size_limit = {LOG_PAGES * 4096}")
-                writer.execute("PRAGMA secure_delete = ON")  # what was pruned is gone from the file
-                self._take_over(writer)
+                self._load_state(writer)
             except BaseException:
                 writer.close()
                 raise
-            self._writer, self._upkeep, self._inode = writer, Upkeep(writer, self._days), inode(self._path)
+            self._writer, self._inode = writer, files.inode_of(self._path)
+            self._maintenance = Maintenance(writer, self._days)
             return writer
 
-    def _take_over(self, writer: sqlite3.Connection) -> None:
-        """Go on with the ids where the file, or this room, left off; reserve some before the first is given."""
-        name, self._reserved = writer.execute("SELECT name, reserved FROM room").fetchone()
-        newest = writer.execute("SELECT coalesce(max(id), 0) FROM messages").fetchone()[0]
-        self.pruned_upto = writer.execute("SELECT coalesce(min(id) - 1, 0) FROM messages").fetchone()[0]
-        select(writer, max(0, newest - MAX_READ_ROWS), newest, 1 << 30)  # at least the end of it can be read
-        unused = writer.execute("SELECT first, last FROM unused ORDER BY first").fetchall()
-        if self.epoch and name != self.epoch:
-            self._unwritten = list(self.unused)
+    def _load_state(self, writer: sqlite3.Connection) -> None:
+        """Go on after the ids of the file, or of the running epoch. Reserve ids before the first is given."""
+        epoch, self._reserved = queries.read_state(writer)
+        newest = queries.newest_id(writer)
+        self.pruned_upto = queries.oldest_id(writer) - 1
+        unused = queries.read_unused(writer)
+        if self.epoch and epoch != self.epoch:
+            self._unsaved_unused = list(self.unused)
         elif not self.epoch:
-            self.epoch, self.unused, self.newest_id = name, unused, max(newest, self._reserved)
+            self.epoch, self.unused, self.newest_id = epoch, unused, max(newest, self._reserved)
             known = max(newest, unused[-1][1] if unused else 0)
-            # An orderly end leaves as many as the file couldn't take; after a crash nobody knows which were given.
+            # `close` reserves no more ids than were given; after a crash many are reserved, and any of them may have been.
             if self._reserved - known >= RESERVED_IDS // 2:
-                self._unwritten = [self.add_unused(known + 1, self._reserved)]
-            if not newest:  # nothing, or all of it was pruned
+                self._unsaved_unused = [self.add_unused(known + 1, self._reserved)]
+            if not newest:  # there never were messages, or all of them were pruned
                 self.pruned_upto = self.newest_id
         reserved = max(self._reserved, self.newest_id + RESERVED_IDS)
         try:
-            writer.execute("UPDATE room SET name = ?, reserved = ?", (self.epoch, reserved))
+            queries.write_state(writer, self.epoch, reserved)
             self._reserved = reserved
         except sqlite3.OperationalError:
-            if name != self.epoch:
+            if epoch != self.epoch:
                 raise
-            # The first commit tries again: a locked file is no reason not to begin.
+            # A locked file doesn't keep a server from starting: the first commit tries again.
 
     def _append(self, messages: Sequence[Message]) -> None:
+        """Commit messages; reserve more ids when half of the reserved ones are given."""
         self._check_open()
         writer = self._writer or self._connect()
         newest = messages[-1].id or 0 if messages else self.newest_id
         reserved = self._reserved
         if newest >= reserved - RESERVED_IDS // 2:
             reserved = newest + RESERVED_IDS
-        with in_words(self._path):
-            if 0 < len(messages) <= ROWS_AT_ONCE and reserved == self._reserved and not self._unwritten:
-                insert(writer, messages)  # a transaction of its own
+        with translate_errors(self._path):
+            if 0 < len(messages) <= queries.ROWS_AT_ONCE and reserved == self._reserved and not self._unsaved_unused:
+                queries.insert(writer, messages)  # one statement is a transaction of its own
             else:
-                self._append_with_more(writer, messages, reserved)
+                self._append_in_transaction(writer, messages, reserved)
         self.newest_id = max(self.newest_id, newest)
-        assert self._upkeep
-        self._upkeep.count(messages)
+        assert self._maintenance
+        self._maintenance.count(messages)
 
-    def _append_with_more(self, writer: sqlite3.Connection, messages: Sequence[Message], reserved: int) -> None:
-        with transaction(writer):
-            writer.executemany("DELETE FROM messages WHERE id BETWEEN ? AND ?", self._unwritten)  # too late to be kept
-            writer.executemany("INSERT OR REPLACE INTO unused VALUES (?, ?)", self._unwritten)
-            writer.execute("UPDATE room SET reserved = ?", (reserved,))
-            for start in range(0, len(messages), ROWS_AT_ONCE):
-                insert(writer, messages[start : start + ROWS_AT_ONCE])
-        self._reserved, self._unwritten = reserved, []
+    def _append_in_transaction(self, writer: sqlite3.Connection, messages: Sequence[Message], reserved: int) -> None:
+        """Commit messages, reserved ids and unused ids together."""
+        with queries.transaction(writer):
+            queries.write_unused(writer, self._unsaved_unused)
+            queries.write_state(writer, self.epoch, reserved)
+            for start in range(0, len(messages), queries.ROWS_AT_ONCE):
+                queries.insert(writer, messages[start : start + queries.ROWS_AT_ONCE])
+        self._reserved, self._unsaved_unused = reserved, []
 
     def _check_open(self) -> None:
-        if self._lock is None:
-            raise HistoryError(f"{self._path} is closed")
+        """Raise HistoryError unless the history is open."""
+        if self._lock_descriptor is None:
+            raise HistoryError(f"{self._path} is closed; call open() first")
 
-    def _check_again(self) -> None:
-        """Damaged: a reader has seen that. If somebody removed or replaced the file, the one of that name counts."""
+    def _check_file(self) -> None:
+        """Raise DamagedHistory if the reader has found damage. Let go of a file that was removed or replaced."""
         if self._is_damaged:
-            raise Damaged(f"{self._path} is damaged (what was said before can't be read)")
-        if self._writer and inode(self._path) != self._inode:
-            logger.error("%s was removed or replaced: what is said from now on goes into the new file", self._path)
-            self._let_go()
+            raise DamagedHistory(f"{self._path} is damaged (old messages can't be read)")
+        if self._writer and files.inode_of(self._path) != self._inode:
+            logger.error("%s was removed or replaced: new messages go into the new file of this name", self._path)
+            self._release_renamed()
 
-    def _let_go(self) -> None:
-        """The file has another name now, if any: its log is written into it, so that nobody takes it for a new file's."""
+    def _release_renamed(self) -> None:
+        """Write the log into the file, wherever it is now, and close it."""
         assert self._writer
         with suppress(sqlite3.Error):
-            self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            queries.checkpoint(self._writer, "TRUNCATE")
         self._disconnect()
-        for suffix in BESIDE[1:]:
-            beside = Path(f"{self._path}{suffix}")
-            if suffix == "-wal" and length(beside):
-                os.rename(beside, f"{self._path}.removed-{time.time_ns()}-wal")
-            beside.unlink(missing_ok=True)
+        files.remove_log(self._path)
 
-    def _put_aside(self, damaged: Damaged) -> None:
-        """The room goes on in a new file; the damaged one is kept. But a disk that damages every file shan't be filled."""
+    def _put_aside(self, damaged: DamagedHistory) -> None:
+        """Rename the damaged file, and go on with the epoch in a new one; but only once in PUT_ASIDE_SECONDS."""
         self._disconnect()
         self._is_damaged = False
         if time.monotonic() < self._put_aside_until:
             raise HistoryError(str(damaged))
         self._put_aside_until = time.monotonic() + PUT_ASIDE_SECONDS
-        with in_words(self._path):
-            aside = put_aside(self._path)
+        with translate_errors(self._path):
+            aside = files.put_aside(self._path)
         logger.error("%s: it is kept as %s, and a new history begins", damaged, aside)
         self._connect()
 
     def _disconnect(self) -> None:
-        with self._reading, suppress(sqlite3.Error):
+        """Close both connections; the reader's once no read is under way."""
+        with self._reader_lock, suppress(sqlite3.Error):
             for connection in (self._reader, self._writer):
                 if connection:
                     connection.close()
-        self._reader = self._writer = self._upkeep = None
+        self._reader = self._writer = self._maintenance = None
