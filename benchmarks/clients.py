@@ -1,6 +1,6 @@
 """How many short messages per second a client takes in, on one core: `python benchmarks/clients.py`.
 
-A process of its own plays the server and sends as fast as it is read. docs/design.md has the figures.
+A process of its own plays the server and sends as fast as it is read. docs/performance.md has the figures.
 """
 
 from __future__ import annotations

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import ast
+import inspect
 import re
+import runpy
+import ssl
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from pathlib import Path
+from types import ModuleType
+from typing import Any, get_args
+
+import pytest
 
 import chatkit
-from chatkit import AsyncClient, Client, Limits, Server
+import chatkit.testing
+import chatkit.tls
+from chatkit import AsyncClient, Client, Event, Handler, History, Limits, Member, Server
+from chatkit.server.connection import State
 from tests.helpers.peers import DEADLINE
 from tests.helpers.servers import Started
 
@@ -23,6 +33,10 @@ LAYERS = (
     *("events", "errors", "limits", "protocol", "tls", "net", "history", "room", "handler", "server", "client"),
     *("__init__", "testing", "cli", "__main__"),
 )
+
+
+# docs/api.md has every public attribute of these, and every field of a dataclass.
+WHOLE_CLASSES = (AsyncClient, Client, Handler, History, Member, Server)
 
 
 def place(name: str) -> int:
@@ -126,6 +140,87 @@ def test_all_is_complete() -> None:
         assert "Error handling: " in (kind.__doc__ or "")
 
 
+def members_of(node: ast.ClassDef) -> set[str]:
+    """Return the methods and attributes of a class."""
+    names = {each.name for each in ast.walk(node) if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef)}
+    names |= {each.id for each in ast.walk(node) if isinstance(each, ast.Name) and isinstance(each.ctx, ast.Store)}
+    return names | {each.attr for each in ast.walk(node) if isinstance(each, ast.Attribute) and is_own(each.value)}
+
+
+def classes() -> dict[str, set[str]]:
+    """Return the names in each class of the library."""
+    found = dict[str, set[str]]()
+    for path in modules().values():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ClassDef):
+                found.setdefault(node.name, set()).update(members_of(node))
+    return found
+
+
+def claimed(module: ModuleType, folder: Path) -> dict[str, Any]:
+    """Run the block of docs/api.md about a module: classes and functions without bodies. Returns these by name."""
+    head = f"# from {module.__name__} import ...\n"
+    (block,) = [block for block in code_blocks("docs/api.md", "python") if block.startswith(head)]
+    path = folder / "api.py"
+    path.write_text(f"from __future__ import annotations\n{block}")
+    before = {**{name: getattr(chatkit, name) for name in chatkit.__all__}, "ssl": ssl, "annotations": annotations}
+    names = runpy.run_path(str(path), before)
+    return {name: value for name, value in names.items() if not name.startswith("_") and value is not before.get(name)}
+
+
+def public_names(kind: type) -> set[str]:
+    """Return the public methods, properties and annotated attributes of a class."""
+    own = [base for base in kind.__mro__ if base.__module__.startswith("chatkit")]
+    return {name for base in own for name in (*vars(base), *inspect.get_annotations(base)) if not name.startswith("_")}
+
+
+def signature(function: Any) -> list[tuple[object, ...]]:
+    parameters = inspect.signature(function).parameters.values()
+    asynchronous = inspect.iscoroutinefunction(function)
+    return [(asynchronous,), *[(each.name, each.kind, each.default) for each in parameters]]
+
+
+def assert_agrees(claim: type, kind: type) -> None:
+    """Assert that a class of docs/api.md claims the bases, arguments and attributes of the real one, or some of these."""
+    assert {base.__name__ for base in claim.__bases__} <= {base.__name__ for base in kind.__mro__}
+    claims = {name: vars(claim).get(name) for name in (*vars(claim), *inspect.get_annotations(claim))}
+    for name, value in claims.items():
+        if inspect.isfunction(value):
+            assert signature(value) == signature(getattr(kind, name)), f"{kind.__name__}.{name}"
+    names = {name for name in claims if not name.startswith("_")}
+    if issubclass(kind, Exception):
+        assert names == set(inspect.signature(kind.__init__).parameters) - {"self", "args", "kwargs"}, kind.__name__
+    elif is_dataclass(kind):
+        inherited = {name for base in claim.__bases__ for name in inspect.get_annotations(base)}
+        assert names | inherited == {each.name for each in fields(kind)}, kind.__name__
+    elif kind in WHOLE_CLASSES:
+        assert names == public_names(kind), kind.__name__
+    else:
+        assert names <= public_names(kind) | classes()[kind.__name__], kind.__name__
+
+
+def test_the_page_of_public_names_is_complete(tmp_path: Path) -> None:
+    """docs/api.md has every name of `chatkit` and every attribute of its classes, with arguments and defaults."""
+    claims = claimed(chatkit, tmp_path)
+    assert sorted([*claims, "__version__"]) == chatkit.__all__
+    for name, claim in claims.items():
+        if isinstance(claim, type):
+            assert_agrees(claim, getattr(chatkit, name))
+    assert [each.__name__ for each in get_args(claims["Event"])] == [each.__name__ for each in get_args(Event)]
+    assert signature(AsyncClient) == signature(Client)  # said there once for both
+
+
+@pytest.mark.parametrize("module", [chatkit.tls, chatkit.testing], ids=lambda module: module.__name__)
+def test_the_page_of_public_names_is_true(module: ModuleType, tmp_path: Path) -> None:
+    """The names of other modules are there, too, with arguments and defaults."""
+    for name, claim in claimed(module, tmp_path).items():
+        real = getattr(module, name)
+        if isinstance(claim, type):
+            assert_agrees(claim, real)
+        elif real.__class__.__name__ != "FixtureFunctionDefinition":  # pytest's, which no signature tells
+            assert signature(claim) == signature(real), name
+
+
 def code_blocks(document: str, language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
 
@@ -178,8 +273,43 @@ def test_guarantees_name_tests_that_exist() -> None:
         assert f"`{limit.name}`" in text, limit.name
 
 
+def test_the_page_on_the_architecture_is_short_and_true() -> None:
+    """At most 600 words beside its two diagrams; every place, class and method that it names is there."""
+    text = (ROOT / "docs/architecture.md").read_text()
+    diagrams, prose = re.findall(r"```\n(.*?)```", text, re.DOTALL), re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+    assert len(diagrams) == 2
+    assert len(prose.split()) <= 600
+    named, known = re.findall(r"`([^`]+)`", prose), classes()
+    places = [name for name in named if re.fullmatch(r"[\w/]+(\.py|/)", name)]
+    assert len(places) > 20
+    for place_named in places:
+        assert any((folder / place_named).exists() for folder in (SOURCE, ROOT)), place_named
+    symbols = [name for part in (*named, *diagrams) for name in re.findall(r"\b(?:[A-Z][a-z]+)+(?:\.\w+)?\b", part)]
+    assert len(symbols) > 30
+    for symbol in symbols:
+        name, _, member = symbol.partition(".")
+        assert name in known, symbol
+        assert not member or member in known[name], symbol
+    assert all(state.name in diagrams[1] for state in State)
+
+
+def test_the_page_on_the_architecture_has_the_layers() -> None:
+    """Its table is the one-way order of the imports."""
+    rows = re.findall(r"^\| (`.*?) \|", (ROOT / "docs/architecture.md").read_text(), re.MULTILINE)
+    places = [name.removesuffix(".py").removesuffix("/") for row in rows for name in re.findall(r"`([^`]+)`", row)]
+    assert [name for name in LAYERS if not name.startswith("__")] == places
+
+
+def anchors(document: Path) -> set[str]:
+    """Return the anchors of the headings of a document."""
+    headings = re.findall(r"^#+ (.*)", document.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+
+
 def test_links_in_documents_lead_somewhere() -> None:
-    """Every relative link names a file."""
-    for document in [ROOT / "README.md", ROOT / "CHANGELOG.md", *(ROOT / "docs").glob("*.md")]:
-        for target in re.findall(r"\]\(([^)#:]+)\)", document.read_text()):
-            assert (document.parent / target).exists(), f"{document.name}: {target}"
+    """Every relative link names a file, and a heading of it if it names one."""
+    for document in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
+        for target, anchor in re.findall(r"\]\(([^)#:]*)#?([^):]*)\)", document.read_text()):
+            path = document.parent / target if target else document
+            assert path.exists(), f"{document.name}: {target}"
+            assert not anchor or anchor in anchors(path), f"{document.name}: {target}#{anchor}"
