@@ -137,9 +137,9 @@ def waiting_bytes(committer: Committer) -> int:
     return committer._put_bytes - committer._taken_bytes
 
 
-def threads_of(committer: Committer) -> tuple[threading.Thread, threading.Thread]:
-    """Return the thread that publishes, and the one that writes."""
-    return committer._thread, committer._writer
+def threads_of(committer: Committer) -> tuple[threading.Thread, ...]:
+    """Return the threads that publish, write and read."""
+    return committer._thread, committer._writer, committer._reader._thread
 
 
 def break_committer(committer: Committer) -> None:

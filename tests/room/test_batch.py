@@ -20,6 +20,7 @@ def test_asides_of_many_changes() -> None:
     cuts = [(start, start + len(line), b"") for start in range(0, number * len(line), 2 * len(line))]
     spans = [(start, start + len(line)) for start in range(0, number * len(line), len(line))]
     lines = Encoded(line * number, {ada: [*cuts, (number * len(line), number * len(line), b"private\n")]}, spans)
+    lines.ephemeral_data = lines.data
     begun = time.monotonic()
     assert lines.ephemeral_for(ada) == [line] * (number // 2) + [b"private\n"]
     assert time.monotonic() - begun < 2
@@ -43,7 +44,7 @@ def test_merged_batches_read_like_one_after_the_other() -> None:
         Batch({TEXT: second}, said[2:]),
         Batch({JSON: first}),
     ]
-    merged = Batch.merged(batches, {})
+    merged = Batch.merged(batches)
     assert (merged.messages, merged.left) == (said, [(bob, "exit")])
     for member in (ann, bob, Member("3", ("", 3))):
         for format in FORMATS:
@@ -70,17 +71,20 @@ def some_batch(random: random.Random, members: list[Member]) -> Batch:
 
 @pytest.mark.parametrize("seed", range(200))
 def test_merged_batches_are_the_batches(seed: int) -> None:
-    """A member that joined after k of them gets exactly the later ones, everyone else all; each byte as without merging."""
+    """In each format, from any of them to any other, each byte is as without merging; so are the lines of no history."""
     rolls = random.Random(seed)
-    here = [Member(f"m{number}", ("127.0.0.1", number)) for number in range(4)]
-    joining = {Member(f"n{number}", ("127.0.0.1", number)): rolls.randrange(9) for number in range(4)}
-    batches = list[Batch]()
-    for number in range(8):
-        batches.append(some_batch(rolls, here + [member for member, after in joining.items() if after <= number]))
-    merged = Batch.merged(batches, joining)
-    for member in (*here, *joining):
+    here = [Member(f"m{number}", ("127.0.0.1", number)) for number in range(5)]
+    batches = [some_batch(rolls, here) for _ in range(8)]
+    merged = Batch.merged(batches, in_parts=True)
+    for member in (*here, Member("n", ("127.0.0.1", 9))):
+        first, last = rolls.randrange(9), rolls.choice([*range(9), None])
+        some = batches[first:last]
         for format in FORMATS:
-            after = joining.get(member, 0) if format is TEXT else 0
-            pieces = [piece for batch in batches[after:] for piece in batch.lines(format).pieces_for(member)]
-            assert b"".join(merged.lines(format).pieces_for(member)) == b"".join(pieces)
+            lines, parts = merged.lines(format), [batch.lines(format) for batch in some]
+            pieces = [piece for part in parts for piece in part.pieces_for(member)]
+            assert b"".join(lines.pieces_for(member, first, last)) == b"".join(pieces)
+            ephemeral = [piece for part in parts for piece in part.ephemeral_for(member)]
+            assert b"".join(lines.ephemeral_for(member, first, last)) == b"".join(ephemeral)
+        everything = b"".join([piece for batch in batches for piece in batch.lines(TEXT).pieces_for(member)])
+        assert b"".join(merged.lines(TEXT).pieces_for(member)) == everything
     assert merged.messages == [message for batch in batches for message in batch.messages]

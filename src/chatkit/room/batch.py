@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from operator import itemgetter
 
 from chatkit.events import Error, Event, Message
-from chatkit.protocol.formats import TEXT, Format
+from chatkit.protocol.formats import Format
 from chatkit.protocol.lines import Line
 from chatkit.room.members import Member
 
@@ -40,72 +41,108 @@ def contains(ranges: Sequence[IdRange], number: int) -> bool:
 # replacement; a line for this member alone has an empty range (start == end).
 Edit = tuple[int, int, bytes]
 
+Piece = bytes | memoryview
+
 
 @dataclass(slots=True)
 class Encoded:
     """Lines in one format: shared bytes for all members, and edits for the members that receive something else.
 
+    Goal: a member receives all of them, or those from some part on, in time that grows with its own edits only.
+    Plan: `joined` keeps where each part begins, and to which part each edit belongs, since lines for a member alone
+    at the end of one part and at the beginning of the next have the same place in `data`.
+
     Attributes:
         data: the bytes for everyone, encoded once.
         edits: the edits of `data` for each member that has any, in order.
-        ephemeral: (start inclusive, end exclusive) of the parts of `data` that are not messages: no history has them.
-        ephemeral_data: the bytes of these parts, joined.
+        ephemeral: (start inclusive, end exclusive) of the ranges of `data` that are not messages: no history has them.
+        ephemeral_data: the bytes of these ranges, joined.
+        part_starts: where each part begins in `data`.
+        edit_parts: for each member, the part of each of its edits.
     """
 
     data: bytes = b""
     edits: dict[Member, list[Edit]] = field(default_factory=dict)
-    ephemeral: list[IdRange] = field(default_factory=list)
+    ephemeral: list[tuple[int, int]] = field(default_factory=list)
     ephemeral_data: bytes = b""
+    part_starts: list[int] = field(default_factory=list)
+    edit_parts: dict[Member, list[int]] = field(default_factory=dict)
+    _ephemeral_before: list[int] | None = None  # for each range, the number of ephemeral bytes before it
 
     @property
     def size(self) -> int:
         """The number of bytes, shared ones and replacements."""
         return len(self.data) + sum([len(replacement) for edits in self.edits.values() for _, _, replacement in edits])
 
-    def pieces_for(self, member: Member) -> list[bytes | memoryview]:
-        """Return the bytes for one member, in pieces that share the memory of `data`."""
-        if member not in self.edits:
-            return [self.data] if self.data else []
-        whole, pieces, position = memoryview(self.data), list[bytes | memoryview](), 0
-        for start, end, replacement in self.edits[member]:
-            pieces += (whole[position:start], replacement)
-            position = end
-        pieces.append(whole[position:])
-        return [piece for piece in pieces if piece]
-
-    def ephemeral_for(self, member: Member) -> list[bytes]:
-        """Return the lines for one member that are not messages."""
-        if member not in self.edits:
-            return [self.ephemeral_data] if self.ephemeral_data else []
-        edits = self.edits[member]
-        cuts = [(start, end - 1) for start, end, _ in edits if start < end]
-        private = [(start, 0, line) for start, _, line in edits if line]
-        public = [(start, 1, self.data[start:end]) for start, end in self.ephemeral if not contains(cuts, start)]
-        return [line for _, _, line in sorted(private + public, key=itemgetter(0, 1))]
-
-    @classmethod
-    def joined(cls, parts: Sequence[Encoded], newcomers: Mapping[Member, int]) -> Encoded:
-        """Join several parts, in order.
+    def pieces_for(self, member: Member, first: int = 0, last: int | None = None) -> list[Piece]:
+        """Return the bytes for one member, in pieces that share the memory of `data`.
 
         Args:
-            newcomers: for each new member, the number of leading parts that it does not receive.
+            first, last: the parts (`last` exclusive) that it receives.
         """
+        start, end = self._start_of(first), self._start_of(last)
+        edits = self._edits_of(member, first, last)
+        if not edits and end - start == len(self.data):
+            return [self.data] if self.data else []
+        view, pieces = memoryview(self.data), list[Piece]()
+        for cut, go_on, replacement in edits:
+            pieces += (view[start:cut], replacement)
+            start = go_on
+        pieces.append(view[start:end])
+        return [piece for piece in pieces if piece]
+
+    def ephemeral_for(self, member: Member, first: int = 0, last: int | None = None) -> list[Piece]:
+        """Return the lines for one member, in these parts, that are not messages."""
+        edits = self._edits_of(member, first, last)
+        if not edits and not first and last is None:
+            return [self.ephemeral_data] if self.ephemeral_data else []
+        start, end = self._ephemeral_position(self._start_of(first)), self._ephemeral_position(self._start_of(last))
+        view, pieces = memoryview(self.ephemeral_data), list[Piece]()
+        for cut, go_on, replacement in edits:
+            pieces += (view[start : self._ephemeral_position(cut)], replacement)
+            start = self._ephemeral_position(go_on)
+        pieces.append(view[start:end])
+        return [piece for piece in pieces if piece]
+
+    @classmethod
+    def joined(cls, parts: Sequence[Encoded]) -> Encoded:
+        """Join several parts, in order."""
         whole, offset = cls(b"".join([part.data for part in parts])), 0
-        for member, number in newcomers.items():
-            whole.edits[member] = [(0, sum(len(part.data) for part in parts[:number]), b"")]
-        for part in parts:
+        for number, part in enumerate(parts):
+            whole.part_starts.append(offset)
             for member, edits in part.edits.items():
                 moved = [(start + offset, end + offset, replacement) for start, end, replacement in edits]
                 whole.edits.setdefault(member, []).extend(moved)
+                whole.edit_parts.setdefault(member, []).extend([number] * len(moved))
+            whole.ephemeral += [(start + offset, end + offset) for start, end in part.ephemeral]
             offset += len(part.data)
+        whole.ephemeral_data = b"".join([part.ephemeral_data for part in parts])
         return whole
+
+    def _start_of(self, part: int | None) -> int:
+        if part == 0:
+            return 0
+        return self.part_starts[part] if part is not None and part < len(self.part_starts) else len(self.data)
+
+    def _edits_of(self, member: Member, first: int, last: int | None) -> list[Edit]:
+        edits = self.edits.get(member, [])
+        if not first and last is None:
+            return edits
+        parts = self.edit_parts.get(member, [])
+        return edits[bisect_left(parts, first) : len(edits) if last is None else bisect_left(parts, last)]
+
+    def _ephemeral_position(self, position: int) -> int:
+        """Return how many bytes before this position of `data` are ephemeral."""
+        if self._ephemeral_before is None:
+            self._ephemeral_before = [0, *accumulate([end - start for start, end in self.ephemeral])]
+        index = bisect_right(self.ephemeral, position, key=itemgetter(0))
+        before = self._ephemeral_before[index]
+        return before - max(0, self.ephemeral[index - 1][1] - position) if index else before
 
 
 @dataclass(slots=True)
 class Batch:
     """The output of one turn, for all members of all workers.
-
-    `sent_ids`, `newest_id` and `Encoded.ephemeral` are set in a batch that the room made, not in a merged one.
 
     Attributes:
         encoded: the lines in each format that has readers.
@@ -144,23 +181,27 @@ class Batch:
         return Batch({format: errors(sent, format.encode(error)) for format, sent in self.encoded.items()})
 
     @classmethod
-    def merged(cls, batches: list[Batch], newcomers: Mapping[Member, int]) -> Batch:
+    def merged(cls, batches: Sequence[Batch], *, in_parts: bool = False) -> Batch:
         """Merge several batches into one, so that each member needs one write.
 
         Args:
-            newcomers: for each new member, the number of leading batches that it does not receive.
+            in_parts: whether members will receive some of the batches only, as parts.
         """
-        if len(batches) == 1 and not newcomers:
+        if len(batches) == 1 and not in_parts:
             return batches[0]
-        # A new member receives text first: no other format needs edits for it.
-        encoded = {
-            format: Encoded.joined([batch.lines(format) for batch in batches], newcomers if format is TEXT else {})
-            for format in {format: None for batch in batches for format in batch.encoded}
-        }
+        sent_ids: dict[Member, list[IdRange]] = {}
+        for batch in batches:
+            for member, ranges in batch.sent_ids.items():
+                sent_ids.setdefault(member, []).extend(ranges)
         return cls(
-            encoded,
+            {
+                format: Encoded.joined([batch.lines(format) for batch in batches])
+                for format in {format: None for batch in batches for format in batch.encoded}
+            },
             [message for batch in batches for message in batch.messages],
             [left for batch in batches for left in batch.left],
+            sent_ids,
+            max((batch.newest_id for batch in batches), default=0),
         )
 
 

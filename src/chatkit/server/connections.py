@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from chatkit.events import Error
 from chatkit.limits import Limits
 from chatkit.net.sockets import reset_on_close
+from chatkit.protocol.formats import TEXT
 from chatkit.protocol.lines import Line
 from chatkit.protocol.replies import CUT_OFF
 from chatkit.room.batch import Received
@@ -156,7 +157,7 @@ class Connections:
         connection.cut = reason
         self.received.append(Received(connection.member, connection.release(), kind))
         last = Error(f"{CUT_OFF}: {reason}", kind.replace(" ", "_"))
-        self.write(connection, self.subscribers.format_of(connection.member).encode(last))
+        self.write(connection, (self.subscribers.format_of(connection.member) or TEXT).encode(last))
         self.end(connection)
 
     def _judge_behind(self) -> None:

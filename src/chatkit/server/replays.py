@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 
 from chatkit.limits import Limits
@@ -35,7 +35,7 @@ class Replay:
     """
 
     __slots__ = (
-        *("_ephemeral", "_newest_id", "_said", "after", "awaits", "exclude", "held", "held_bytes"),
+        *("_ephemeral", "_newest_id", "_own_ids", "after", "awaits", "exclude", "held", "held_bytes"),
         *("format", "last", "leaving", "live_after", "member", "message_bytes", "upto"),
     )
 
@@ -47,30 +47,29 @@ class Replay:
         self.awaits = self.leaving = False
         self.held: list[bytes | memoryview] = []
         self.held_bytes = self.message_bytes = 0
-        self._said: list[IdRange] = []  # ids of the member's own messages meanwhile
+        self._own_ids: list[IdRange] = []  # ids of the member's own messages meanwhile
         self._ephemeral: list[bytes | memoryview] = []  # the pieces of `held` that no history has
         self._newest_id = 0
 
-    def hold(self, batches: Iterable[Batch]) -> None:
-        """Hold what is live. This makes nobody a slow consumer: it is judged when the replay goes on."""
-        if self.leaving:
+    def hold(self, batch: Batch, first: int = 0, last: int | None = None) -> None:
+        """Hold what is live, in these parts of a batch. This makes nobody a slow consumer: a later turn judges it."""
+        if self.leaving or first == last:
             return
-        for batch in batches:
-            lines = batch.lines(self.format)
-            pieces, ephemeral = lines.pieces_for(self.member), lines.ephemeral_for(self.member)
-            size = sum(map(len, pieces))
-            self.held += pieces
-            self.held_bytes += size
-            self.message_bytes += size - sum(map(len, ephemeral))
-            self._ephemeral += ephemeral
-            self._said += batch.sent_ids.get(self.member, ())
-            self._newest_id = batch.newest_id or self._newest_id
+        lines = batch.lines(self.format)
+        pieces, ephemeral = lines.pieces_for(self.member, first, last), lines.ephemeral_for(self.member, first, last)
+        size = sum(map(len, pieces))
+        self.held += pieces
+        self.held_bytes += size
+        self.message_bytes += size - sum(map(len, ephemeral))
+        self._ephemeral += ephemeral
+        self._own_ids += [ids for ids in batch.sent_ids.get(self.member, ()) if ids[0] > self.live_after]
+        self._newest_id = batch.newest_id or self._newest_id
 
     def leave_to_history(self) -> None:
         """Drop the held messages: the history tells them, too. Everything else that is held comes after all of them."""
         self.upto = max(self.upto, self._newest_id)
-        self.exclude = [span for span in (*self.exclude, *self._said) if span[1] > self.after]
-        self._said = []
+        self.exclude = [span for span in (*self.exclude, *self._own_ids) if span[1] > self.after]
+        self._own_ids = []
         self.held = self._ephemeral.copy()
         self.held_bytes = sum(map(len, self.held)) + RANGE_BYTES * len(self.exclude)
         self.message_bytes = 0
@@ -111,20 +110,6 @@ class Replays:
         replaying = self._subscribers.replaying.values()
         return any(not each.pending_bytes and each.replay and not each.replay.awaits for each in replaying)
 
-    def admit(self, subscribe: Subscribe) -> bool:
-        """Have a member that joined receive, and be read. Returns whether it is one of this worker's."""
-        connection = self._subscribers.joining.pop(subscribe.member, None)
-        if not connection or connection.is_leaving:
-            return False
-        self._begin(connection, subscribe)
-        self._connections.watch(connection)
-        return True
-
-    def switch(self, subscribe: Subscribe) -> None:
-        """Have a member, if it is one of this worker's, receive in another format."""
-        if connection := self._subscribers.find(subscribe.member):
-            self._begin(connection, subscribe)
-
     def tick(self) -> None:
         """Go on with the members that have read what they were told."""
         for connection, replay in self._all():
@@ -142,9 +127,10 @@ class Replays:
         found = [(connection, connection.replay) for connection in self._subscribers.replaying.values()]
         return [(connection, replay) for connection, replay in found if replay]
 
-    def _begin(self, connection: Connection, subscribe: Subscribe) -> None:
-        """Begin with what was said before, if anything."""
+    def begin(self, connection: Connection, subscribe: Subscribe) -> None:
+        """Have a member receive in a format from here on, after a replay if there is anything to tell."""
         member, unfinished = subscribe.member, connection.replay
+        is_new = self._subscribers.joining.pop(member, None) is not None
         self._subscribers.remove(member)
         if unfinished:
             self._subscribers.end_replay(connection)
@@ -159,6 +145,8 @@ class Replays:
             self._subscribers.replaying[member] = connection
         else:
             self._subscribers.by_format[subscribe.format][member] = connection
+        if is_new:
+            self._connections.watch(connection)
 
     def _holds_much(self, replay: Replay) -> bool:
         """Tell whether half of what may be pending is held, so that after the replay there is room for what follows."""

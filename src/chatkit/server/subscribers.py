@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import chain
 
-from chatkit.protocol.formats import FORMATS, TEXT, Format
+from chatkit.protocol.formats import FORMATS, Format
 from chatkit.room.members import Member
 from chatkit.server.connection import Connection
 
@@ -43,11 +43,11 @@ class Subscribers:
             return connection
         return next((members[member] for members in self.by_format.values() if member in members), None)
 
-    def format_of(self, member: Member) -> Format:
+    def format_of(self, member: Member) -> Format | None:
         """Return the format that it receives at this moment; `member.format` may be that of a later batch."""
         if (connection := self.replaying.get(member)) and connection.replay:
             return connection.replay.format
-        return next((format for format, members in self.by_format.items() if member in members), TEXT)
+        return next((format for format, members in self.by_format.items() if member in members), None)
 
     def remove(self, member: Member) -> None:
         """Have a member receive no more batches; its replay goes on."""

@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
+from itertools import accumulate
 
 from chatkit.events import Notice
 from chatkit.limits import Limits
@@ -43,6 +44,9 @@ MIN_READ_BYTES = 512
 FULL_SECONDS = 0.05
 
 Call = Callable[[], None]
+
+# For each member the points from which it receives batches: after how many batches, and how.
+Points = dict[Member, list[tuple[int, Subscribe]]]
 
 
 class Worker(threading.Thread):
@@ -174,54 +178,83 @@ class Worker(threading.Thread):
         return has_read
 
     def _take_inbox(self) -> None:
-        batches, newcomers = list[Batch](), dict[Member, int]()
+        """Deliver the batches of the inbox, and do its calls, in order."""
+        batches, points = list[Batch](), Points()
         for _ in range(len(self._inbox)):
             item = self._inbox.popleft()
             if isinstance(item, Batch):
                 batches.append(item)
-            elif isinstance(item, Subscribe) and item.format is TEXT:
-                if self._replays.admit(item):
-                    newcomers[item.member] = len(batches)
+            elif isinstance(item, Subscribe):
+                points.setdefault(item.member, []).append((len(batches), item))
             else:
-                self._deliver(batches, newcomers)
-                batches, newcomers = [], {}
-                self._replays.switch(item) if isinstance(item, Subscribe) else item()
-        self._deliver(batches, newcomers)
+                self._deliver(batches, points)
+                batches, points = [], {}
+                item()
+        self._deliver(batches, points)
 
-    def _deliver(self, batches: list[Batch], newcomers: dict[Member, int]) -> None:
+    def _deliver(self, batches: list[Batch], points: Points) -> None:
         """Write once to each member, however many batches there are.
 
         Args:
-            newcomers: members that joined after so many of the batches.
+            points: for the members that begin to receive, or receive in another format, from some batch on.
         """
-        if not batches:
+        if not batches and not points:
             return
-        batch, subscribers, counters = Batch.merged(batches, newcomers), self._subscribers, self.counters
-        counters.deliveries += len(batch.messages) * len(subscribers)
-        counters.deliveries -= sum(len(early.messages) for number in newcomers.values() for early in batches[:number])
+        batch, subscribers = Batch.merged(batches, in_parts=bool(points)), self._subscribers
+        self._count_deliveries(batches, points)
         for format, members in subscribers.by_format.items():
             if members and format in batch.encoded:
-                self._write(batch.encoded[format], members)
+                self._write(batch.encoded[format], members, points)
         for member, connection in subscribers.replaying.items():
-            if connection.replay:
-                connection.replay.hold(batches[newcomers.get(member, 0) :])
+            if connection.replay and member not in points:
+                connection.replay.hold(batch)
+        for member in points:
+            self._deliver_in_parts(member, points[member], batch)
         for member, _ in batch.left:
             if leaver := subscribers.find(member):
                 self._connections.end(leaver)
 
-    def _write(self, lines: Encoded, members: dict[Member, Connection]) -> None:
-        data, edits, mark_behind = lines.data, lines.edits, self._connections.mark_behind
+    def _count_deliveries(self, batches: list[Batch], points: Points) -> None:
+        joining = [points[member][0][0] for member in points if member in self._subscribers.joining]
+        messages = [0, *accumulate([len(batch.messages) for batch in batches])]
+        self.counters.deliveries += messages[-1] * (len(self._subscribers) + len(joining))
+        self.counters.deliveries -= sum([messages[number] for number in joining])
+
+    def _write(self, lines: Encoded, members: dict[Member, Connection], points: Points) -> None:
+        """Write the same bytes to all these members, and others to those that have edits; `points` get theirs later."""
+        data, mark_behind = lines.data, self._connections.mark_behind
+        apart = {**lines.edits, **points} if points else lines.edits
         if data:
             shared = len(members)
             for member, connection in members.items():
-                if member in edits:
+                if member in apart:
                     shared -= 1
                 elif not connection.write(data):
                     mark_behind(connection)
             self.counters.sent_bytes += len(data) * shared
-        for member in edits:
-            if connection := members.get(member):  # type: ignore[assignment]  # or None
-                self._connections.write_pieces(connection, lines.pieces_for(member))
+        for member in lines.edits:
+            if member in members and member not in points:
+                self._connections.write_pieces(members[member], lines.pieces_for(member))
+
+    def _deliver_in_parts(self, member: Member, points: list[tuple[int, Subscribe]], batch: Batch) -> None:
+        """Deliver to one member: up to each point as before, then as the point says."""
+        connection = self._subscribers.joining.get(member) or self._subscribers.find(member)
+        if not connection or connection.is_leaving:  # another worker's, or gone meanwhile
+            return
+        first = 0
+        for number, subscribe in points:
+            self._deliver_parts(connection, member, batch, first, number)
+            self._replays.begin(connection, subscribe)
+            first = number
+        self._deliver_parts(connection, member, batch, first, None)
+
+    def _deliver_parts(
+        self, connection: Connection, member: Member, batch: Batch, first: int, last: int | None
+    ) -> None:
+        if connection.replay:
+            connection.replay.hold(batch, first, last)
+        elif (format := self._subscribers.format_of(member)) and first != last:
+            self._connections.write_pieces(connection, batch.lines(format).pieces_for(member, first, last))
 
     def _refuse(self, connection: Connection, reason: str) -> None:
         self._connections.write(connection, TEXT.encode(Notice(reason)))
