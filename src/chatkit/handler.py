@@ -87,7 +87,7 @@ def check_handler(handler: object) -> None:
             raise TypeError(f"the handler has a method {name}, which is not a hook; {_nearest(name)}")
         if inspect.iscoroutinefunction(hook):
             raise TypeError(
-                f"the handler's {name} is a coroutine function; hooks run in threads: write `def` instead of `async def`"
+                f"the handler's {name} is a coroutine function; hooks run in threads: write `def`, not `async def`"
             )
 
 

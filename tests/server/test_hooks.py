@@ -280,7 +280,7 @@ def test_a_hook_cannot_shut_the_server_down(
         assert victim.rest() == rest
         assert_healthy(talker, reader)
     errors = [record.exc_info[1] for record in caplog.records if record.exc_info]
-    assert [str(error) for error in errors] == ["a hook can't shut the server down; have another thread do it"]
+    assert [str(error) for error in errors] == ["a hook can't shut down the server: call shutdown from another thread"]
     assert isinstance(errors[0], RuntimeError)
     assert len(started.server.members) == 2
 

@@ -191,7 +191,7 @@ def test_lines_outside_the_history_count_while_a_replay_waits(
         ann.send((b"/msg %s %s" % (bob.name.encode(), said) if what == "private" else said) * 100)
         sync(ann)
     *more, last = bob.rest().splitlines()
-    assert last == b"*** you were cut off: more than 200000 bytes were waiting behind what was said before"
+    assert last == b"*** you were cut off: more than 200000 bytes were waiting behind the replay"
     assert set(lines + more) == {ann.name.encode() + b": " + b"x" * 1000}
     assert started.server.stats.slow_consumers == 1
 

@@ -388,7 +388,10 @@ def test_a_renewed_certificate_is_for_new_members(serve_tls: ServeTls, papers: P
 
 def test_a_plain_server_stays_plain(papers: Papers) -> None:
     """`set_tls` on it is RuntimeError."""
-    with Server(port=0) as server, pytest.raises(RuntimeError, match="the server speaks no TLS"):
+    with (
+        Server(port=0) as server,
+        pytest.raises(RuntimeError, match="the server was created without TLS: pass tls to Server"),
+    ):
         server.set_tls(server_context(papers.good))
 
 

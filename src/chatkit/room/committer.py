@@ -326,7 +326,7 @@ class Committer:
         return self._retry_seconds
 
     def _retry(self) -> None:
-        """Check, without waiting, whether the last job is done. If it succeeded, recover; else try to commit nothing."""
+        """Check, without waiting, whether the last job is done; recover if it succeeded, else commit nothing to try."""
         future, messages = self._last_job
         if not future.done():
             return

@@ -19,22 +19,23 @@ from chatkit.protocol.replies import NO_DESCRIPTOR
 
 logger = logging.getLogger("chatkit")
 
-# The kernel's own queue of connections that wait for accept; it caps this at net.core.somaxconn.
+# The length of the kernel's queue of connections that wait for accept; the kernel caps it at net.core.somaxconn.
 BACKLOG = 4096
 
-# accept() can fail for lack of descriptors or memory, and the socket stays ready: pause instead of spinning.
+# If accept() fails for lack of descriptors or memory, the listener stays ready: pause instead of spinning.
 PAUSE_SECONDS = 0.1
-# Trouble that comes back within this time is the same trouble: one line in the log.
+# Failures within this time of each other count as one: one line in the log.
 TROUBLE_SECONDS = 10.0
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening, non-blocking socket on one address that `host` stands for, IPv4 before IPv6.
+    """Return a listening, non-blocking socket on one address of `host`; IPv4 is preferred.
 
-    OSError: the host is unknown (`socket.gaierror`), or the port can't be had.
+    Raises:
+        OSError: the host is unknown (`socket.gaierror`), or the port can't be used.
     """
-    found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    family, *_, address = min(found, key=lambda info: info[0] != socket.AF_INET)
+    candidates = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    family, *_, address = min(candidates, key=lambda info: info[0] != socket.AF_INET)
     dual = host == "::" and socket.has_dualstack_ipv6()
     listener = socket.create_server(address, family=family, backlog=BACKLOG, dualstack_ipv6=dual)
     listener.setblocking(False)
@@ -42,7 +43,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def prepare(sock: socket.socket, limits: Limits) -> None:
-    """Set what an accepted socket needs: no waiting, no delay, and a kernel that notices a dead peer."""
+    """Set the options of an accepted socket: non-blocking, no delay, and keep-alive to notice a dead peer."""
     sock.setblocking(False)
     with suppress(OSError):  # some systems refuse options of a socket whose peer is gone
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -50,12 +51,15 @@ def prepare(sock: socket.socket, limits: Limits) -> None:
 
 
 class Acceptor(threading.Thread):
-    """Accepts until `stop`, then takes what still waits in the kernel's queue and closes the listener.
+    """The thread that accepts connections until `stop`; then it empties the kernel's queue and closes the listener.
 
-    accepted(sock, address): called for each connection, never twice at a time; must not block.
-    failed(error): called in the thread when it dies of an error.
+    If no descriptor is left, it accepts each waiting peer with a spare one, tells it so, and closes the connection.
 
-    Out of descriptors, it tells those who wait so and closes them, with the help of a spare one.
+    Args:
+        listener: the listening socket, which it owns.
+        limits: the times after which the kernel gives up a dead peer.
+        accepted: called as accepted(sock, address) for each connection, one at a time; it must not block.
+        failed: called as failed(error) in this thread when an exception ends it.
     """
 
     def __init__(
@@ -73,7 +77,7 @@ class Acceptor(threading.Thread):
         self._failed = failed
         self._accepting = threading.Lock()
         self._stopping = threading.Event()
-        self._trouble = False
+        self._has_trouble = False
         self._trouble_until = 0.0
         self._refused = 0
         self._selector = selectors.DefaultSelector()
@@ -94,9 +98,9 @@ class Acceptor(threading.Thread):
             self._listener.close()
 
     def accept_waiting(self) -> bool:
-        """Accept what waits, at most one full queue; whether that went well.
+        """Accept all waiting connections, at most one full queue. Returns False after a failure.
 
-        Workers call it too, before they publish what they read: who was connected before a line was sent hears it.
+        Workers call it before they publish lines, so that a line reaches every peer that connected before it was sent.
         """
         with self._accepting:
             try:
@@ -105,12 +109,12 @@ class Acceptor(threading.Thread):
             except BlockingIOError:
                 pass
             except OSError as error:
-                self._troubled(error)
+                self._note_trouble(error)
                 return False
         return True
 
     def stop(self) -> None:
-        """From any thread; to be followed by `join`, then `release`."""
+        """Have the thread end; safe from any thread. Call `join`, then `release` after it."""
         self._stopping.set()
         self._waker.wake()
 
@@ -121,17 +125,18 @@ class Acceptor(threading.Thread):
         self._spare.give()
 
     def _accept(self) -> None:
+        """Accept one connection, or refuse it for lack of a descriptor. Called with `_accepting` held."""
         try:
             accepted, address = self._listener.accept()
-        except ConnectionAbortedError:  # that peer gave up while it waited
+        except ConnectionAbortedError:  # the peer gave up while it waited
             return
         except OSError as error:
             if error.errno not in EXHAUSTED:
                 raise
             self._refuse_one(error)
             return
-        if self._trouble and time.monotonic() > self._trouble_until:
-            self._trouble = False
+        if self._has_trouble and time.monotonic() > self._trouble_until:
+            self._has_trouble = False
             logger.warning("accepting connections again; %d were refused", self._refused)
         sock = PlainTransport.of(accepted)
         try:
@@ -142,7 +147,8 @@ class Acceptor(threading.Thread):
             raise
 
     def _refuse_one(self, error: OSError) -> None:
-        """Accept with the spare descriptor, tell why, close: else the peer would wait, and the listener never rest."""
+        """Accept with the spare descriptor, say why, close: else the peer waits and the listener stays ready."""
+        assert self._accepting.locked()
         self._spare.give()
         try:
             sock, _ = self._listener.accept()
@@ -150,15 +156,16 @@ class Acceptor(threading.Thread):
                 sock.setblocking(False)
                 sock.send(f"*** {NO_DESCRIPTOR}\n".encode())
                 sock.shutdown(socket.SHUT_WR)
-                sock.recv(65536)  # what it said already: unread, it would turn our end into a reset
+                sock.recv(65536)  # unread input would turn our end of stream into a reset
         finally:
-            self._spare.take()  # not before that socket has given back its own
-        self._troubled(error)
+            self._spare.take()  # only now: the descriptor of the closed socket is free again
+        self._note_trouble(error)
         self._refused += 1
 
-    def _troubled(self, error: OSError) -> None:
-        """One log line for a time of trouble, however often it shows."""
+    def _note_trouble(self, error: OSError) -> None:
+        """Log a failure, once per period of trouble."""
+        assert self._accepting.locked()
         self._trouble_until = time.monotonic() + TROUBLE_SECONDS
-        if not self._trouble:
-            self._trouble, self._refused = True, 0
+        if not self._has_trouble:
+            self._has_trouble, self._refused = True, 0
             logger.warning("cannot accept connections: %s", os.strerror(error.errno) if error.errno else error)

@@ -1,4 +1,4 @@
-"""One non-blocking transport: lines in, bounded pending bytes out. Owned by one worker thread.
+"""One connection over a non-blocking transport: lines in, bounded pending bytes out. Owned by one worker thread.
 
 | state   | the peer's bytes are | the server's bytes are     | leaves by                                  |
 |---------|----------------------|----------------------------|--------------------------------------------|
@@ -7,8 +7,8 @@
 | CLOSING | dropped              | pending, then end of stream | nothing pending, or a failed write: CLOSED |
 | CLOSED  | dropped              | dropped                    | the peer's end: the socket is closed       |
 
-In each state `end` is None while the peer may send, and then says why its side is over. Reads alone decide that the
-peer is gone: a failed write only stops the writing, so that lines sent before the peer left are still received.
+In each state `end` is None while the peer may send; after that it is the reason why the peer's side has ended. Only
+reads decide that the peer is gone: a failed write stops the writing alone, so that earlier lines are still received.
 """
 
 from __future__ import annotations
@@ -35,18 +35,18 @@ if TYPE_CHECKING:
     from chatkit.server.login import PendingLogin
     from chatkit.server.replays import Replay
 
-# Small pending pieces are joined up to this, a copy of its own for each slow member: so it stays small.
+# Small pending pieces are joined up to this size. The copy belongs to one slow member, so it must stay small.
 WRITE_BYTES = 64 * 1024
 
-# Systems take 1024 in one call (IOV_MAX, writev(2)).
+# The number of pieces in one call; systems take at most 1024 (IOV_MAX, writev(2)).
 MAX_PIECES = 512
 
-# Where a rate is set, one read takes no more: few lines are held back then, the rest stays with the kernel.
+# The size of a read if a rate is set: few lines are held back then, the rest stays in the kernel.
 THROTTLED_READ_BYTES = 512
 
 
 class State(Enum):
-    """The life of a connection; the table above says how one state follows another."""
+    """The states of a connection; the table above lists the transitions."""
 
     OPEN = "open"
     BROKEN = "broken"
@@ -55,20 +55,21 @@ class State(Enum):
 
 
 class Connection:
-    """The server's side of one conversation.
+    """The server's side of one conversation. Times are those of `time.monotonic`.
 
     Attributes:
-        login: its stage before it is a member, if it has to log in.
-        member: its place in the room; None before, and when it was refused.
-        replay: its stage while it is told what was said before.
-        state: see the table above.
-        end: why the peer's side is over, or None.
-        cut: why the server cut it off (a slow consumer, an endless line), or None.
-        pending_bytes: how many bytes the kernel hasn't taken yet.
-        last_sent: when (`time.monotonic`) the kernel last took some of the pending bytes.
-        close_at: when a closing connection is looked at again, and closed unless its peer reads.
-        give_up_at: when a closing connection is closed although its peer reads.
-        line_due: when the line that has begun must have ended, `math.inf` between lines.
+        transport: the socket, plain or inside TLS.
+        login: the login stage, before the connection is a member; None if there is no login.
+        member: the member of the room; None before the login, and if the connection was refused.
+        replay: the replay stage, while the member receives earlier messages; else None.
+        state: the state, see the table above.
+        end: the reason why the peer's side has ended, or None.
+        cut: the reason why the server disconnected it (a slow consumer, an endless line), or None.
+        pending_bytes: the number of bytes that the kernel hasn't taken yet.
+        last_sent: the time when the kernel last took some of the pending bytes.
+        close_at: the time when a closing connection is checked again, and closed unless its peer reads.
+        give_up_at: the time when a closing connection is closed even if its peer reads.
+        line_due: the time when the unfinished line must have ended, `math.inf` between lines.
     """
 
     __slots__ = (
@@ -91,21 +92,21 @@ class Connection:
         self._decoder = SniffingDecoder(limits.max_line_bytes)
         rate = limits.messages_per_second
         self._throttle = Throttle(rate) if rate and math.isfinite(rate) else None
-        self._pending: deque[bytes | memoryview] | None = None  # made when needed: an empty deque costs 600 bytes
+        self._pending: deque[bytes | memoryview] | None = None  # created on demand: an empty deque costs 600 bytes
 
     @property
     def is_closing(self) -> bool:
-        """Whether the server has begun to end it."""
+        """Whether the server has begun to end the connection."""
         return self.state is State.CLOSING or self.state is State.CLOSED
 
     @property
     def is_leaving(self) -> bool:
-        """Whether the conversation ends: now, or after its replay."""
+        """Whether the conversation ends now, or after its replay."""
         return self.is_closing or (self.replay is not None and self.replay.leaving)
 
     @property
     def due(self) -> float:
-        """When (`time.monotonic`) to look at it, whether anything happens or not."""
+        """The time (`time.monotonic`) of its next deadline."""
         due = min(self.close_at, self.login.due if self.login else math.inf)
         if not self.is_leaving:
             if self.pending_bytes:
@@ -117,10 +118,10 @@ class Connection:
         return due
 
     def receive(self, max_bytes: int) -> list[Line]:
-        """Read once, and return the lines that this completes; sets `end` when the peer's side is over."""
+        """Read once. Returns the lines that this completes; sets `end` if the peer's side has ended."""
         was_ready = self.transport.is_ready
         lines = self._read(max_bytes)
-        if self.transport.at_eof and not self.end:  # the end came with the last lines; the selector doesn't know
+        if self.transport.at_eof and not self.end:  # the end came with the last data: the selector won't report it
             lines += self._read(max_bytes)
         if not was_ready and self.transport.is_ready:
             self.flush()
@@ -146,9 +147,9 @@ class Connection:
         return self.resume(lines) if self._throttle else lines
 
     def resume(self, lines: Sequence[Line] = ()) -> list[Line]:
-        """Return these lines and those that were held back, as far as the rate lets them pass.
+        """Return the lines that were held back, then these, as far as the rate lets them pass.
 
-        While some are held back, a line that has begun has time.
+        While lines are held back, the unfinished line has no deadline.
         """
         if not self._throttle:
             return list(lines)
@@ -166,12 +167,12 @@ class Connection:
 
     @property
     def resume_at(self) -> float | None:
-        """When the next line that is held back may pass, None if there are none."""
+        """The time when the next held line may pass, or None if no line is held back."""
         return self._throttle.resume_at if self._throttle else None
 
     @property
     def line_fault(self) -> str:
-        """Say what is wrong with the line at `line_due`."""
+        """The reason for a disconnect at `line_due`."""
         if not self._decoder.skipped_bytes:
             return f"a line took longer than {self._limits.line_seconds:g} seconds"
         if self._decoder.skipped_bytes > self._limits.max_overlong_bytes:
@@ -179,7 +180,7 @@ class Connection:
         return f"a line that is too long took longer than {self._limits.overlong_seconds:g} seconds"
 
     def write(self, data: bytes) -> bool:
-        """Hand `data` to the kernel, keep the rest pending. Returns whether nothing is pending now."""
+        """Hand `data` to the kernel, and keep the rest pending. Returns whether nothing is pending now."""
         if self._pending:
             return self._keep([data], 0)
         try:
@@ -209,7 +210,7 @@ class Connection:
             except OSError as error:
                 self._failed(error)
         self._flush_pending()
-        if self.transport.taken_bytes > taken_before:  # a part of what is encrypted is progress, too
+        if self.transport.taken_bytes > taken_before:  # a part of the encrypted bytes is progress, too
             self.last_sent = time.monotonic()
 
     def _flush_pending(self) -> None:
@@ -231,14 +232,14 @@ class Connection:
             self._end_sending()
 
     def finish(self) -> None:
-        """Begin to end: receive no more lines, write what is pending, then the end of stream."""
+        """Begin to end: receive no more lines, write the pending bytes, then the end of stream."""
         self.state = State.CLOSING if self.state is State.OPEN else State.CLOSED
         if not self._pending:
             self._end_sending()
 
     @property
     def interest(self) -> int:
-        """The events to wait for: `selectors.EVENT_READ`, `EVENT_WRITE`, both or neither (0)."""
+        """The events that it waits for: `selectors.EVENT_READ`, `EVENT_WRITE`, both or neither (0)."""
         reads = not self.end and (not self._throttle or self._throttle.resume_at is None or self.is_closing)
         # Pending bytes can't be written before the handshake is done; encrypted ones must be.
         writes = (self._pending and self.transport.is_ready) or self.transport.has_unsent
@@ -246,7 +247,7 @@ class Connection:
 
     @property
     def is_finished(self) -> bool:
-        """Whether both sides have ended, so that it is time to close."""
+        """Whether both sides have ended, so that the connection can be closed."""
         return self.state is State.CLOSED and self.end is not None and not self.transport.has_unsent
 
     @property
@@ -255,19 +256,23 @@ class Connection:
         return sum(bytes(piece).count(b"\n") for piece in self._pending or ())
 
     def close(self) -> None:
-        """Close the socket; with a reset if something is pending, so that half a line never looks whole."""
+        """Close the socket; with a reset if bytes are pending, so that half a line never looks like a whole one."""
         if self._pending:
             reset_on_close(self.transport)
         self.transport.close()
 
     def _watch_line(self, new_line: bool) -> None:
-        """Set `line_due` for the line that has begun, if any."""
+        """Set `line_due` for the unfinished line, if there is one.
+
+        Args:
+            new_line: whether the line began, or became too long, with this read.
+        """
         now = time.monotonic()
         if not self._decoder.in_line:
             self.line_due = math.inf
         elif self._decoder.skipped_bytes > self._limits.max_overlong_bytes:
             self.line_due = now
-        elif new_line:  # the line has begun, or turned out to be too long, with this read
+        elif new_line:
             skipping = self._decoder.skipped_bytes > 0
             self.line_due = now + (self._limits.overlong_seconds if skipping else self._limits.line_seconds)
         elif self.line_due == math.inf:
@@ -280,7 +285,7 @@ class Connection:
         return 0
 
     def _keep(self, pieces: Sequence[bytes | memoryview], sent: int) -> bool:
-        """Keep what is left of `pieces` after `sent` bytes of them. Returns whether that is nothing."""
+        """Keep the rest of `pieces` after the first `sent` bytes. Returns whether nothing is pending."""
         if self.state is State.BROKEN or self.state is State.CLOSED:
             return True
         if not self._pending:
@@ -294,7 +299,7 @@ class Connection:
         return False
 
     def _break(self) -> None:
-        """Write no more, not even if the socket would take some again: there must be no gap."""
+        """Stop writing for good, even if the socket would take bytes again: the stream must have no gap."""
         if self.state is State.OPEN:
             self.state = State.BROKEN
         self._pending = None
@@ -309,7 +314,7 @@ class Connection:
 
     @staticmethod
     def _next_piece(pending: deque[bytes | memoryview]) -> bytes | memoryview:
-        """Return the first pending piece; small ones become one, so that one write carries many."""
+        """Return the first pending piece; small ones are joined, so that one write carries many."""
         parts: list[bytes | memoryview] = []
         size = 0
         while pending and (not parts or size + len(pending[0]) <= WRITE_BYTES):

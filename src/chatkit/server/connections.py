@@ -1,4 +1,4 @@
-"""The connections of one worker: what each waits for, for how long, and how it ends."""
+"""The connections of one worker: their selector events, deadlines and ends."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ SLOW_CONSUMER = "slow consumer"
 
 
 class Connections:
-    """The connections of one worker, in its selector. Used by that worker's thread alone, but for `add`.
+    """The connections of one worker, in its selector. Used by the worker's thread alone, except `add`.
 
     Attributes:
-        subscribers: the members among them.
-        received: what arrived, for the worker to publish.
-        counters: counted here and by the worker.
+        subscribers: the members among the connections.
+        received: received lines, for the worker to publish.
+        counters: the worker's counters, changed here and by the worker.
     """
 
     def __init__(self, limits: Limits, selector: selectors.BaseSelector) -> None:
@@ -49,12 +49,12 @@ class Connections:
 
     @property
     def pending_logins(self) -> list[Connection]:
-        """Those that have to log in."""
+        """The connections that have to log in."""
         return [connection for connection in list(self._all) if connection.login]
 
     @property
     def next_due(self) -> float:
-        """When (`time.monotonic`) to call `tick` at the latest."""
+        """The time (`time.monotonic`) when `tick` must be called at the latest."""
         return self._deadlines.next
 
     def add(self, connection: Connection) -> None:
@@ -62,15 +62,15 @@ class Connections:
         self._all.add(connection)
 
     def arm(self, connection: Connection) -> None:
-        """Look at a connection when it is due."""
+        """Set the deadline of a connection from its `due`."""
         if (due := connection.due) != math.inf:
             self._deadlines.arm(connection, due)
 
     def receive(self, connection: Connection, lines: list[Line]) -> None:
-        """Take lines that arrived for the next batch, or hand them to the login."""
+        """Queue received lines for the worker to publish, or hand them to the login."""
         if connection.login:
             lines = connection.login.receive(lines)
-        # The end comes after the lines that are held back.
+        # The end counts after the lines that the rate holds back.
         resume_at = connection.resume_at
         end = connection.end if resume_at is None else None
         if (lines or end) and connection.member:
@@ -91,13 +91,16 @@ class Connections:
             self.mark_behind(connection)
 
     def mark_behind(self, connection: Connection) -> None:
-        """Judge a connection from now on: the kernel didn't take all of a write."""
+        """Mark a connection to be judged in each `tick`: the kernel didn't take all of a write."""
         if connection not in self._behind:
             self._behind.add(connection)
             self.arm(connection)
 
     def end(self, connection: Connection) -> None:
-        """Write what is pending, then the end of stream; close when the peer has ended too, or takes too long."""
+        """Write the pending bytes, then the end of stream; close after the peer's end or a deadline.
+
+        If a replay is unfinished, the conversation ends after it.
+        """
         if connection.member:
             self.subscribers.remove(connection.member)
             if connection.cut:
@@ -130,16 +133,16 @@ class Connections:
             self._selector.modify(connection.transport, connection.interest, connection)
 
     def tick(self) -> None:
-        """See to the connections that are behind, and to those that are due."""
+        """Judge the connections that are behind, and handle those whose deadline has come."""
         self._judge_behind()
         now = time.monotonic()
         for connection in self._deadlines.due(now):
-            self._look_at(connection, now)
+            self._handle_due(connection, now)
             if connection in self._all:
                 self.arm(connection)
 
     def release_throttled(self) -> None:
-        """Receive what the members' rates hold back: it has arrived, too."""
+        """Receive the lines that the members' rates hold back: at the end they count as arrived."""
         for connection in list(self._all):
             self.receive(connection, connection.release())
             self.watch(connection)
@@ -150,7 +153,12 @@ class Connections:
             self._close(connection)
 
     def disconnect(self, connection: Connection, reason: str, kind: str = SLOW_CONSUMER) -> None:
-        """End a conversation that went over a limit: after what is pending the reason. Nobody else notices."""
+        """End a conversation that exceeded a limit; the reason is written after the pending bytes.
+
+        Args:
+            reason: the reason, in words for the member and the log.
+            kind: the reason of the leave, for the room; with underscores, the code of the error.
+        """
         if not connection.member:  # a login has its own bounds
             return
         self.counters.slow_consumers += kind == SLOW_CONSUMER
@@ -161,7 +169,10 @@ class Connections:
         self.end(connection)
 
     def _judge_behind(self) -> None:
-        """Append, flush, and only then judge: a connection that still has too much pending is cut off."""
+        """Flush each connection that is behind, and disconnect it if it still has too much pending.
+
+        The order is append, flush, then judge: judged before the flush, a member that reads would be disconnected, too.
+        """
         for connection in list(self._behind):
             if connection.pending_bytes > self._limits.max_pending_bytes:
                 connection.flush()
@@ -169,13 +180,13 @@ class Connections:
                 self._behind.remove(connection)
             if connection.is_closing and not connection.pending_bytes:
                 self.end(connection)
-            elif self._has_too_much(connection):
+            elif self._exceeds_limit(connection):
                 self.disconnect(connection, f"more than {self._limits.max_pending_bytes} bytes were waiting")
             else:
                 self.watch(connection)
 
-    def _look_at(self, connection: Connection, now: float) -> None:
-        """Do what is due for one connection."""
+    def _handle_due(self, connection: Connection, now: float) -> None:
+        """Handle the deadline of a connection, if it has come."""
         if connection.close_at <= now:
             self._end_or_close(connection, now)
         elif connection.login and connection.login.due <= now:
@@ -188,17 +199,17 @@ class Connections:
             self.receive(connection, connection.resume())
             self.watch(connection)
         elif connection.pending_bytes:
-            connection.flush()  # the selector calls a socket writable only when a third of its buffer is free
+            connection.flush()  # the kernel reports a socket as writable only when a third of its buffer is free
             if connection.pending_bytes and connection.last_sent + self._limits.stall_seconds <= now:
                 self.disconnect(connection, f"nothing was read for {self._limits.stall_seconds:g} seconds")
 
-    def _has_too_much(self, connection: Connection) -> bool:
-        """A replay doesn't count: it is never more than a page."""
+    def _exceeds_limit(self, connection: Connection) -> bool:
+        """Tell whether too much is pending. A replay doesn't count: at most one page of it is pending."""
         over = connection.pending_bytes > self._limits.max_pending_bytes
         return over and not connection.is_leaving and not connection.replay
 
     def _end_or_close(self, connection: Connection, now: float) -> None:
-        """Close after `drain_seconds`; a peer that has read in that time, and wasn't cut off, has more of it."""
+        """Close after `drain_seconds`; a peer that reads, and wasn't disconnected for a limit, has more time."""
         connection.flush()
         reads_until = min(connection.last_sent + self._limits.drain_seconds, connection.give_up_at)
         if connection.pending_bytes and reads_until > now and not connection.replay:
@@ -211,10 +222,10 @@ class Connections:
             self._selector.unregister(connection.transport)
         self._all.remove(connection)
         if self.subscribers.end_replay(connection):
-            reset_on_close(connection.transport)  # there would have been more: it must not look like a whole end
+            reset_on_close(connection.transport)  # the rest of the replay is missing: a reset shows that
         self._behind.discard(connection)
         self._deadlines.clear(connection)
         if connection.member and (connection.cut or connection.pending_bytes):
-            reason = connection.cut or "it read too slowly at its end"
+            reason = connection.cut or "the rest was read too slowly after the end of the conversation"
             logger.warning("%s: %d lines undelivered: %s", connection.member.name, connection.undelivered, reason)
         connection.close()

@@ -1,4 +1,4 @@
-"""When to look at something again, for many at a time."""
+"""One deadline for each of many keys."""
 
 from __future__ import annotations
 
@@ -10,11 +10,15 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 class Deadlines(Generic[Key]):
-    """A time for each key, at which to ask what is due. `next` is when to call `due`; earlier costs nothing.
+    """A time for each key at which its owner checks what is due.
 
-    Plan: the key itself knows what it waits for. A time is only ever brought forward; where a wait has ended or
-    become longer, the key is asked once for nothing, and says when it is really due. So arming costs one look-up,
-    and disarming nothing. It is a plain dict, looked through only when something is due.
+    Operations: `arm` a key, get the keys that are `due`, `clear` a key. Goal: arming, the most frequent, costs one
+    look-up, and disarming nothing. Plan: a time is only brought forward. If a wait ends or becomes longer, its key is
+    returned once too early; the owner checks it and arms it anew. The times are a plain dict, searched only when one
+    is due.
+
+    Attributes:
+        next: the time when `due` must be called; calling it earlier costs nothing.
     """
 
     __slots__ = ("_times", "next")
@@ -24,17 +28,17 @@ class Deadlines(Generic[Key]):
         self.next = math.inf
 
     def arm(self, key: Key, time: float) -> None:
-        """Ask about the key at this time, at the latest."""
+        """Return the key from `due` at this time at the latest."""
         if time < self._times.get(key, math.inf):
             self._times[key] = time
             self.next = min(self.next, time)
 
     def clear(self, key: Key) -> None:
-        """Don't ask about the key."""
+        """Drop the time of a key."""
         self._times.pop(key, None)
 
     def due(self, now: float) -> list[Key]:
-        """Return the keys whose time has come; they have no time then."""
+        """Return the keys whose time has come, and drop their times."""
         if now < self.next:
             return []
         due = [key for key, time in self._times.items() if time <= now]

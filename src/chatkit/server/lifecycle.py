@@ -1,4 +1,4 @@
-"""The life of a server.
+"""The states of a server.
 
 | state    | entered by                           | `start`      | `broadcast`, `tell`, `kick`       |
 |----------|--------------------------------------|--------------|-----------------------------------|
@@ -18,7 +18,7 @@ from enum import IntEnum
 
 
 class State(IntEnum):
-    """The states, in their order."""
+    """The states, in order."""
 
     NEW = 0
     STARTING = 1
@@ -28,11 +28,11 @@ class State(IntEnum):
 
 
 class Lifecycle:
-    """The state of one server, for all its threads."""
+    """The state of one server, shared by its threads."""
 
     def __init__(self) -> None:
         self.state = State.NEW
-        self._changed = threading.Condition()  # on a lock that a signal handler may take again
+        self._changed = threading.Condition()  # its lock is reentrant: a signal handler may take it again
 
     def advance(self, state: State) -> None:
         """Enter a state, unless a later one has been entered."""
@@ -42,6 +42,6 @@ class Lifecycle:
                 self._changed.notify_all()
 
     def wait_for(self, state: State, timeout: float | None = None) -> bool:
-        """Wait until this state, or a later one, is entered. Returns whether it is."""
+        """Wait until this state, or a later one, is entered. Returns False after `timeout` seconds."""
         with self._changed:
             return self._changed.wait_for(lambda: self.state >= state, timeout)

@@ -1,4 +1,4 @@
-"""Connections that aren't members yet: they are in the TLS handshake, or are asked for the password."""
+"""Connections that aren't members yet: in the TLS handshake, or asked for the password."""
 
 from __future__ import annotations
 
@@ -33,27 +33,27 @@ from chatkit.server.connections import Connections
 logger = logging.getLogger("chatkit")
 
 MAX_FAILURES = 3  # of one connection
-# After the first wrong one an address waits a second for the next, then two, four and so on, up to this.
+# After a wrong password an address must wait a second, then two, four and so on, up to this.
 MAX_WAIT_SECONDS = 8.0
 FORGET_SECONDS = 600.0
 MAX_ADDRESSES = 10_000
 
 
 class PasswordAuth:
-    """The room's password, as a digest, and the failures of each origin. Safe to use from every worker."""
+    """The room's password, as a digest, and the failed attempts of each origin. Safe from every worker."""
 
     def __init__(self, password: str) -> None:
         self._digest = sha256(password.encode()).digest()
         self._lock = threading.Lock()
-        self._failures: dict[str, tuple[int, float]] = {}  # by origin: how many, and when the next may be judged
+        self._failures: dict[str, tuple[int, float]] = {}  # by origin: (number, time of the next attempt)
         self._logged_at = 0.0
 
     def next_attempt_at(self, host: str) -> float:
-        """Return when (`time.monotonic`) the next attempt from that address may be judged."""
+        """Return the time (`time.monotonic`) when the next attempt from this address may be verified."""
         return self._failures.get(_origin(host), (0, 0.0))[1]
 
     def verify(self, host: str, attempt: str) -> bool | None:
-        """Tell whether this is the password, compared in constant time; None if it is too early to judge."""
+        """Tell whether this is the password, in constant time; None if it is too early for an attempt."""
         origin = _origin(host)
         with self._lock:
             if self.next_attempt_at(host) > time.monotonic():
@@ -65,25 +65,27 @@ class PasswordAuth:
         return False
 
     def _count(self, origin: str, now: float) -> None:
+        """Count a failed attempt, and log it."""
+        assert self._lock.locked()
         number, next_attempt_at = self._failures.pop(origin, (0, 0.0))
         number = 0 if now > next_attempt_at + FORGET_SECONDS else number
         if len(self._failures) >= MAX_ADDRESSES:
-            del self._failures[next(iter(self._failures))]  # the one that failed the longest ago
+            del self._failures[next(iter(self._failures))]  # the one whose last failure is the oldest
         self._failures[origin] = (number + 1, now + min(2.0**number, MAX_WAIT_SECONDS))
-        if now > self._logged_at + 1:  # a thousand guesses aren't worth a thousand lines
+        if now > self._logged_at + 1:  # one line a second is enough, however many guesses there are
             self._logged_at = now
             logger.warning("a wrong password from %s", origin)
 
 
 def _origin(host: str) -> str:
-    """Return the address, or the /64 of an IPv6 one: its holder has all of it (RFC 6177)."""
+    """Return the address, or the /64 network of an IPv6 one: one holder has all of it (RFC 6177)."""
     address = ipaddress.ip_address(host.partition("%")[0])
     if isinstance(address, ipaddress.IPv6Address) and not address.ipv4_mapped:
         return str(ipaddress.ip_network((address, 64), strict=False))
     return host
 
 
-# Lines that come along with a password that has to wait for its turn; each takes some memory of its own.
+# The limit of lines that are held while an attempt must wait; each line also costs some memory of its own.
 MAX_HELD_BYTES = 256 * 1024
 LINE_BYTES = 64
 
@@ -92,40 +94,51 @@ class PendingLogin:
     """The stage of a connection before it is a member: the TLS handshake, then the password.
 
     Args:
-        logins: what all logins of a worker share.
-        address: the peer, whose place in the room is reserved.
-        until: when (`time.monotonic`) its time is over.
+        logins: the state that all logins of a worker share.
+        connection: the connection that logs in.
+        address: the address of the peer, with a reserved place in the room.
+        until: the time (`time.monotonic`) when the TLS handshake must be done.
 
     Attributes:
-        due: when (`time.monotonic`) to call `tick`: its time is over, or an attempt may be judged.
+        due: the time (`time.monotonic`) when `tick` must be called: a deadline, or an attempt that may be verified.
     """
 
-    __slots__ = ("_asked", "_connection", "_failures", "_held_bytes", "_lines", "_logins", "_until", "address", "due")
+    __slots__ = (
+        "_connection",
+        "_failures",
+        "_has_asked",
+        "_held_bytes",
+        "_lines",
+        "_logins",
+        "_until",
+        "address",
+        "due",
+    )
 
     def __init__(self, logins: Logins, connection: Connection, address: Address, until: float) -> None:
         self.address = address
         self.due = self._until = until
         self._logins = logins
         self._connection = connection
-        self._asked = False
+        self._has_asked = False
         self._failures = 0
-        self._held_bytes = 0  # of the lines, four bytes a character
-        self._lines: list[Line] = []  # not looked at yet
+        self._held_bytes = 0  # of `_lines`, at four bytes per character
+        self._lines: list[Line] = []  # not checked yet
 
     def receive(self, lines: list[Line]) -> list[Line]:
-        """Take lines of the peer. Returns those that are for the room, if it has become a member."""
+        """Check lines from the peer. If it becomes a member, returns the lines that are left for the room."""
         self._lines += lines
         self._held_bytes += sum(LINE_BYTES + (4 * len(line) if isinstance(line, str) else 0) for line in lines)
         self.ask()
         if self._connection.transport.is_ready and (not self._logins.auth or self._verify(self._logins.auth)):
             return self._logins.join(self._connection, self._lines)
-        said_all = self._connection.end and not self._lines and self._connection.resume_at is None
-        if self._connection.login and said_all:
+        has_ended = self._connection.end and not self._lines and self._connection.resume_at is None
+        if self._connection.login and has_ended:
             self._leave()
         return []
 
     def tick(self, now: float) -> None:
-        """End a login that takes too long, judge an attempt that had to wait."""
+        """End a login that takes too long, or verify an attempt that had to wait."""
         if self._until > now:
             self.due = self._until
             self._logins.connections.receive(self._connection, [])
@@ -133,14 +146,14 @@ class PendingLogin:
             self._leave(f"no password in {self._logins.limits.login_seconds:g} seconds")
 
     def ask(self) -> None:
-        """Ask for the password as soon as the peer can read lines; from then on its time is for that."""
-        if self._logins.auth and self._connection.transport.is_ready and not self._asked:
-            self._asked = True
+        """Ask for the password once the handshake is done; the time for the password begins then."""
+        if self._logins.auth and self._connection.transport.is_ready and not self._has_asked:
+            self._has_asked = True
             self.due = self._until = time.monotonic() + self._logins.limits.login_seconds
             self._logins.tell(self._connection, ASKS_PASSWORD)
 
     def _verify(self, auth: PasswordAuth) -> bool:
-        """Judge the lines, as far as they may be judged now. Returns whether the password was among them."""
+        """Check lines until the password, or until an attempt must wait. Returns whether the password was found."""
         while self._lines:
             line = self._lines[0]
             if not isinstance(line, str) or not line.startswith(PASSWORD_COMMAND):
@@ -155,19 +168,20 @@ class PendingLogin:
             if is_right:
                 del self._lines[0]
                 return True
-            if is_right is False:  # else another worker was quicker: it is too early now
+            if is_right is False:  # None: another worker counted a failure meanwhile, so this attempt must wait
                 self._held_bytes = 0
-                self._lines.clear()  # lines that came together with a wrong password were meant for another room
+                self._lines.clear()  # lines after a wrong password were meant for another room
                 self._fail(WRONG_PASSWORD)
         return False
 
     def _wait(self, next_attempt_at: float) -> None:
-        """Judge later; until then keep the lines, within bounds."""
+        """Hold the lines, within bounds, until the next attempt may be verified."""
         self.due = min(next_attempt_at, self._until)
         if self._held_bytes > MAX_HELD_BYTES:
             self._leave(TOO_MUCH_BEFORE_PASSWORD)
 
     def _fail(self, answer: str | bytes) -> None:
+        """Count and answer a failure; end the login after too many, or after bytes of another protocol."""
         self._failures += 1
         self._logins.tell(self._connection, answer)
         if self._failures == MAX_FAILURES or isinstance(answer, bytes):
@@ -182,8 +196,11 @@ class Logins:
     """The logins of one worker; used by its thread alone.
 
     Args:
-        auth: knows the room's password; None for a room without one.
-        admit: called with a connection and its member inside the room's lock, as for `Room.join`.
+        room: the room to join.
+        limits: the times for the handshake and the password.
+        auth: the room's password, or None for a room without one.
+        connections: the connections of the worker.
+        admit: called as admit(connection, member) under the room's lock, see `Room.join`.
     """
 
     def __init__(
@@ -209,13 +226,13 @@ class Logins:
         self.connections.watch(connection)
 
     def close(self) -> None:
-        """End every login: the room ends."""
+        """End every login, when the room ends."""
         for connection in self.connections.pending_logins:
             if connection.login:
                 self.refuse(connection, connection.login.address, None)
 
     def join(self, connection: Connection, lines: list[Line]) -> list[Line]:
-        """Make the connection a member. Returns the lines that are for the room."""
+        """Make the connection a member. Returns the lines for the room, or none if the room refuses it."""
         assert connection.login
         address, connection.login = connection.login.address, None
         try:
@@ -225,11 +242,11 @@ class Logins:
             self.connections.end(connection)
             return []
         if self.auth:
-            self.tell(connection, ACCEPTED)  # not before: a peer that has read this receives everything
+            self.tell(connection, ACCEPTED)  # only now: a peer that has read this receives every later message
         return lines
 
     def refuse(self, connection: Connection, address: Address, reason: str | None) -> None:
-        """End a connection that doesn't become a member, with a last word for it."""
+        """End a connection that doesn't become a member, with a reason for the peer."""
         connection.login = None
         self._room.release(address)
         if reason and connection.transport.is_ready:
@@ -237,5 +254,5 @@ class Logins:
         self.connections.end(connection)
 
     def tell(self, connection: Connection, answer: str | bytes) -> None:
-        """Write a notice, or bytes, to a connection that is no member."""
+        """Write a notice, or bytes, to a connection that isn't a member."""
         self.connections.write(connection, answer if isinstance(answer, bytes) else TEXT.encode(Notice(answer)))

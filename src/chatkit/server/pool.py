@@ -1,4 +1,4 @@
-"""The threads of a server: one that accepts, workers that serve. Starts, feeds and ends them."""
+"""The threads of a server, one acceptor and some workers: their start, their connections and their end."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from chatkit.server.worker import Call, Worker
 if TYPE_CHECKING:
     import ssl
 
-# After a worker died, the others have so long to deliver what they have: a supervisor waits to start anew.
+# After a thread has died, the workers have this long to deliver: a supervisor waits to restart the process.
 FAILED_GRACE_SECONDS = 1.0
 
 
@@ -31,14 +31,17 @@ class WorkerPool:
     """The threads of a server, from `start` to `end`.
 
     Args:
-        threads: how many workers.
-        lifecycle: the state of the server; a thread that dies of an error makes it STOPPING.
-        tls: for new connections.
-        auth: knows the room's password, if it has one.
+        room: the room that the workers serve.
+        limits: the limits of connections.
+        threads: the number of workers.
+        lifecycle: the state of the server; an exception that ends a thread makes it STOPPING.
+        tls: the TLS context of new connections, or None.
+        auth: the room's password, or None.
 
     Attributes:
-        failure: the error that a thread died of, or None.
-        starter: the thread that calls `on_listening` at the moment.
+        tls: the TLS context of new connections, or None; it may be replaced.
+        failure: the exception that ended a thread, or None.
+        starter: the thread that is calling `on_listening`, or None.
     """
 
     def __init__(
@@ -61,20 +64,20 @@ class WorkerPool:
         self._all_read = threading.Barrier(threads)
         self._workers: list[Worker] = []
         self._acceptor: Acceptor | None = None
-        self._posting = threading.Lock()  # held for a moment by `call_soon`, and by `end`
+        self._posting = threading.Lock()  # so that `end` stops no worker between the check and the post of `call_soon`
 
     @property
     def is_in_hook(self) -> bool:
-        """Whether this thread may be calling a hook: it is one of the pool's, or `starter`."""
+        """Whether the current thread may be inside a hook: it is one of the pool's, or `starter`."""
         return threading.current_thread() in (*self._workers, self._acceptor, self.starter)
 
     @property
     def counters(self) -> Counters:
-        """The counters of all workers."""
+        """The sum of all workers' counters."""
         return Counters.total(worker.counters for worker in self._workers)
 
     def start(self, listener: socket.socket) -> None:
-        """Accept at `listener`, and own it."""
+        """Start the threads; the acceptor owns `listener`."""
         self._acceptor = acceptor = Acceptor(listener, self._limits, self._assign, self.fail)
         for number in range(self._threads):
             name = f"chatkit-worker-{number}"
@@ -84,16 +87,16 @@ class WorkerPool:
             thread.start()
 
     def call_soon(self, call: Call) -> None:
-        """Have a worker call something: the caller may be inside a hook, and so inside the room's lock.
+        """Have a worker make a call: the caller may be inside a hook, where the room's lock is held.
 
         Raises:
-            RuntimeError: the server isn't running. Calls from hooks during its start and end are ignored.
+            RuntimeError: the server isn't running. Calls from hooks during its start and end are ignored instead.
         """
         acceptor = self._acceptor
 
         def accept_and_call() -> None:
             if acceptor:
-                acceptor.accept_waiting()  # who was connected before hears it, as with lines
+                acceptor.accept_waiting()  # peers that connected before the call receive it, as with lines
             call()
 
         with self._posting:
@@ -103,11 +106,11 @@ class WorkerPool:
                 raise RuntimeError("the server isn't running")
 
     def end(self, grace: float) -> None:
-        """Deliver what has arrived, end every connection and thread, within `grace` seconds."""
+        """Deliver everything received, then end every connection and thread, within `grace` seconds."""
         if not (acceptor := self._acceptor):
             return
         grace = min(grace, FAILED_GRACE_SECONDS) if self.failure else grace
-        deadline = time.monotonic() + 0.9 * grace  # the rest is for the hard way
+        deadline = time.monotonic() + 0.9 * grace  # the rest is for closing by force
         with self._posting:
             self._lifecycle.advance(State.STOPPING)
         acceptor.stop()
@@ -123,6 +126,7 @@ class WorkerPool:
         self._acceptor = None
 
     def _assign(self, sock: PlainTransport, address: Address) -> None:
+        """Give an accepted connection to the worker with the fewest, or refuse it."""
         if self.failure:
             sock.close()
             return
@@ -140,14 +144,14 @@ class WorkerPool:
     def _connection(self, sock: PlainTransport) -> Connection:
         if not self.tls:
             return Connection(sock, self._limits)
-        from chatkit.net.tls_transport import TlsTransport  # ssl takes longer to load than all of this
+        from chatkit.net.tls_transport import TlsTransport  # loading ssl takes longer than everything else here
 
         return Connection(TlsTransport(sock, self.tls), self._limits)
 
     def fail(self, error: BaseException) -> None:
-        """Take no more connections and end those there are: a thread died of this error."""
+        """Stop accepting and end all connections, after an exception has ended a thread."""
         self.failure = error
-        self._all_read.abort()  # the dead don't come to the meeting
+        self._all_read.abort()  # the dead thread may be one that the others would wait for
         if self._acceptor:
             self._acceptor.stop()
         for worker in self._workers:
@@ -156,7 +160,7 @@ class WorkerPool:
 
 
 def _join(thread: threading.Thread) -> None:
-    """Wait for the end of a thread, also if Ctrl-C interrupted its start: it runs then, but isn't alive yet."""
+    """Wait for the end of a thread, also if Ctrl-C interrupted its start: it runs then, but `is_alive` is False."""
     until = time.monotonic() + FAILED_GRACE_SECONDS
     while not thread.is_alive() and thread in threading.enumerate() and time.monotonic() < until:
         time.sleep(0.001)

@@ -1,4 +1,10 @@
-"""Replays: members are told what was said before, page by page, as fast as they read, and only then what is live."""
+"""Replays: a member receives earlier messages, page by page, as fast as it reads, and only then live batches.
+
+Operations: `admit` and `switch` begin a replay, `tick` continues all of them, `Replay.hold` holds live batches.
+Goal: each message once and in order, with bounded memory for members that don't read. Plan: the next page is requested
+when the kernel has taken the one before. Held messages that the history also has are dropped when they become many; the
+replay then reads them from the history, and the lines that no history has are delivered after it.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +18,11 @@ from chatkit.room.publisher import Publisher
 from chatkit.server.connection import Connection, State
 from chatkit.server.connections import Connections
 
-# The memory that Python needs for a range.
+# The memory of one range of ids.
 RANGE_BYTES = 100
 
-# A member that reads gets so much at a time; all replays together share the second figure, so that ten thousand
-# members that ask, and don't read, don't fill the memory.
+# The maximum size of a page, and of all pages together: ten thousand members that ask for a replay and don't read must
+# not fill the memory.
 MAX_PAGE_BYTES = 64 * 1024
 ALL_PAGES_BYTES = 16 * 1024 * 1024
 
@@ -25,18 +31,23 @@ class Replay:
     """A member's replay. Live batches are held until it has caught up.
 
     Attributes:
-        after, upto: the remaining ids (`after` exclusive, `upto` inclusive).
-        last: lines that follow the last of them.
-        exclude: ranges of ids that aren't told: the member's own of this time, those that it was told otherwise.
-        awaits: whether a page is on its way.
-        leaving: whether the conversation ends with the replay.
-        held: live pieces, `held_bytes` in all; `message_bytes` of these are messages.
-        live_after: messages with higher ids are live; of these, those up to `upto` are no longer held.
+        member: the member that receives the replay.
+        format: the format of its lines.
+        after: the remaining ids are above this one (exclusive) ...
+        upto: ... and up to this one (inclusive).
+        last: lines to deliver after the remaining messages.
+        exclude: ranges of ids to leave out: the member's own messages, and messages that it received before.
+        is_awaiting: whether a page is requested and not delivered yet.
+        leaving: whether the conversation ends after the replay.
+        held: live pieces, to be delivered after the replay.
+        held_bytes: the size of `held`.
+        message_bytes: the size of the messages in `held`.
+        live_after: messages above this id are live; those of them up to `upto` are no longer held.
     """
 
     __slots__ = (
-        *("_ephemeral", "_newest_id", "_own_ids", "after", "awaits", "exclude", "held", "held_bytes"),
-        *("format", "last", "leaving", "live_after", "member", "message_bytes", "upto"),
+        *("_ephemeral", "_newest_id", "_own_ids", "after", "exclude", "format", "held", "held_bytes", "is_awaiting"),
+        *("last", "leaving", "live_after", "member", "message_bytes", "upto"),
     )
 
     def __init__(self, subscribe: Subscribe) -> None:
@@ -44,15 +55,15 @@ class Replay:
         self.after, self.upto = subscribe.after, subscribe.upto
         self.live_after = subscribe.upto
         self.exclude: list[IdRange] = []
-        self.awaits = self.leaving = False
+        self.is_awaiting = self.leaving = False
         self.held: list[bytes | memoryview] = []
         self.held_bytes = self.message_bytes = 0
-        self._own_ids: list[IdRange] = []  # ids of the member's own messages meanwhile
-        self._ephemeral: list[bytes | memoryview] = []  # the pieces of `held` that no history has
+        self._own_ids: list[IdRange] = []  # of the member's own messages since the replay began
+        self._ephemeral: list[bytes | memoryview] = []  # the pieces of `held` that are not in any history
         self._newest_id = 0
 
     def hold(self, batch: Batch, first: int = 0, last: int | None = None) -> None:
-        """Hold what is live, in these parts of a batch. This makes nobody a slow consumer: a later turn judges it."""
+        """Hold the live lines of these parts of a batch. The limit is checked in `Replays.tick`, not here."""
         if self.leaving or first == last:
             return
         lines = batch.lines(self.format)
@@ -66,9 +77,9 @@ class Replay:
         self._newest_id = batch.newest_id or self._newest_id
 
     def leave_to_history(self) -> None:
-        """Drop the held messages: the history tells them, too. Everything else that is held comes after all of them."""
+        """Drop the held messages, and read them from the history instead. Other held lines come after all of them."""
         self.upto = max(self.upto, self._newest_id)
-        self.exclude = [span for span in (*self.exclude, *self._own_ids) if span[1] > self.after]
+        self.exclude = [ids for ids in (*self.exclude, *self._own_ids) if ids[1] > self.after]
         self._own_ids = []
         self.held = self._ephemeral.copy()
         self.held_bytes = sum(map(len, self.held)) + RANGE_BYTES * len(self.exclude)
@@ -76,23 +87,25 @@ class Replay:
 
     @property
     def owes_live(self) -> bool:
-        """Whether messages that were live aren't held any more, and not told yet."""
+        """Whether live messages were dropped from `held` and are not delivered yet."""
         return max(self.after, self.live_after) < self.upto
 
     def take_over(self, unfinished: Replay) -> None:
-        """Take over the remaining ids of an unfinished replay, whose held pieces have been written."""
+        """Take over the remaining ids of an unfinished replay; its held pieces are written already."""
         begin = min(self.after, self.upto)
         self.after = min(begin, max(unfinished.after, unfinished.live_after))
-        told = [*unfinished.exclude, (unfinished.upto + 1, begin)]
-        self.exclude = [(first, min(last, begin)) for first, last in told if first <= begin]
+        delivered = [*unfinished.exclude, (unfinished.upto + 1, begin)]
+        self.exclude = [(first, min(last, begin)) for first, last in delivered if first <= begin]
 
 
 class Replays:
     """The replays of one worker; used by its thread alone.
 
     Args:
-        publisher: has the pages.
-        post: has the worker call something; safe from any thread.
+        publisher: the source of pages.
+        limits: the limit of held bytes.
+        connections: the connections of the worker.
+        post: has the worker make a call; safe from any thread.
     """
 
     def __init__(
@@ -106,29 +119,31 @@ class Replays:
 
     @property
     def is_ready(self) -> bool:
-        """Whether one can go on now."""
+        """Whether a replay can continue now."""
         replaying = self._subscribers.replaying.values()
-        return any(not each.pending_bytes and each.replay and not each.replay.awaits for each in replaying)
+        return any(not each.pending_bytes and each.replay and not each.replay.is_awaiting for each in replaying)
 
     def tick(self) -> None:
-        """Go on with the members that have read what they were told."""
+        """Continue each replay whose last page the kernel has taken."""
         for connection, replay in self._all():
-            if self._holds_much(replay) and self._publisher.can_replay_after(replay.upto):
+            if self._holds_many_messages(replay) and self._publisher.can_replay_after(replay.upto):
                 replay.leave_to_history()
             if connection.state is State.BROKEN:
                 self._finish(connection, replay)
             elif replay.held_bytes > self._limits.max_pending_bytes and not replay.leaving:
-                reason = f"more than {self._limits.max_pending_bytes} bytes were waiting behind what was said before"
+                reason = f"more than {self._limits.max_pending_bytes} bytes were waiting behind the replay"
                 self._connections.disconnect(connection, reason)
-            elif not replay.awaits and not connection.pending_bytes:
-                self._ask(connection, replay) if replay.after < replay.upto else self._finish(connection, replay)
+            elif not replay.is_awaiting and not connection.pending_bytes:
+                self._request_page(connection, replay) if replay.after < replay.upto else self._finish(
+                    connection, replay
+                )
 
     def _all(self) -> list[tuple[Connection, Replay]]:
         found = [(connection, connection.replay) for connection in self._subscribers.replaying.values()]
         return [(connection, replay) for connection, replay in found if replay]
 
     def begin(self, connection: Connection, subscribe: Subscribe) -> None:
-        """Have a member receive in a format from here on, after a replay if there is anything to tell."""
+        """Begin a replay, or deliver live batches at once if there is nothing to replay."""
         member, unfinished = subscribe.member, connection.replay
         is_new = self._subscribers.joining.pop(member, None) is not None
         self._subscribers.remove(member)
@@ -148,31 +163,33 @@ class Replays:
         if is_new:
             self._connections.watch(connection)
 
-    def _holds_much(self, replay: Replay) -> bool:
-        """Tell whether half of what may be pending is held, so that after the replay there is room for what follows."""
+    def _holds_many_messages(self, replay: Replay) -> bool:
+        """Tell whether more than half of the limit is held: the rest is for live batches after the replay."""
         limit = self._limits.max_pending_bytes
-        # Leaving messages to the history copies all that is private: not again for the next few of them.
+        # `leave_to_history` copies all other lines: not worth it for a few messages.
         return replay.held_bytes > limit // 2 and replay.message_bytes > limit // 8 and not replay.leaving
 
-    def _ask(self, connection: Connection, replay: Replay) -> None:
-        replay.awaits = True
+    def _request_page(self, connection: Connection, replay: Replay) -> None:
+        replay.is_awaiting = True
         share = ALL_PAGES_BYTES // len(self._subscribers.replaying)
-        max_bytes = min(MAX_PAGE_BYTES, 1 << share.bit_length() - 1)  # of few sizes, so that pages can be shared
+        max_bytes = min(MAX_PAGE_BYTES, 1 << share.bit_length() - 1)  # a power of two: equal sizes share pages
         request = PageRequest(replay.after, replay.upto, max_bytes, replay.format, replay.exclude)
-        self._publisher.pages.read(request, partial(self._arrived, connection, replay))
+        self._publisher.pages.read(request, partial(self._receive_page, connection, replay))
 
-    def _arrived(self, connection: Connection, replay: Replay, lines: bytes, upto: int) -> None:
-        self._post(partial(self._tell, connection, replay, lines, upto))
+    def _receive_page(self, connection: Connection, replay: Replay, lines: bytes, upto: int) -> None:
+        """Hand a page to the worker's thread; called in any thread."""
+        self._post(partial(self._deliver_page, connection, replay, lines, upto))
 
-    def _tell(self, connection: Connection, replay: Replay, lines: bytes, upto: int) -> None:
+    def _deliver_page(self, connection: Connection, replay: Replay, lines: bytes, upto: int) -> None:
+        """Write a page, unless another replay has begun meanwhile."""
         if connection.replay is replay:
-            replay.awaits = False
+            replay.is_awaiting = False
             replay.after = upto
             if lines:
                 self._connections.write(connection, lines)
 
     def _finish(self, connection: Connection, replay: Replay) -> None:
-        """Go on with what is live: first with what was held."""
+        """End a replay: deliver its last lines and the held ones, then live batches."""
         leaving = replay.leaving
         self._subscribers.end_replay(connection)
         if replay.last:

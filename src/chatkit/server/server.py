@@ -31,32 +31,29 @@ if TYPE_CHECKING:
 
 
 class Server:
-    """A chat room on a TCP port.
+    """A chat room on a TCP port; use it in a `with` block, or call `start` and `shutdown`, or `serve_forever`.
 
-        with Server(port=0) as server:
-            print(server.address)
+    Args:
+        host: address or name to listen on; if a name has both kinds, its IPv4 address; `::` accepts IPv6 and IPv4.
+        port: 0 takes a free port; see `port` and `address`.
+        handler: a `Handler`, or any object with some of its hooks.
+        limits: the limits of the room and of each connection, see `Limits`.
+        threads: the number of worker threads; more than one can pay off on a free-threaded Python.
+        announce: whether members that read plain text are told about joins, leaves and new names, too.
+        tls: a context of `chatkit.tls.server_context`, to speak TLS.
+        password: the password that a peer must send to become a member.
+        history: a file (SQLite), or a `chatkit.history.base.History`. Messages are stored before any member sees them.
+        history_required: whether messages that can't be stored are refused; if not, they are delivered anyway.
+        replay: the number of the last messages that a new member receives.
 
-    host: address or host name to listen on; a name that has both gives its IPv4 address, `::` takes both families.
-    port: 0 takes a free one; `port` and `address` tell which.
-    handler: a `Handler`, or any object with some of its hooks. TypeError: a hook that can't be called.
-    limits: every bound, see `Limits`.
-    threads: workers; more than one can pay on a free-threaded Python.
-    tls: speak TLS, as `chatkit.tls.server_context` makes it. password: what a connection must say to become a member.
-    announce: tell members with plain text, too, who joins, leaves or changes its name.
-    history: a file (SQLite), or a `chatkit.history.base.History`; nobody is shown a message before it is kept there.
-    history_required: refuse messages while they can't be kept. replay: how many of the last ones a newcomer is told.
+    Resource handling: `start` opens a listening socket, the history, and `threads` + 1 threads (3 more for a history).
+    `shutdown`, and the end of `with` or `async with`, frees all of it. A server starts only once.
 
-    Resource handling: `start` opens the listening socket, the history, and `threads` + 1 threads (3 more for a history);
-    `shutdown`, also at the end of `with`, ends and frees all of it. A server starts once. `async with` does the same
-    without holding up the event loop; the threads stay threads.
+    Error handling: wrong arguments raise ValueError or TypeError. Later failures of the history, and exceptions in
+    hooks, are logged (logger `chatkit`). If an exception ends a thread of the server, the whole server stops, and
+    `serve_forever` and `shutdown` raise RuntimeError from it.
 
-    Error handling: OSError from `start` when it can't listen (`socket.gaierror` for an unknown host), HistoryError when
-    there can't be such a history. Later trouble with that, and its end, is logged to the logger `chatkit`, as is what a
-    hook raises, which ends that member's conversation. If a thread of the server dies, it stops; `serve_forever` and
-    `shutdown` raise RuntimeError from that error: a server is never half alive.
-
-    Threads: everything may be called from any thread; `broadcast`, `tell`, `kick`, `members` and `stats` also from
-    hooks, and without waiting for one.
+    Threads: call any method from any thread; `broadcast`, `tell`, `kick`, `members` and `stats` also from hooks.
     """
 
     def __init__(
@@ -75,18 +72,18 @@ class Server:
         replay: int = 0,
     ) -> None:
         if threads < 1 or replay < 0:
-            raise ValueError(f"threads must be at least 1, replay at least 0, not {threads} and {replay}")
+            raise ValueError(f"threads must be at least 1 and replay at least 0, not {threads} and {replay}")
         check_handler(handler)
         self._bind_to = host, port
         self._handler = handler
         self._limits = limits
         committer = None
         if history is not None:
-            from chatkit.room.committer import committer_of  # a room in memory doesn't pay for it
+            from chatkit.room.committer import committer_of  # a room in memory doesn't load it
 
             committer = committer_of(history, limits, required=history_required)
         elif history_required:
-            raise ValueError("history_required needs a history")
+            raise ValueError("history_required needs a history: pass history as well")
         publisher = Publisher(limits.history_size, committer, replay=replay)
         self._room = Room(handler, limits, publisher, announce=announce)
         auth = None if password is None else PasswordAuth(check_password(password, limits.max_line_bytes))
@@ -96,13 +93,16 @@ class Server:
         self._life = threading.Lock()  # held by `start` and `shutdown`
 
     def start(self) -> None:
-        """Listen and serve in threads; returns when the port is known.
+        """Listen, and serve in threads; return as soon as peers can connect.
 
-        OSError: it can't listen there. RuntimeError: it was started, or shut down, before.
+        Raises:
+            OSError: it can't listen there; `socket.gaierror` for an unknown host.
+            HistoryError: the history can't be opened.
+            RuntimeError: it was started, or shut down, before.
         """
         with self._life:
             if self._lifecycle.state is not State.NEW:
-                raise RuntimeError("a server starts once; make a new one")
+                raise RuntimeError("a server starts once: create a new one")
             self._lifecycle.advance(State.STARTING)
             listener = listen(*self._bind_to)
             try:
@@ -118,9 +118,17 @@ class Server:
                 raise
 
     def serve_forever(self, grace: float = 5.0) -> None:
-        """Serve until `shutdown` is called, or an exception (KeyboardInterrupt) arrives; then `shutdown(grace)`.
+        """Serve until another thread calls `shutdown`, or until an exception such as KeyboardInterrupt; then shut down.
 
-        Errors as `start` and `shutdown`.
+        It calls `start` if that is still to be done.
+
+        Args:
+            grace: seconds, see `shutdown`.
+
+        Raises:
+            OSError: see `start`.
+            HistoryError: see `start`.
+            RuntimeError: see `start` and `shutdown`.
         """
         if self._lifecycle.state < State.RUNNING:
             self.start()
@@ -130,14 +138,17 @@ class Server:
             self.shutdown(grace)
 
     def shutdown(self, grace: float = 5.0) -> None:
-        """Stop accepting, deliver what has arrived, end every connection and thread. Twice is as good as once.
+        """Stop accepting, deliver all received messages, end every connection and thread; a second call is harmless.
 
-        grace: seconds until it returns at the latest, even if members don't read; their rest is dropped then.
-        RuntimeError: a thread of the server had died of an error; or this was called from a hook, which can't wait
-            for its own end.
+        Args:
+            grace: seconds until it returns at the latest; pending bytes of members that don't read are dropped then.
+
+        Raises:
+            RuntimeError: an exception had ended a thread of the server; or a hook called this method, which would wait
+                for itself.
         """
         if self._pool.is_in_hook:
-            raise RuntimeError("a hook can't shut the server down; have another thread do it")
+            raise RuntimeError("a hook can't shut down the server: call shutdown from another thread")
         self._lifecycle.advance(State.STOPPING)
         with self._life:
             self._pool.end(grace)
@@ -155,7 +166,7 @@ class Server:
         self.shutdown()
 
     async def __aenter__(self) -> Self:
-        from asyncio import CancelledError, shield, to_thread  # only who uses asyncio pays for it
+        from asyncio import CancelledError, shield, to_thread  # loaded only if it is used
 
         try:
             await to_thread(self.start)
@@ -173,9 +184,13 @@ class Server:
 
     @property
     def address(self) -> Address:
-        """(host, port) it listens on. RuntimeError: not started."""
+        """The (host, port) that it listens on.
+
+        Raises:
+            RuntimeError: it isn't started.
+        """
         if not self._address:
-            raise RuntimeError("the server isn't started")
+            raise RuntimeError("the server isn't started: call start first")
         return self._address
 
     @property
@@ -185,17 +200,17 @@ class Server:
 
     @property
     def members(self) -> list[Member]:
-        """Who is in the room at this moment."""
+        """The members of the room at this moment."""
         return self._room.roster.members
 
     @property
     def stats(self) -> Stats:
-        """Counters of this moment."""
+        """The counters at this moment."""
         messages, roster, counters = self._room.publisher.messages, self._room.roster, self._pool.counters
         return Stats(
             members=len(roster),
             messages=messages,
-            deliveries=max(0, counters.deliveries - messages),  # not to the sender
+            deliveries=max(0, counters.deliveries - messages),  # a sender doesn't receive its own messages
             bytes=counters.sent_bytes,
             slow_consumers=counters.slow_consumers,
             refused=dict(roster.refused),
@@ -204,29 +219,56 @@ class Server:
         )
 
     def set_tls(self, tls: ssl.SSLContext) -> None:
-        """For new connections from now on: a renewed certificate. RuntimeError: it began without TLS."""
+        """Use another TLS context for new connections, such as one with a renewed certificate.
+
+        Args:
+            tls: a context of `chatkit.tls.server_context`.
+
+        Raises:
+            RuntimeError: the server was created without `tls`.
+        """
         if not self._pool.tls:
-            raise RuntimeError("the server speaks no TLS")
+            raise RuntimeError("the server was created without TLS: pass tls to Server")
         self._pool.tls = tls
 
     def broadcast(self, text: str) -> None:
-        """Say something to every member, as a notice: `*** text`. Returns at once.
+        """Send a notice (`*** text`) to every member. Returns at once.
 
-        ValueError: `text` isn't valid Unicode. RuntimeError: the server isn't running.
+        Args:
+            text: the notice; control characters are made visible.
+
+        Raises:
+            TypeError: `text` isn't a str.
+            ValueError: `text` isn't valid Unicode.
+            RuntimeError: the server isn't running.
         """
         self._pool.call_soon(partial(self._room.say, Notice(clean_text(text))))
 
     def tell(self, name: str, text: str) -> None:
-        """Say something to one member, as a notice. Returns at once.
+        """Send a notice (`*** text`) to one member. Returns at once.
 
-        ValueError: nobody has that name, or `text` isn't valid Unicode. RuntimeError: the server isn't running.
+        Args:
+            name: the name of the member, in upper or lower case.
+            text: the notice; control characters are made visible.
+
+        Raises:
+            TypeError: `text` isn't a str.
+            ValueError: no member has that name, or `text` isn't valid Unicode.
+            RuntimeError: the server isn't running.
         """
         self._pool.call_soon(partial(self._room.tell, self._member(name), Notice(clean_text(text))))
 
     def kick(self, name: str, reason: str) -> None:
-        """End a member's conversation; it is told `*** reason`. Returns at once.
+        """End a member's conversation, with a last notice (`*** reason`) to it. Returns at once.
 
-        ValueError: nobody has that name, or `reason` isn't valid Unicode. RuntimeError: the server isn't running.
+        Args:
+            name: the name of the member, in upper or lower case.
+            reason: the last notice; `on_leave` receives `removed: reason`.
+
+        Raises:
+            TypeError: `reason` isn't a str.
+            ValueError: no member has that name, or `reason` isn't valid Unicode.
+            RuntimeError: the server isn't running.
         """
         last = Error(clean_text(reason), REMOVED)
         self._pool.call_soon(partial(self._room.remove, self._member(name), last, f"removed: {reason}"))

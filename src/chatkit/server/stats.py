@@ -12,9 +12,9 @@ class Counters:
     """Counters of one worker, changed by its thread alone.
 
     Attributes:
-        deliveries: messages times the members that they were handed to, senders included.
-        sent_bytes: bytes handed to connections.
-        slow_consumers: members that were cut off for reading too slowly.
+        deliveries: the number of (message, member) pairs that were delivered, senders included.
+        sent_bytes: the bytes of all lines that were handed to connections.
+        slow_consumers: the number of members that were disconnected for reading too slowly.
     """
 
     deliveries: int = 0
@@ -30,17 +30,17 @@ class Counters:
 
 @dataclass(frozen=True, slots=True)
 class Stats:
-    """Counters of one moment, since the start.
+    """The counters of a server at one moment, since its start.
 
     Attributes:
-        members: present now.
-        messages: accepted from members.
-        deliveries: messages times the members that they were handed to.
-        bytes: bytes of all lines handed to members, and to connections that were refused.
-        slow_consumers: members that were cut off for reading too slowly.
-        refused: connections not taken, by reason (`full`, `address`, `handler`).
-        unstored: messages that the history lacks, because of its disk.
-        dropped: lines that the handler, such as a transcript, could not keep (its attribute of that name).
+        members: the number of members that are present now.
+        messages: the number of messages that were fanned out.
+        deliveries: the number of (message, member) pairs that were delivered, senders not included.
+        bytes: the bytes of all lines for members, and for connections that were refused.
+        slow_consumers: the number of members that were disconnected for reading too slowly.
+        refused: the number of refused connections, by reason (`full`, `address`, `handler`).
+        unstored: the number of messages that the history could not store, such as on a full disk.
+        dropped: the number of lines that the handler lost, such as a transcript (its attribute of that name).
     """
 
     members: int

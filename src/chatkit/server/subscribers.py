@@ -1,4 +1,4 @@
-"""Which members of one worker receive what is published, and in which format."""
+"""The members of one worker, by their stage and by the format in which they receive batches."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from chatkit.server.connection import Connection
 
 
 class Subscribers:
-    """The members of one worker; used by its thread alone, but for `joining`.
+    """The members of one worker, with their connections. Used by its thread alone, except `joining`.
 
-    A member is first joining, then, perhaps after a replay, it receives batches in its format.
+    A member is first in `joining`, then, if there is a replay, in `replaying`, then in `by_format`.
 
     Attributes:
-        by_format: the members that receive each batch.
-        joining: members that were admitted and receive nothing yet.
-        replaying: members that are told first what was said before.
+        by_format: the members that receive batches live, in each format.
+        joining: the members that are admitted and receive nothing yet.
+        replaying: the members that receive a replay; live batches are held for them.
     """
 
     def __init__(self) -> None:
@@ -26,18 +26,18 @@ class Subscribers:
         self.replaying: dict[Member, Connection] = {}
 
     def __len__(self) -> int:
-        """The number of those that receive batches, now or after their replay."""
+        """The number of members that receive batches, now or after their replay."""
         replaying = sum([not connection.is_leaving for connection in self.replaying.values()])
         return sum(map(len, self.by_format.values())) + replaying
 
     @property
     def members(self) -> list[Member]:
-        """All that were admitted and don't leave."""
+        """All members that are admitted and not leaving."""
         replaying = [member for member, connection in self.replaying.items() if not connection.is_leaving]
         return [*chain.from_iterable(self.by_format.values()), *replaying, *self.joining]
 
     def find(self, member: Member) -> Connection | None:
-        """Return the connection of a member that receives batches, now or after its replay."""
+        """Return the connection of a member that receives batches, now or after its replay, or None."""
         connection = self.replaying.get(member)
         if connection and not connection.is_leaving:
             return connection
@@ -50,12 +50,12 @@ class Subscribers:
         return next((format for format, members in self.by_format.items() if member in members), None)
 
     def remove(self, member: Member) -> None:
-        """Have a member receive no more batches; its replay goes on."""
+        """Stop the live batches of a member; its replay continues."""
         for members in self.by_format.values():
             members.pop(member, None)
 
     def end_replay(self, connection: Connection) -> bool:
-        """Forget the replay of a connection. Returns whether there was one."""
+        """Remove the replay of a connection. Returns whether there was one."""
         if not connection.replay or not connection.member:
             return False
         connection.replay = None

@@ -1,4 +1,4 @@
-"""Lets lines pass at a rate, and holds the rest back. Knows no clock and no socket."""
+"""A limit on the rate of lines: lines beyond it are held back. No clock, no socket."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ from collections.abc import Sequence
 
 from chatkit.protocol.lines import Line
 
-# So much of the time that a member was silent is saved up for it: a second's worth may come at once.
+# The maximum of silent time that a member saves up: after a silence, lines for one second pass at once.
 SAVED_SECONDS = 1.0
 
 
 class Throttle:
-    """One member's budget: `per_second` lines. Nothing is dropped: who holds lines back reads no more meanwhile."""
+    """The budget of one member. No line is dropped: while lines are held back, its owner stops reading.
+
+    Args:
+        per_second: the number of lines per second.
+    """
 
     __slots__ = ("_free_at", "_held", "_per_second")
 
@@ -23,19 +27,19 @@ class Throttle:
 
     @property
     def resume_at(self) -> float | None:
-        """When the next line may pass, or None if no line is held."""
+        """The time when the next line may pass, or None if no line is held."""
         return self._free_at + 1 / self._per_second if self._held else None
 
     def receive(self, lines: Sequence[Line], now: float) -> list[Line]:
-        """What may pass now, of the lines held back and then these."""
+        """Return the lines that may pass now: held ones first, then these."""
         self._held += lines
         self._free_at = max(self._free_at, now - max(SAVED_SECONDS, 1 / self._per_second))
-        # A billionth of a line is forgiven: at `resume_at` there is one to pass, whatever the rounding.
+        # A billionth of a line absorbs rounding errors: at `resume_at` one line must pass.
         number = min(len(self._held), int((now - self._free_at) * self._per_second + 1e-9))
         self._free_at += number / self._per_second
         return [self._held.popleft() for _ in range(number)]
 
     def release(self) -> list[Line]:
-        """Everything that is held back: the room ends."""
+        """Return all held lines, at the end of the room."""
         held, self._held = list(self._held), deque()
         return held

@@ -1,7 +1,7 @@
-"""One thread that serves connections: a selector, an inbox, a turn.
+"""A thread that serves connections, turn by turn, with a selector and an inbox.
 
-A turn reads every ready socket, puts all of it into the room as one batch, takes the batches and calls that
-are in the inbox, and writes once to each member. Nothing in a turn waits for a peer.
+A turn reads every ready socket, hands all lines to the room at once, handles the batches and calls in the inbox, and
+writes once to each member. Nothing in a turn waits for a peer.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from chatkit.server.stats import Counters
 
 logger = logging.getLogger("chatkit")
 
-# One turn reads so much, shared among those who are ready: far below what may be pending for a member,
-# so that a turn alone never makes a slow consumer of anyone. One member alone gets a small part of that: what it says
-# is over in two or three milliseconds, and whoever waited for its turn is received.
+# One turn reads TURN_BYTES at most, shared among the ready connections. That is far below `max_pending_bytes`, so that
+# one turn never makes a slow consumer of a member that reads. One connection alone may use only MAX_READ_BYTES: its
+# lines take two or three milliseconds, and then the others are served.
 TURN_BYTES = 1024 * 1024
 MAX_READ_BYTES = 32 * 1024
 MIN_READ_BYTES = 512
 
-# While the publisher is full a worker only hands out what comes of it; it is woken when that is something.
-FULL_SECONDS = 0.05
+# While the publisher is backlogged a worker doesn't read; it is woken by each batch, and looks again after this time.
+BACKLOG_SECONDS = 0.05
 
 Call = Callable[[], None]
 
@@ -50,11 +50,15 @@ Points = dict[Member, list[tuple[int, Subscribe]]]
 
 
 class Worker(threading.Thread):
-    """Runs turns until `stop`, then ends its connections.
+    """A worker thread. It runs turns until `stop`, then ends its connections.
 
-    accept_waiting(): called before lines are published, so that whoever was connected before hears them.
-    failed(error): called in the thread when it dies of an error; its connections are closed then.
-    auth: what asks for the room's password, if it has one.
+    Args:
+        name: the name of the thread.
+        room: the room of its members.
+        limits: the limits of its connections.
+        accept_waiting: called before lines are published: peers that connected before receive them.
+        failed: called as failed(error) in this thread when an exception ends it; its connections are closed then.
+        auth: the room's password, or None.
     """
 
     def __init__(
@@ -82,45 +86,47 @@ class Worker(threading.Thread):
 
     @property
     def load(self) -> int:
-        """How many connections it owns, those on their way included."""
+        """The number of connections that it owns, including those that aren't members yet."""
         return len(self._connections)
 
     @property
     def counters(self) -> Counters:
-        """What it counts."""
+        """Its counters."""
         return self._connections.counters
 
     def post(self, item: Batch | Subscribe | Call) -> None:
-        """Leave a batch to deliver or something to call; handled in the order of the posts. Never blocks."""
+        """Put a batch, a subscription or a call into the inbox; safe from any thread, never blocks."""
         self._inbox.append(item)
         if threading.get_ident() != self.ident:
             self._waker.wake()
 
     def admit(self, connection: Connection, member: Member) -> None:
-        """Own a member's connection from now on. Inside the room's lock: its `Subscribe` comes later."""
+        """Take over the connection of a new member. Called under the room's lock; its `Subscribe` follows."""
         connection.member = member
         self._subscribers.joining[member] = connection
         self._connections.add(connection)
 
     def enter(self, connection: Connection, address: Address) -> None:
-        """Own the connection of a peer that has to log in, and has a place."""
+        """Take over the connection of a peer that has a reserved place and must log in."""
         self._connections.add(connection)
         self.post(partial(self._logins.begin, connection, address, time.monotonic()))
 
     def refuse(self, connection: Connection, reason: str) -> None:
-        """Own a connection that gets no more than this reason and its end."""
+        """Take over a refused connection: it receives the reason and the end of stream."""
         self._connections.add(connection)
         self.post(partial(self._refuse, connection, reason))
 
     def stop(self, deadline: float, all_read: threading.Barrier) -> None:
-        """Read what has arrived, meet the other workers at `all_read`, deliver, end every connection.
+        """Have the thread end: it reads everything that has arrived, delivers it, and ends every connection.
 
-        deadline: `time.monotonic` when what is still open is closed the hard way.
+        Args:
+            deadline: the time (`time.monotonic`) when open connections are closed by force.
+            all_read: where the workers wait for each other after reading, so that each delivers the lines of all.
         """
         self.post(partial(setattr, self, "_stopping", (deadline, all_read)))
 
     def release(self) -> None:
-        """Free what is left, after every thread that may post is gone."""
+        """Free the connections, the waker and the selector, after every thread that may post has ended."""
         self._connections.close_all()
         self._waker.close()
         self._selector.close()
@@ -136,7 +142,7 @@ class Worker(threading.Thread):
             self._connections.close_all()
 
     def _turn(self, patience: float | None) -> bool:
-        """Read, publish, deliver, look at the clock; whether there was anything to read."""
+        """Read, publish, deliver, handle deadlines. Returns whether there was anything to read."""
         has_read = self._wait_for_publisher() if self._room.publisher.is_backlogged else self._read(patience)
         if received := self._connections.received:
             self._connections.received = []
@@ -148,15 +154,15 @@ class Worker(threading.Thread):
         return has_read
 
     def _patience(self) -> float | None:
-        """How long the selector may wait: until something is due, None for ever."""
+        """Return how many seconds the selector may wait; None if nothing is due."""
         if self._inbox or self._connections.received or self._replays.is_ready:
             return 0
         due = self._connections.next_due
         return None if due == math.inf else min(max(0, due - time.monotonic()), LONGEST_WAIT_SECONDS)
 
     def _wait_for_publisher(self) -> bool:
-        """There is more to read, but what was read before has to be kept first; whoever has done that wakes us."""
-        self._waker.wait(FULL_SECONDS)
+        """Wait, instead of reading, until the history has caught up; each batch wakes the worker. Returns True."""
+        self._waker.wait(BACKLOG_SECONDS)
         return True
 
     def _read(self, patience: float | None) -> bool:
@@ -261,18 +267,18 @@ class Worker(threading.Thread):
         self._connections.end(connection)
 
     def _finish(self, deadline: float, all_read: threading.Barrier) -> None:
-        """The way of `stop`."""
-        reading = (time.monotonic() + deadline) / 2
+        """End, as `stop` says. At most half of the time is for reading."""
+        read_until = (time.monotonic() + deadline) / 2
         self._logins.close()
         self._connections.release_throttled()
-        while self._turn(0) and time.monotonic() < reading:
+        while self._turn(0) and time.monotonic() < read_until:
             pass
         with suppress(threading.BrokenBarrierError):
             all_read.wait(min(max(0, deadline - time.monotonic()), LONGEST_WAIT_SECONDS))
         self._take_inbox()
         self._room.receive([Received(member, [], SHUTDOWN) for member in self._subscribers.members])
         self._take_inbox()
-        while len(self._connections) and (left := deadline - time.monotonic()) > 0:
+        while len(self._connections) and (seconds := deadline - time.monotonic()) > 0:
             patience = self._patience()
-            self._turn(min(left, LONGEST_WAIT_SECONDS if patience is None else patience))
+            self._turn(min(seconds, LONGEST_WAIT_SECONDS if patience is None else patience))
         self._connections.close_all()
