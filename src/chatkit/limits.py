@@ -37,6 +37,12 @@ class Limits:
     max_pending_bytes: int = _limit(
         8 * 1024 * 1024, "Bytes that may be pending for a member before it is disconnected."
     )
+    # What 32 members may have pending, if nothing of it is shared: a small machine survives it.
+    max_private_bytes: int = _limit(
+        256 * 1024 * 1024,
+        "Bytes of answers and private lines held for all members together; beyond it those that hold the most are "
+        "disconnected.",
+    )
     # Three times what NATS grants a write (write_deadline, 10 s): a laptop may doze off for a moment.
     stall_seconds: float = _limit(
         30.0, "Time without progress, while bytes are pending, before a member is disconnected."

@@ -298,9 +298,9 @@ def interrupt_starts(monkeypatch: pytest.MonkeyPatch, held: threading.Event) -> 
     monkeypatch.setattr(Worker, "start", start_and_raise)
 
 
-def pending_pieces(connection: Connection) -> list[bytes | memoryview]:
+def pending_pieces(connection: Connection) -> list[bytes | bytearray | memoryview]:
     """Return the pieces that wait for the kernel."""
-    return list(connection._pending or ())
+    return connection._pending.pieces if connection._pending else []
 
 
 def throttled_lines(server: Server, name: str) -> int:

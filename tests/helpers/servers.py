@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import queue
 import time
 from collections.abc import Callable
@@ -9,7 +10,13 @@ from contextlib import ExitStack
 from typing import Any
 
 from chatkit import Member, Message, Server
+from chatkit.server.budget import Budget, Share
 from tests.helpers.peers import DEADLINE, Peer
+
+
+def a_share() -> Share:
+    """Return a share of a budget that nobody exceeds."""
+    return Budget(math.inf).share()
 
 
 class EventLog:

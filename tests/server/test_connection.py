@@ -13,8 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatkit import Limits
-from chatkit.server.connection import WRITE_BYTES, Connection
+from chatkit.server.connection import Connection
+from chatkit.server.pending import WRITE_BYTES
 from tests.helpers.inside import pending_pieces
+from tests.helpers.servers import a_share
 
 
 class ScriptedSocket:
@@ -58,7 +60,7 @@ class ScriptedSocket:
 
 
 def connection(sock: ScriptedSocket) -> Connection:
-    return Connection(sock, Limits(max_line_bytes=64))  # type: ignore[arg-type]
+    return Connection(sock, Limits(max_line_bytes=64), a_share())  # type: ignore[arg-type]
 
 
 RESET = OSError(errno.ECONNRESET, "reset")

@@ -17,7 +17,6 @@ import math
 import selectors
 import socket
 import time
-from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
 from enum import Enum
@@ -27,16 +26,16 @@ from chatkit.limits import Limits
 from chatkit.net.sockets import reset_on_close
 from chatkit.protocol.lines import Line
 from chatkit.protocol.sniff import SniffingDecoder
+from chatkit.server.pending import Pending
 from chatkit.server.throttle import Throttle
 
 if TYPE_CHECKING:
     from chatkit.net.transport import Transport
+    from chatkit.room.batch import Piece
     from chatkit.room.members import Member
+    from chatkit.server.budget import Share
     from chatkit.server.login import PendingLogin
     from chatkit.server.replays import Replay
-
-# Small pending pieces are joined up to this size. The copy belongs to one slow member, so it must stay small.
-WRITE_BYTES = 64 * 1024
 
 # The number of pieces in one call; systems take at most 1024 (IOV_MAX, writev(2)).
 MAX_PIECES = 512
@@ -65,7 +64,6 @@ class Connection:
         state: the state, see the table above.
         end: the reason why the peer's side has ended, or None.
         cut: the reason why the server disconnected it (a slow consumer, an endless line), or None.
-        pending_bytes: the number of bytes that the kernel hasn't taken yet.
         last_sent: the time when the kernel last took some of the pending bytes.
         close_at: the time when a closing connection is checked again, and closed unless its peer reads.
         give_up_at: the time when a closing connection is closed even if its peer reads.
@@ -73,11 +71,11 @@ class Connection:
     """
 
     __slots__ = (
-        "_decoder", "_limits", "_pending", "_throttle", "close_at", "cut", "end", "give_up_at", "last_sent", "line_due",
-        "login", "member", "pending_bytes", "replay", "state", "transport",
+        "_decoder", "_limits", "_pending", "_share", "_throttle", "close_at", "cut", "end", "give_up_at", "last_sent", "line_due",
+        "login", "member", "replay", "state", "transport",
     )  # fmt: skip
 
-    def __init__(self, transport: Transport, limits: Limits) -> None:
+    def __init__(self, transport: Transport, limits: Limits, share: Share) -> None:
         self.transport = transport
         self.login: PendingLogin | None = None
         self.member: Member | None = None
@@ -85,14 +83,25 @@ class Connection:
         self.state = State.OPEN
         self.end: str | None = None
         self.cut: str | None = None
-        self.pending_bytes = 0
         self.last_sent = 0.0
         self.close_at = self.give_up_at = self.line_due = math.inf
         self._limits = limits
+        self._share = share
         self._decoder = SniffingDecoder(limits.max_line_bytes)
         rate = limits.messages_per_second
         self._throttle = Throttle(rate) if rate and math.isfinite(rate) else None
-        self._pending: deque[bytes | memoryview] | None = None  # created on demand: an empty deque costs 600 bytes
+        self._pending: Pending | None = None  # created on demand: a deque costs 600 bytes
+
+    @property
+    def pending_bytes(self) -> int:
+        """The number of bytes that the kernel hasn't taken yet."""
+        return self._pending.size if self._pending else 0
+
+    @property
+    def private_bytes(self) -> int:
+        """The number of bytes held for this connection alone, pending or behind its replay."""
+        pending = self._pending.private_bytes if self._pending else 0
+        return pending + (self.replay.private_bytes if self.replay else 0)
 
     @property
     def is_closing(self) -> bool:
@@ -109,7 +118,7 @@ class Connection:
         """The time (`time.monotonic`) of its next deadline."""
         due = min(self.close_at, self.login.due if self.login else math.inf)
         if not self.is_leaving:
-            if self.pending_bytes:
+            if self._pending:
                 due = min(due, self.last_sent + self._limits.stall_seconds)
             if self.member:
                 due = min(due, self.line_due)
@@ -180,26 +189,30 @@ class Connection:
         return f"a line that is too long took longer than {self._limits.overlong_seconds:g} seconds"
 
     def write(self, data: bytes) -> bool:
-        """Hand `data` to the kernel, and keep the rest pending. Returns whether nothing is pending now."""
+        """Hand `data`, which other members share, to the kernel; keep the rest pending.
+
+        Returns:
+            Whether nothing is pending now.
+        """
         if self._pending:
-            return self._keep([data], 0)
+            return self._keep([data], 0, is_shared=True)
         try:
             sent = self.transport.send(data)
         except OSError as error:
             sent = self._failed(error)
-        return sent == len(data) or self._keep([data], sent)
+        return sent == len(data) or self._keep([data], sent, is_shared=True)
 
-    def write_pieces(self, pieces: Sequence[bytes | memoryview]) -> bool:
-        """Write several pieces in one system call, without a copy. Returns as `write`."""
+    def write_pieces(self, pieces: Sequence[Piece]) -> bool:
+        """Write several pieces in one system call, without a copy. Bytes are private, views shared. Returns as `write`."""
         if not pieces:
             return not self._pending
         if self._pending:
-            return self._keep(pieces, 0)
+            return self._keep(pieces, 0, is_shared=False)
         try:
             sent = self.transport.send_pieces(pieces[:MAX_PIECES])
         except OSError as error:
             sent = self._failed(error)
-        return sent == sum(map(len, pieces)) or self._keep(pieces, sent)
+        return sent == sum(map(len, pieces)) or self._keep(pieces, sent, is_shared=False)
 
     def flush(self) -> None:
         """Write what is pending, as far as the kernel takes it."""
@@ -215,19 +228,16 @@ class Connection:
 
     def _flush_pending(self) -> None:
         while self._pending:
-            piece = self._next_piece(self._pending)
+            piece = self._pending.next_piece()
             try:
                 sent = self.transport.send(piece)
             except OSError as error:
                 self._failed(error)
                 return
             self.last_sent = time.monotonic()
-            self.pending_bytes -= sent
-            if sent < len(piece):
-                self._pending[0] = memoryview(piece)[sent:]
-            else:
-                self._pending.popleft()
-        self._pending = None
+            self._pending.advance(sent)
+            if not self._pending.size:
+                self._pending = None
         if self.state is State.CLOSING:
             self._end_sending()
 
@@ -241,6 +251,8 @@ class Connection:
     def interest(self) -> int:
         """The events that it waits for: `selectors.EVENT_READ`, `EVENT_WRITE`, both or neither (0)."""
         reads = not self.end and (not self._throttle or self._throttle.resume_at is None or self.is_closing)
+        if reads and self._pending and self._pending.private_bytes and self._share.budget.is_exceeded:
+            reads = self.is_closing  # its own answers wait: it gets no more of them
         # Pending bytes can't be written before the handshake is done; encrypted ones must be.
         writes = (self._pending and self.transport.is_ready) or self.transport.has_unsent
         return (selectors.EVENT_READ if reads else 0) | (selectors.EVENT_WRITE if writes else 0)
@@ -253,13 +265,19 @@ class Connection:
     @property
     def undelivered(self) -> int:
         """The number of pending line ends."""
-        return sum(bytes(piece).count(b"\n") for piece in self._pending or ())
+        return self._pending.lines if self._pending else 0
 
     def close(self) -> None:
         """Close the socket; with a reset if bytes are pending, so that half a line never looks like a whole one."""
         if self._pending:
             reset_on_close(self.transport)
+            self._pending.clear()
         self.transport.close()
+
+    def truncate(self) -> None:
+        """Drop pending bytes but for a few whole lines: they must not take so much memory until the peer reads them."""
+        if self._pending and not self._pending.truncate():
+            self._break()
 
     def _watch_line(self, new_line: bool) -> None:
         """Set `line_due` for the unfinished line, if there is one.
@@ -284,26 +302,23 @@ class Connection:
             self._break()
         return 0
 
-    def _keep(self, pieces: Sequence[bytes | memoryview], sent: int) -> bool:
+    def _keep(self, pieces: Sequence[Piece], sent: int, *, is_shared: bool) -> bool:
         """Keep the rest of `pieces` after the first `sent` bytes. Returns whether nothing is pending."""
         if self.state is State.BROKEN or self.state is State.CLOSED:
             return True
         if not self._pending:
-            self._pending = deque()
+            self._pending = Pending(self._share)
             self.last_sent = time.monotonic()
-        for piece in pieces:
-            if sent < len(piece):
-                self._pending.append(memoryview(piece)[sent:] if sent else piece)
-                self.pending_bytes += len(piece) - sent
-            sent = max(0, sent - len(piece))
+        self._pending.append(pieces, sent, is_shared=is_shared)
         return False
 
     def _break(self) -> None:
         """Stop writing for good, even if the socket would take bytes again: the stream must have no gap."""
         if self.state is State.OPEN:
             self.state = State.BROKEN
+        if self._pending:
+            self._pending.clear()
         self._pending = None
-        self.pending_bytes = 0
         self._end_sending()
 
     def _end_sending(self) -> None:
@@ -311,14 +326,3 @@ class Connection:
             self.state = State.CLOSED
         with suppress(OSError):  # the peer is gone already
             self.transport.shutdown(socket.SHUT_WR)
-
-    @staticmethod
-    def _next_piece(pending: deque[bytes | memoryview]) -> bytes | memoryview:
-        """Return the first pending piece; small ones are joined, so that one write carries many."""
-        parts: list[bytes | memoryview] = []
-        size = 0
-        while pending and (not parts or size + len(pending[0]) <= WRITE_BYTES):
-            parts.append(pending.popleft())
-            size += len(parts[-1])
-        pending.appendleft(parts[0] if len(parts) == 1 else b"".join(parts))
-        return pending[0]

@@ -15,6 +15,7 @@ from chatkit.protocol.formats import TEXT
 from chatkit.protocol.lines import Line
 from chatkit.protocol.replies import CUT_OFF
 from chatkit.room.batch import Received
+from chatkit.server.budget import Share
 from chatkit.server.connection import Connection
 from chatkit.server.deadlines import Deadlines
 from chatkit.server.stats import Counters
@@ -32,14 +33,16 @@ class Connections:
         subscribers: the members among the connections.
         received: received lines, for the worker to publish.
         counters: the worker's counters, changed here and by the worker.
+        share: the private bytes of its members, as part of the server's budget.
     """
 
-    def __init__(self, limits: Limits, selector: selectors.BaseSelector) -> None:
+    def __init__(self, limits: Limits, selector: selectors.BaseSelector, share: Share) -> None:
         self.subscribers = Subscribers()
         self.received: list[Received] = []
         self.counters = Counters()
         self._limits = limits
         self._selector = selector
+        self.share = share
         self._all: set[Connection] = set()
         self._behind: set[Connection] = set()
         self._deadlines = Deadlines[Connection]()
@@ -79,10 +82,8 @@ class Connections:
             self.arm(connection)
 
     def write(self, connection: Connection, data: bytes) -> None:
-        """Write lines for one connection alone."""
-        self.counters.sent_bytes += len(data)
-        if not connection.write(data):
-            self.mark_behind(connection)
+        """Write lines to one connection alone."""
+        self.write_pieces(connection, [data])
 
     def write_pieces(self, connection: Connection, pieces: Sequence[bytes | memoryview]) -> None:
         """Write lines for one connection alone, in several pieces."""
@@ -134,6 +135,8 @@ class Connections:
 
     def tick(self) -> None:
         """Judge the connections that are behind, and handle those whose deadline has come."""
+        while self.share.budget.is_exceeded and self._disconnect_largest():
+            pass
         self._judge_behind()
         now = time.monotonic()
         for connection in self._deadlines.due(now):
@@ -167,6 +170,18 @@ class Connections:
         last = Error(f"{CUT_OFF}: {reason}", kind.replace(" ", "_"))
         self.write(connection, (self.subscribers.format_of(connection.member) or TEXT).encode(last))
         self.end(connection)
+
+    def _disconnect_largest(self) -> bool:
+        """Disconnect the member that holds the most private bytes. Returns whether there is one."""
+        replaying = self.subscribers.replaying.values()
+        holders = [each for each in {*self._behind, *replaying} if each.member and each.private_bytes and not each.cut]
+        if not holders:
+            return False
+        largest = max(holders, key=lambda connection: connection.private_bytes)
+        limit = self._limits.max_private_bytes
+        self.disconnect(largest, f"all members together held more than {limit} private bytes, and you the most")
+        largest.truncate()
+        return True
 
     def _judge_behind(self) -> None:
         """Flush each connection that is behind, and disconnect it if it still has too much pending.

@@ -14,6 +14,7 @@ from chatkit.net.sockets import Address
 from chatkit.net.transport import PlainTransport
 from chatkit.room.room import Room
 from chatkit.server.acceptor import Acceptor
+from chatkit.server.budget import Budget, Share
 from chatkit.server.connection import Connection
 from chatkit.server.lifecycle import Lifecycle, State
 from chatkit.server.login import PasswordAuth
@@ -61,6 +62,7 @@ class WorkerPool:
         self._threads = threads
         self._lifecycle = lifecycle
         self._auth = auth
+        self._budget = Budget(limits.max_private_bytes)
         self._all_read = threading.Barrier(threads)
         self._workers: list[Worker] = []
         self._acceptor: Acceptor | None = None
@@ -80,8 +82,10 @@ class WorkerPool:
         """Start the threads; the acceptor owns `listener`."""
         self._acceptor = acceptor = Acceptor(listener, self._limits, self._assign, self.fail)
         for number in range(self._threads):
-            name = f"chatkit-worker-{number}"
-            self._workers.append(Worker(name, self._room, self._limits, acceptor.accept_waiting, self.fail, self._auth))
+            name, share = f"chatkit-worker-{number}", self._budget.share()
+            accept_waiting = acceptor.accept_waiting
+            worker = Worker(name, self._room, self._limits, accept_waiting, self.fail, self._auth, share)
+            self._workers.append(worker)
         self._lifecycle.advance(State.RUNNING)  # hooks may use the server from the first connection on
         for thread in (*self._workers, acceptor):
             thread.start()
@@ -131,7 +135,7 @@ class WorkerPool:
             sock.close()
             return
         worker = min(self._workers, key=lambda worker: worker.load)
-        connection = self._connection(sock)
+        connection = self._connection(sock, worker.share)
         try:
             self._room.reserve(address)
             if self.tls or self._auth:
@@ -141,12 +145,12 @@ class WorkerPool:
         except JoinRefused as refusal:
             worker.refuse(connection, refusal.reason)
 
-    def _connection(self, sock: PlainTransport) -> Connection:
+    def _connection(self, sock: PlainTransport, share: Share) -> Connection:
         if not self.tls:
-            return Connection(sock, self._limits)
+            return Connection(sock, self._limits, share)
         from chatkit.net.tls_transport import TlsTransport  # loading ssl takes longer than everything else here
 
-        return Connection(TlsTransport(sock, self.tls), self._limits)
+        return Connection(TlsTransport(sock, self.tls), self._limits, share)
 
     def fail(self, error: BaseException) -> None:
         """Stop accepting and end all connections, after an exception has ended a thread."""

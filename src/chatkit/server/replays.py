@@ -8,15 +8,17 @@ replay then reads them from the history, and the lines that no history has are d
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 
 from chatkit.limits import Limits
 from chatkit.room.batch import Batch, IdRange, Subscribe
 from chatkit.room.pages import PageRequest
 from chatkit.room.publisher import Publisher
+from chatkit.server.budget import Share
 from chatkit.server.connection import Connection, State
 from chatkit.server.connections import Connections
+from chatkit.server.pending import unpinned
 
 # The memory of one range of ids.
 RANGE_BYTES = 100
@@ -35,6 +37,7 @@ class Replay:
         format: the format of its lines.
         after: the remaining ids are above this one (exclusive) ...
         upto: ... and up to this one (inclusive).
+        private_bytes: those that no other member shares, charged to `share`.
         last: lines to deliver after the remaining messages.
         exclude: ranges of ids to leave out: the member's own messages, and messages that it received before.
         is_awaiting: whether a page is requested and not delivered yet.
@@ -47,10 +50,10 @@ class Replay:
 
     __slots__ = (
         *("_ephemeral", "_newest_id", "_own_ids", "after", "exclude", "format", "held", "held_bytes", "is_awaiting"),
-        *("last", "leaving", "live_after", "member", "message_bytes", "upto"),
+        *("last", "leaving", "live_after", "member", "message_bytes", "private_bytes", "share", "upto"),
     )
 
-    def __init__(self, subscribe: Subscribe) -> None:
+    def __init__(self, subscribe: Subscribe, share: Share) -> None:
         self.member, self.format, self.last = subscribe.member, subscribe.format, subscribe.last
         self.after, self.upto = subscribe.after, subscribe.upto
         self.live_after = subscribe.upto
@@ -58,6 +61,7 @@ class Replay:
         self.is_awaiting = self.leaving = False
         self.held: list[bytes | memoryview] = []
         self.held_bytes = self.message_bytes = 0
+        self.share, self.private_bytes = share, 0
         self._own_ids: list[IdRange] = []  # of the member's own messages since the replay began
         self._ephemeral: list[bytes | memoryview] = []  # the pieces of `held` that are not in any history
         self._newest_id = 0
@@ -67,14 +71,37 @@ class Replay:
         if self.leaving or first == last:
             return
         lines = batch.lines(self.format)
-        pieces, ephemeral = lines.pieces_for(self.member, first, last), lines.ephemeral_for(self.member, first, last)
+        whole = lines.pieces_for(self.member, first, last)
+        pieces = [memoryview(piece) if piece is lines.data else unpinned(piece) for piece in whole]
+        ephemeral = list(map(unpinned, lines.ephemeral_for(self.member, first, last)))
         size = sum(map(len, pieces))
         self.held += pieces
         self.held_bytes += size
         self.message_bytes += size - sum(map(len, ephemeral))
         self._ephemeral += ephemeral
-        self._own_ids += [ids for ids in batch.sent_ids.get(self.member, ()) if ids[0] > self.live_after]
         self._newest_id = batch.newest_id or self._newest_id
+        self._exclude_own(batch.sent_ids.get(self.member, ()))
+        self._charge(sum([len(piece) for piece in pieces if isinstance(piece, bytes)]))
+
+    def _exclude_own(self, sent: Iterable[IdRange]) -> None:
+        """Note the ids of the member's own messages; ranges that follow each other are one."""
+        for ids in sent:
+            if ids[0] <= self.live_after:
+                continue
+            if self._own_ids and self._own_ids[-1][1] + 1 == ids[0]:
+                self._own_ids[-1] = self._own_ids[-1][0], ids[1]
+            else:
+                self._own_ids.append(ids)
+                self.held_bytes += RANGE_BYTES
+                self._charge(RANGE_BYTES)
+
+    def release(self) -> None:
+        """Give back its part of the budget: the held pieces belong to the connection now, or to nobody."""
+        self._charge(-self.private_bytes)
+
+    def _charge(self, number: int) -> None:
+        self.private_bytes += number
+        self.share.private_bytes += number
 
     def leave_to_history(self) -> None:
         """Drop the held messages, and read them from the history instead. Other held lines come after all of them."""
@@ -84,6 +111,8 @@ class Replay:
         self.held = self._ephemeral.copy()
         self.held_bytes = sum(map(len, self.held)) + RANGE_BYTES * len(self.exclude)
         self.message_bytes = 0
+        private = sum([len(piece) for piece in self.held if isinstance(piece, bytes)])
+        self._charge(private + RANGE_BYTES * len(self.exclude) - self.private_bytes)
 
     @property
     def owes_live(self) -> bool:
@@ -152,7 +181,7 @@ class Replays:
             self._release(connection, unfinished)
         if subscribe.first:
             self._connections.write(connection, subscribe.first)
-        replay = Replay(subscribe)
+        replay = Replay(subscribe, self._connections.share)
         if unfinished and unfinished.owes_live:
             replay.take_over(unfinished)
         if replay.after < replay.upto:

@@ -58,6 +58,7 @@ class Subscribers:
         """Remove the replay of a connection. Returns whether there was one."""
         if not connection.replay or not connection.member:
             return False
+        connection.replay.release()
         connection.replay = None
         del self.replaying[connection.member]
         return True

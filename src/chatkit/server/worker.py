@@ -25,6 +25,7 @@ from chatkit.room.batch import Batch, Encoded, Received, Subscribe
 from chatkit.room.members import Member
 from chatkit.room.room import Room
 from chatkit.room.turn import SHUTDOWN
+from chatkit.server.budget import Budget, Share
 from chatkit.server.connection import Connection
 from chatkit.server.connections import Connections
 from chatkit.server.login import Logins, PasswordAuth
@@ -59,6 +60,7 @@ class Worker(threading.Thread):
         accept_waiting: called before lines are published: peers that connected before receive them.
         failed: called as failed(error) in this thread when an exception ends it; its connections are closed then.
         auth: the room's password, or None.
+        share: its share of the server's budget of private bytes.
     """
 
     def __init__(
@@ -69,6 +71,7 @@ class Worker(threading.Thread):
         accept_waiting: Callable[[], object],
         failed: Callable[[BaseException], None],
         auth: PasswordAuth | None = None,
+        share: Share | None = None,
     ) -> None:
         super().__init__(name=name, daemon=True)
         self._room = room
@@ -77,7 +80,8 @@ class Worker(threading.Thread):
         self._inbox: deque[Batch | Subscribe | Call] = deque()
         self._selector = selectors.DefaultSelector()
         self._waker = Waker(self._selector)
-        self._connections = Connections(limits, self._selector)
+        self.share = share or Budget(limits.max_private_bytes).share()
+        self._connections = Connections(limits, self._selector, self.share)
         self._subscribers = self._connections.subscribers
         self._replays = Replays(room.publisher, limits, self._connections, self.post)
         self._logins = Logins(room, limits, auth, self._connections, self.admit)
