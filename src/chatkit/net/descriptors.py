@@ -10,7 +10,7 @@ from contextlib import suppress
 
 logger = logging.getLogger("chatkit")
 
-# Descriptors besides those of members: streams, listener, selectors and wakers, the spare, refused connections.
+# Descriptors that are not members': streams, listener, selectors and wakers, the spare, refused connections.
 RESERVED = 32
 
 EXHAUSTED = {errno.EMFILE, errno.ENFILE}
