@@ -24,7 +24,7 @@ from chatkit.tls import WrongCertificate
 
 EXAMPLES: list[Exception] = [
     ChatError("anything"),
-    ProtocolError("the server sent what isn't an event"),
+    ProtocolError("the server sent a line that isn't an event"),
     ConnectionClosed("the server ended the conversation", clean=True),
     ConnectionClosed("Connection reset by peer", clean=False),
     NotConnected("the connection is lost"),

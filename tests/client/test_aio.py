@@ -267,7 +267,7 @@ async def test_sending_while_it_closes() -> None:
         (b"", True, ConnectionClosed, "Connection reset by peer"),
         (b"half a li", False, ConnectionClosed, "the server ended in the middle of a line"),
         (b"1: \xff\n", False, ProtocolError, "the server sent a line not valid UTF-8"),
-        (b"{}\n", False, ProtocolError, "the server sent what isn't an event"),
+        (b"{}\n", False, ProtocolError, "the server sent a line that isn't an event"),
         (b"x" * (1 << 21), False, ProtocolError, "longer than 1048576 bytes"),
     ],
 )

@@ -249,8 +249,8 @@ def test_a_name_that_is_taken(events: bool) -> None:
         ([b"*** the room is full\n", b""], ConnectionClosed, "the room is full", True),
         ([b""], ConnectionClosed, "the server ended the conversation", True),
         ([b"*** the room is", b""], ConnectionClosed, "the server ended in the middle of a line", False),
-        ([b"{}\n"], ProtocolError, "the server sent what isn't an event", None),
-        ([b"*** soon\n{}\n"], ProtocolError, "the server sent what isn't an event", None),
+        ([b"{}\n"], ProtocolError, "the server sent a line that isn't an event", None),
+        ([b"*** soon\n{}\n"], ProtocolError, "the server sent a line that isn't an event", None),
     ],
 )
 def test_an_end_instead_of_the_answer(

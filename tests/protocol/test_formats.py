@@ -175,7 +175,7 @@ def test_the_documents_have_the_table_of_commands() -> None:
 def test_clean_text() -> None:
     """Text of the server's own program is made clean, or refused."""
     assert clean_text("a\nb") == "a␊b"
-    with pytest.raises(TypeError, match="a notice is text"):
+    with pytest.raises(TypeError, match="a notice must be a str"):
         clean_text(17)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="surrogate"):
         clean_text("\ud800")

@@ -1,4 +1,4 @@
-"""Sockets of server and client: addresses as they are shown, options, a way to wake a selector."""
+"""Sockets of server and client: addresses, options, and a way to wake a selector."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Address = tuple[str, int]
 
 
 def two_tuple(address: Any) -> Address:
-    """(host, port) of a socket's address; an IPv4 peer of an IPv6 socket shows its IPv4 address."""
+    """Return (host, port) of a socket's address; for an IPv4 peer of an IPv6 socket, its IPv4 address."""
     host, port, *_ = address
     if "." in host:
         host = host.removeprefix("::ffff:")
@@ -24,12 +24,12 @@ def two_tuple(address: Any) -> Address:
 
 
 def host_and_port(address: Address) -> str:
-    """`127.0.0.1:12345`, `[::1]:12345`."""
+    """Return an address as text: `127.0.0.1:12345`, `[::1]:12345`."""
     host, port = address
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-# Selectors refuse to wait for more than some weeks; who waits so long may look up once an hour.
+# Selectors refuse to wait for more than some weeks; waking up once an hour costs nothing.
 LONGEST_WAIT_SECONDS = 3600.0
 
 
@@ -38,33 +38,45 @@ KERNEL_SECONDS = 32767
 
 
 def keep_alive(sock: socket.socket, silent_seconds: float, unacknowledged_seconds: float) -> None:
-    """Have the kernel notice a peer that is dead, or out of reach: as `Limits` has it, in seconds."""
+    """Have the kernel notice a peer that is dead or out of reach.
+
+    Args:
+        sock: a TCP socket.
+        silent_seconds: the time without an answer after which a silent peer is dead.
+        unacknowledged_seconds: the time after which a peer that doesn't acknowledge sent bytes is dead.
+    """
     silent = int(min(silent_seconds, KERNEL_SECONDS))
-    # Where it is set, this decides for silent peers as well (tcp(7)): so it is never the longer of the two.
+    # TCP_USER_TIMEOUT overrides keep-alive for silent peers (tcp(7)): so it must not be the longer of the two.
     unacknowledged = min(unacknowledged_seconds, silent_seconds, KERNEL_SECONDS)
-    # Ask after half the time, then so often that three unanswered questions fill the rest.
-    wanted = [
+    # Probe after half of the time, then at an interval with which three unanswered probes take the other half.
+    options = [
         (socket.SOL_SOCKET, "SO_KEEPALIVE", 1),
         (socket.IPPROTO_TCP, "TCP_KEEPIDLE", max(1, silent // 2)),
         (socket.IPPROTO_TCP, "TCP_KEEPINTVL", max(1, silent // 6)),
         (socket.IPPROTO_TCP, "TCP_KEEPCNT", 3),
         (socket.IPPROTO_TCP, "TCP_USER_TIMEOUT", int(unacknowledged * 1000)),
     ]
-    for level, name, value in wanted:
+    for level, name, value in options:
         with suppress(OSError, AttributeError):  # not every system has each; some refuse when the peer is gone
             sock.setsockopt(level, getattr(socket, name), value)
 
 
 def reset_on_close(sock: socket.socket | Transport) -> None:
-    """From now on closing `sock` sends a reset, so that half a line never looks like a whole one and a clean end."""
+    """Have the close of `sock` send a reset, so that half a line never looks like a whole one with a clean end."""
     with suppress(OSError):  # some systems refuse options of a socket whose peer is gone
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
 class Waker:
-    """A socket pair whose reading end is registered in `selector`, with `data` None.
+    """A socket pair that wakes a thread in a selector.
 
-    Close it only when nobody calls `wake` any more: a closed descriptor's number is soon somebody else's.
+    Operations: any thread calls `wake`; the woken thread calls `clear`, then looks for its work. Goal: `wake` is cheap
+    when the thread is being woken already. Plan: a flag says that a byte is under way; only the first `wake` sends one.
+
+    Close it only when no thread calls `wake` any more: the number of a closed descriptor is soon reused.
+
+    Args:
+        selector: where the reading end is registered, with `data` None.
     """
 
     def __init__(self, selector: selectors.BaseSelector) -> None:
@@ -75,14 +87,14 @@ class Waker:
         selector.register(self._reader, selectors.EVENT_READ, None)
 
     def wake(self) -> None:
-        """Safe from any thread; cheap when the thread is already being woken."""
+        """Wake the thread; safe from any thread."""
         if not self._awake:
             self._awake = True
             with suppress(BlockingIOError):
                 self._writer.send(b"\0")
 
     def wait(self, seconds: float) -> None:
-        """Wait until it is woken, whatever else the selector has, at most so many seconds."""
+        """Wait for a `wake`, at most `seconds`, regardless of other events in the selector."""
         self._reader.settimeout(seconds)
         try:
             self._reader.recv(4096)
@@ -93,10 +105,10 @@ class Waker:
             self._reader.setblocking(False)
 
     def clear(self) -> None:
-        """For the woken thread, before it looks for its work.
+        """Reset it; the woken thread calls this before it looks for its work.
 
-        The order matters: with the flag cleared first, a byte sent in between would be swallowed, the flag stay
-        set, and nobody wake the thread again.
+        The order matters. If the flag were cleared first, a `wake` in between would set it again, and its byte would be
+        read here: the flag would stay set, and no later `wake` would send a byte.
         """
         with suppress(BlockingIOError):
             self._reader.recv(4096)

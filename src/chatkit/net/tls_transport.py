@@ -1,4 +1,4 @@
-"""TLS over memory, between a socket and whoever uses it."""
+"""TLS in memory (`ssl.MemoryBIO`), between a non-blocking socket and its user."""
 
 from __future__ import annotations
 
@@ -11,24 +11,31 @@ from contextlib import suppress
 from chatkit.protocol.replies import SPEAKS_TLS
 from chatkit.tls import WrongCertificate
 
-# So much is encrypted ahead of what the kernel takes: four records of the longest kind (RFC 8446, 5.1) in one call.
+# The maximum that is encrypted before the kernel takes it: four records of the maximum size (RFC 8446, 5.1) per call.
 AHEAD_BYTES = 64 * 1024
 
-# The first byte of a handshake record. Who sends another one speaks no TLS, and gets an answer that it can read.
+# The first byte of a handshake record. A peer that begins with another byte doesn't speak TLS; it gets plain text.
 HANDSHAKE = 0x16
 NOT_TLS = f"*** {SPEAKS_TLS}\n".encode()
 
 
 class TlsTransport:
-    """A connected, non-blocking socket inside TLS, with a socket's verbs.
+    """A connected, non-blocking socket inside TLS, with the verbs of a `Transport`.
 
-    Who sends must send what wasn't taken once more, as with `SSL_write`: what is encrypted already is on its way.
+    Plan: `send` encrypts a part of the data, and hands it to the kernel. Bytes that `send` didn't count must be sent
+    again, as with `SSL_write`: a part of them may be encrypted already (`_sealed`), and is not encrypted again.
 
-    is_ready: whether the handshake is done. has_unsent: whether something encrypted waits for the kernel to take it.
-    at_eof: whether the peer has said that it sends no more. taken_bytes: how much the kernel has taken so far.
+    Args:
+        sock: the socket, which it owns.
+        context: the TLS context.
+        server_hostname: the name in the server's certificate, for a client; None for the server's side.
 
-    Threads: one may send while another receives. The locks are never held while something waits: the socket is
-    non-blocking.
+    Attributes:
+        is_ready: whether the handshake is done.
+        at_eof: whether the peer has announced that it sends no more.
+        taken_bytes: the number of encrypted bytes that the kernel has taken so far.
+
+    Threads: one may send while another receives. No lock is held while waiting: the socket is non-blocking.
     """
 
     def __init__(self, sock: socket.socket, context: ssl.SSLContext, server_hostname: str | None = None) -> None:
@@ -41,47 +48,53 @@ class TlsTransport:
         self._tls = context.wrap_bio(
             self._incoming, self._outgoing, server_side=self._is_server, server_hostname=server_hostname
         )
-        self._tls_lock = threading.Lock()  # around the TLS object, which isn't safe
-        self._flush_lock = threading.Lock()  # so that what is encrypted goes out in order
+        self._tls_lock = threading.Lock()  # around the TLS object, which isn't thread-safe
+        self._flush_lock = threading.Lock()  # so that encrypted bytes are sent in order
         self._encrypted = b""
-        self._sealed = 0  # so many bytes of what was to be sent are in `_encrypted`
-        self._begun = False
-        self._is_broken = False  # nothing can be sent any more
+        self._sealed = 0  # the number of plain bytes that are encrypted but not counted by `send` yet
+        self._has_begun = False  # the peer has sent something, or its end
+        self._is_broken = False  # a send has failed
         self._eof_follows = False
         if not self._is_server:
             self._shake_hands()
 
     @property
     def has_unsent(self) -> bool:
+        """Whether encrypted bytes, or the end of stream, wait for the kernel."""
         return not self._is_broken and bool(self._encrypted or self._outgoing.pending or self._eof_follows)
 
     @property
     def sealed(self) -> bool:
-        """Whether something that `send` has not yet counted is encrypted: the peer may get it."""
+        """Whether bytes that `send` hasn't counted yet are encrypted: the peer may receive them."""
         return bool(self._sealed)
 
     def fileno(self) -> int:
         return self._sock.fileno()
 
     def recv(self, max_bytes: int) -> bytes:
-        """What the peer said; b"" at its end. BlockingIOError: nothing yet. OSError, also ssl.SSLError: it broke."""
+        """Return bytes from the peer, or b"" at its end.
+
+        Raises:
+            BlockingIOError: there are none yet.
+            OSError: the connection is broken; `ssl.SSLError` for a fault of TLS.
+        """
         if self.at_eof:
             return b""
         data = self._sock.recv(max_bytes)
-        begun, self._begun = self._begun, True
-        if data and not begun and self._is_server and data[0] != HANDSHAKE:
+        had_begun, self._has_begun = self._has_begun, True
+        if data and not had_begun and self._is_server and data[0] != HANDSHAKE:
             self._sock.send(NOT_TLS)
-            raise ssl.SSLError("no TLS")
+            raise ssl.SSLError("the peer doesn't speak TLS")
         try:
             with self._tls_lock:
                 self._incoming.write(data) if data else self._incoming.write_eof()
                 self.is_ready = self.is_ready or self._handshake()
                 plain = self._decrypt() if self.is_ready else b""
         finally:
-            with suppress(OSError):  # the next write says so
-                self.flush()  # an answer of the handshake, or the alert that says what is wrong
-        if self._outgoing.pending > AHEAD_BYTES:  # it asks for new keys (RFC 8446, 4.6.3) and reads none
-            raise ssl.SSLError("it reads no answers")
+            with suppress(OSError):  # the next write reports it
+                self.flush()  # an answer of the handshake, or the alert for an error
+        if self._outgoing.pending > AHEAD_BYTES:  # each request for new keys has an answer (RFC 8446, 4.6.3)
+            raise ssl.SSLError("the peer doesn't read the answers of TLS")
         if not plain and not self.at_eof:
             if not data:
                 raise ConnectionResetError("the connection was cut inside TLS")
@@ -89,10 +102,15 @@ class TlsTransport:
         return plain
 
     def send(self, data: bytes | memoryview) -> int:
-        """How many bytes of `data` are on their way. BlockingIOError: none."""
+        """Send bytes. Returns how many of them the kernel has taken.
+
+        Raises:
+            BlockingIOError: it has taken none.
+            OSError: the connection is broken.
+        """
         sent, view = 0, memoryview(data)
         while self.is_ready and self.flush():
-            taken = min(self._sealed, len(view) - sent)  # the rest is of what will be sent next
+            taken = min(self._sealed, len(view) - sent)  # the others belong to the data that is sent next
             sent, self._sealed = sent + taken, self._sealed - taken
             if sent == len(view):
                 break
@@ -106,7 +124,7 @@ class TlsTransport:
         return self.send(b"".join(pieces))
 
     def flush(self) -> bool:
-        """Hand to the kernel what is encrypted; whether it took all."""
+        """Hand encrypted bytes to the kernel. Returns whether it took all."""
         with self._flush_lock:
             while self._encrypted or self._seal():
                 try:
@@ -124,22 +142,23 @@ class TlsTransport:
             return True
 
     def _seal(self) -> bytes:
-        """What the TLS object has for the peer."""
+        """Take encrypted bytes from the TLS object."""
         with self._tls_lock:
             self._encrypted = self._outgoing.read()
         return self._encrypted
 
     def shutdown(self, how: int) -> None:
-        """Say in TLS, too, that no more is sent; to a peer that has said nothing, in words.
+        """End the sending, in TLS too.
 
-        SHUT_RDWR is the hard way: it says nothing, so that half a line never looks like a whole one.
+        A peer that has sent nothing gets plain text first: it may not know that this is TLS. SHUT_RDWR ends without a
+        TLS close, so that half a line never looks like a whole one.
         """
         if how != socket.SHUT_WR:
             self._sock.shutdown(how)
             return
-        if self._is_server and not self._begun:
+        if self._is_server and not self._has_begun:
             self._sock.send(NOT_TLS)
-        with self._tls_lock, suppress(ssl.SSLError, ValueError):  # the peer needn't have said the same yet
+        with self._tls_lock, suppress(ssl.SSLError, ValueError):  # the peer's own close may still be missing
             self._tls.unwrap()
         self._eof_follows = True
         self.flush()
@@ -159,7 +178,8 @@ class TlsTransport:
         self.flush()
 
     def _handshake(self) -> bool:
-        """A step of the handshake; whether it was the last."""
+        """Take a step of the handshake. Returns whether it is done."""
+        assert self._tls_lock.locked()
         try:
             self._tls.do_handshake()
         except ssl.SSLWantReadError:
@@ -170,16 +190,16 @@ class TlsTransport:
         return True
 
     def _decrypt(self) -> bytes:
-        """All that has arrived: the selector doesn't know what is decrypted already."""
+        """Decrypt everything that has arrived: the selector doesn't know about decrypted bytes."""
         parts = []
         try:
             while part := self._tls.read(AHEAD_BYTES):
                 parts.append(part)
             self.at_eof = True
-        except ssl.SSLZeroReturnError:  # the same, after our own end
+        except ssl.SSLZeroReturnError:  # the same, after our own close
             self.at_eof = True
         except ssl.SSLWantReadError:
             pass
-        except ssl.SSLEOFError:  # cut: whole records before it count
+        except ssl.SSLEOFError:  # ended without a close: complete records before it count
             pass
         return b"".join(parts)

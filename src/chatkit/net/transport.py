@@ -1,6 +1,6 @@
 """A connected, non-blocking stream: plain here, TLS in `tls_transport`, with the same verbs.
 
-Each verb is bound once, so a platform without one of the system calls is this place alone.
+Each verb is bound once: a platform that lacks a system call matters here only.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from typing import Protocol
 
 
 class Transport(Protocol):
-    """The verbs of both kinds.
+    """The interface of plain and TLS streams: the verbs of a socket, and a few more.
 
     Attributes:
-        is_ready: whether data can be sent, and received: in TLS only after the handshake.
-        has_unsent: whether the transport itself holds bytes that the kernel hasn't taken: encrypted ones.
-        at_eof: whether the transport knows of the peer's end before `recv` has told it.
-        taken_bytes: how many bytes of its own the transport has handed to the kernel so far.
+        is_ready: whether data can be sent and received; with TLS, only after the handshake.
+        has_unsent: whether the transport itself holds (encrypted) bytes that the kernel hasn't taken.
+        at_eof: whether the transport knows about the peer's end before `recv` returns b"".
+        taken_bytes: the number of encrypted bytes that the transport has handed to the kernel so far.
     """
 
     is_ready: bool
@@ -37,7 +37,7 @@ class Transport(Protocol):
 
 
 class PlainTransport(socket.socket):
-    """A socket with the verbs of a `Transport`; it costs no more than the socket itself."""
+    """A socket with the verbs of a `Transport`, without any cost over a plain socket."""
 
     __slots__ = ()
 
@@ -48,11 +48,11 @@ class PlainTransport(socket.socket):
 
     @classmethod
     def of(cls, sock: socket.socket) -> PlainTransport:
-        """Take over the descriptor of `sock`, which is closed to its holder then."""
+        """Take over the descriptor of `sock`, which is detached and can't be used any more."""
         return cls(sock.family, sock.type, sock.proto, fileno=sock.detach())
 
     def flush(self) -> bool:
-        """Hand over everything held, which is nothing. Returns whether the kernel took all."""
+        """Return True: a plain transport holds no bytes."""
         return True
 
     def _send_joined(self, pieces: Sequence[bytes | memoryview]) -> int:

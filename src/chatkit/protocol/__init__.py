@@ -1,1 +1,1 @@
-"""Bytes to lines to events and back. No sockets, no threads. Private."""
+"""Bytes to lines to events, and back. No sockets, no threads. Private."""

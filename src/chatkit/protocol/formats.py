@@ -1,6 +1,6 @@
-"""Events to lines and back: text for people, JSON for programs. No I/O.
+"""Events to lines, and back: text for people, JSON for programs. No I/O.
 
-`docs/protocol.md` and `docs/events.schema.json` say the same for people who write their own client.
+`docs/protocol.md` and `docs/events.schema.json` specify both formats for authors of other clients.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from chatkit.errors import ProtocolError
 from chatkit.events import Action, Error, Event, Gap, Joined, Left, Message, Notice, Private, Renamed, Synced, Welcome
 from chatkit.protocol.sanitize import clean
 
-# As docs/protocol.md has them: the name of each type on the wire is its class's.
+# In the order of docs/protocol.md. The name of a type on the wire is the name of its class, in lower case.
 _EVENTS = (Welcome, Message, Action, Private, Notice, Error, Joined, Left, Renamed, Gap, Synced)
 TYPES: dict[str, Any] = {kind.__name__.lower(): kind for kind in _EVENTS}
 
@@ -27,7 +27,7 @@ _ACTED = re.compile(r"\* ([^\s:*]+) (.*)", re.DOTALL)
 
 
 def _text(value: object) -> str:
-    """What a JSON string holds may be anything: made clean as a line of text is."""
+    """Return a JSON string with its control characters made visible: a server may send any."""
     if not isinstance(value, str):
         raise TypeError
     return clean_text(value)
@@ -48,22 +48,23 @@ _READ |= dict.fromkeys(("sender", "text", "name", "old", "code", "epoch"), _text
 
 
 def encode_text(*events: Event) -> bytes:
-    """The lines of plain text that tell `events`."""
+    """Encode events as plain text, one line each."""
     return "".join([f"{event}\n" for event in events]).encode()
 
 
 def encode_json(*events: Event) -> bytes:
-    """The same as JSON Lines, one object each."""
+    """Encode events as JSON Lines, one object each."""
     return "".join([_json_line(event) for event in events]).encode()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Format:
-    """A form in which members receive events.
+    """A format in which members receive events.
 
     Attributes:
-        encode: events to bytes, one line each.
-        announces: whether its readers are always told who joins, leaves or takes a name; else only where the room does.
+        name: the name of the format.
+        encode: the function that encodes events as bytes, one line each.
+        announces: whether its readers always receive joins, leaves and new names; if not, only if the room announces.
     """
 
     name: str
@@ -77,7 +78,7 @@ FORMATS = (TEXT, JSON)
 
 
 def parse_text(line: str) -> Event:
-    """The event that a line of plain text tells. A line of no known form counts as a notice."""
+    """Return the event in a line of plain text; a line of unknown form is a notice."""
     if spoken := _SPOKEN.fullmatch(line):
         sender, private, text = spoken.groups()
         return Private(sender, text) if private else Message(sender, text)
@@ -87,9 +88,10 @@ def parse_text(line: str) -> Event:
 
 
 def parse_json(line: str) -> Event | None:
-    """The event that a JSON line tells; None for a type that this version doesn't know, to be passed over.
+    """Return the event in a JSON line, or None if its type is unknown: a newer server may send such events.
 
-    ProtocolError: the line is no object with such fields.
+    Raises:
+        ProtocolError: the line isn't an object with the fields of its type.
     """
     try:
         fields = json.loads(line)
@@ -99,20 +101,25 @@ def parse_json(line: str) -> Event | None:
         event: Event = kind(*[_READ[name](fields[_key(name)]) for name in kind.__match_args__])
         return event
     except (ValueError, TypeError, KeyError, RecursionError, OverflowError):
-        raise ProtocolError("the server sent what isn't an event") from None
+        raise ProtocolError("the server sent a line that isn't an event") from None
 
 
 def clean_text(text: str) -> str:
-    """What the server's own program says, made clean. TypeError: no text. ValueError: not valid Unicode."""
+    """Return text from the server's own program with its control characters made visible.
+
+    Raises:
+        TypeError: it isn't a str.
+        ValueError: it isn't valid Unicode.
+    """
     if not isinstance(text, str):
-        raise TypeError(f"a notice is text, not {text!r}")
+        raise TypeError(f"a notice must be a str, not {text!r}")
     text.encode()
     return clean(text)
 
 
 def _json_line(event: Event) -> str:
     kind = type(event).__name__.lower()
-    if isinstance(event, Message):  # by hand: half the time of json.dumps, and this is said to everyone
+    if isinstance(event, Message):  # by hand, the most frequent event: half the time of json.dumps
         return (
             f'{{"type":"{kind}","id":{event.id},"time":"{_timestamp(event.time)}",'
             f'"from":{quoted(event.sender)},"text":{quoted(event.text)}}}\n'
@@ -125,11 +132,11 @@ def _json_line(event: Event) -> str:
 
 
 def _key(name: str) -> str:
-    """A field's name on the wire: `from` is a word of Python."""
+    """Return the name of a field on the wire: `from` is a keyword of Python."""
     return "from" if name == "sender" else name
 
 
-@lru_cache(maxsize=2)  # one turn's messages share one time
+@lru_cache(maxsize=2)  # the messages of a turn share one time
 def _timestamp(time: float) -> str:
-    """Seconds since the epoch as RFC 3339 in UTC, with milliseconds."""
+    """Return seconds since the epoch as RFC 3339 in UTC, with milliseconds."""
     return datetime.fromtimestamp(time, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,6 +1,6 @@
-"""The wire: bytes to clean lines, text to lines. No sockets, no threads, no I/O.
+"""The wire: bytes to clean lines, and text to lines. No sockets, no threads, no I/O.
 
-`docs/protocol.md` says the same for people who write their own client.
+`docs/protocol.md` specifies it for authors of other clients.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ _COMMAND = re.compile(r"/(\S*)\s?(.*)", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class BadLine:
-    """A line that the wire doesn't carry.
+    """A line that breaks the rules of the wire.
 
-    code: `too_long` or `not_utf8`. reason: the same in words, `longer than 8192 bytes` or `not valid UTF-8`.
+    Attributes:
+        code: `too_long` or `not_utf8`.
+        reason: the same in words, `longer than 8192 bytes` or `not valid UTF-8`.
     """
 
     code: str
@@ -29,7 +31,12 @@ class BadLine:
 
 @dataclass(frozen=True, slots=True)
 class Foreign:
-    """Another protocol in the first bytes of a stream (see `sniff`). reply: the answer before the end."""
+    """Another protocol, recognised in the first bytes of a stream (see `sniff`).
+
+    Attributes:
+        protocol: its name.
+        reply: the answer to send before the end of the conversation.
+    """
 
     protocol: str
     reply: bytes
@@ -39,17 +46,18 @@ Line = str | BadLine | Foreign
 
 
 class LineDecoder:
-    """Bytes in, clean lines out, whatever the chunks.
+    """Bytes in, clean lines out: the same lines for any chunks of the same bytes.
 
-    Plan: a line that hasn't ended is kept as bytes, at most `max_line_bytes` + 1 of them. A longer one is reported
-    once, as a `BadLine`, when it is known to be too long; the rest of it is skipped, the next line is intact.
-    The first line is kept whole, since it may begin with a byte-order mark.
+    Operations: `receive_data` for each chunk, `receive_eof` at the end. Goal: bounded memory; no part of an overlong
+    line is taken for a line. Plan: an unfinished line is kept as bytes, at most `max_line_bytes` + 1 of them. A longer
+    one is reported once, as a `BadLine`, as soon as it is too long; the rest of it is skipped, and the next line is
+    intact. The first line is kept until it is complete: it may begin with a byte-order mark.
 
     Args:
-        max_line_bytes: bound of a line without its line end.
+        max_line_bytes: the maximum length of a line, without its line end.
 
     Attributes:
-        skipped_bytes: how much of a line that is too long has been skipped so far.
+        skipped_bytes: the bytes of an overlong line that are skipped so far.
     """
 
     __slots__ = ("_at_start", "_max_line_bytes", "_partial", "skipped_bytes")
@@ -75,7 +83,7 @@ class LineDecoder:
         return [self._line(line.removesuffix(b"\r")) for line in ended] + self._keep(rest)
 
     def receive_eof(self) -> list[Line]:
-        """Return the last line, if it had no line end. Not to be called after a reset: half a line is no line."""
+        """Return the last line, if it has no line end. Don't call it after a reset: half a line must not count."""
         last, self._partial = self._partial, b""
         if self._at_start:
             self._at_start = False
@@ -84,24 +92,25 @@ class LineDecoder:
 
     @property
     def in_line(self) -> bool:
-        """Whether a line has begun and not ended."""
+        """Whether a line has begun and not ended yet."""
         return bool(self._partial or self.skipped_bytes)
 
     def _begin(self, data: bytes) -> list[Line]:
-        """Keep the first line until it is whole, or too long."""
+        """Keep the first line until it is complete, or too long."""
         data, self._partial = self._partial + data, b""
         if b"\n" not in data and len(data) <= self._max_line_bytes + 1:
             self._partial = data
             return []
         self._at_start = False
-        # The mark belongs to the stream, not to the line: it doesn't count in the line's length.
+        # The mark belongs to the stream, not to the line: it doesn't count for the length of the line.
         return self.receive_data(data.removeprefix(BYTE_ORDER_MARK))
 
     def _keep(self, rest: bytes) -> list[Line]:
+        """Keep or skip a part of an unfinished line. Returns a `BadLine` when it becomes too long."""
         if self.skipped_bytes:
             self.skipped_bytes += len(rest)
             return []
-        # Bytes, not a bytearray: a copy of at most max_line_bytes costs less than the read that brought them.
+        # Bytes, not a bytearray: copying at most max_line_bytes costs less than the read itself.
         self._partial += rest
         if len(self._partial) <= self._max_line_bytes + 1:  # + 1: a CR may still belong to the line end
             return []
@@ -122,17 +131,17 @@ class LineDecoder:
 
 
 def parse_command(line: str) -> tuple[str, str] | None:
-    """Split `/word argument`, as the room reads it: the word (which may begin with a slash) and the rest.
+    """Split `/word argument`, as the room reads it.
 
     Returns:
-        None for a line that is no command.
+        The word (which may begin with a slash) and the argument, or None if the line isn't a command.
     """
-    found = _COMMAND.fullmatch(line)
-    return (found[1], found[2]) if found else None
+    match = _COMMAND.fullmatch(line)
+    return (match[1], match[2]) if match else None
 
 
 def is_exit(line: str) -> bool:
-    """Tell whether a line says that the conversation is over, as the room reads it."""
+    """Tell whether a line ends the conversation, as the room reads it."""
     return clean(line).strip() == "exit"
 
 
@@ -140,10 +149,10 @@ def encode_line(text: str, max_line_bytes: int) -> bytes:
     """Encode `text` as a line for the wire.
 
     Raises:
-        ValueError: it holds a line end, is longer than `max_line_bytes`, or isn't valid Unicode.
+        ValueError: it contains a line end, is longer than `max_line_bytes`, or isn't valid Unicode.
     """
     if "\n" in text or text.endswith("\r"):
-        raise ValueError("not sent: holds a line end (send one line at a time)")
+        raise ValueError("not sent: contains a line end (send one line at a time)")
     try:
         line = text.encode()
     except UnicodeEncodeError:
@@ -154,10 +163,10 @@ def encode_line(text: str, max_line_bytes: int) -> bytes:
 
 
 def check_password(password: str, max_line_bytes: int) -> str:
-    """Return the password.
+    """Return the password, if it can be sent.
 
     Raises:
-        ValueError: no line can carry it.
+        ValueError: it is empty, or doesn't fit into one line.
     """
     if not password:
         raise ValueError("the password is empty")

@@ -1,4 +1,4 @@
-"""What a member may call itself, so that nobody is mistaken for somebody else."""
+"""The rule for names: no name may be mistaken for another one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import unicodedata
 
 MAX_NAME_CHARACTERS = 32
 
-# A port begins with a digit: so no name can be one.
+# Before a member chooses a name it is named after its port. A port begins with a digit, so no chosen name is one.
 RULE = (
     "a name begins with a letter and goes on with letters, digits, _ . or -; "
     f"all letters are of one script; at most {MAX_NAME_CHARACTERS} characters"
@@ -15,18 +15,21 @@ RULE = (
 
 _LETTERS = {"Lu", "Ll", "Lt", "Lo"}
 
-# Of these scripts the name has two words.
+# The names of these scripts have two words.
 _FAMILIES = {"OLD", "NEW", "TAI", "LINEAR"}
 _OTHERS = set(string.digits + "_.-")
 
 
 def check_name(name: str) -> None:
-    """ValueError: `name` breaks the rule, which the error says.
+    """Check that a name follows the rule.
 
-    Characters that only look like others (full-width, ligatures, combining marks) are none of the rule's letters:
-    whatever NFKC (UAX #15) would change is refused. The script is taken from each letter's Unicode name, a
-    simplification of UTS #39 that the standard library allows. Look-alikes that are of one script each, such as a
-    wholly Cyrillic word that reads like a Latin one, are two names.
+    Characters that only look like others (full-width, ligatures, combining marks) are not letters here: a name that
+    NFKC (UAX #15) would change is refused. The script is taken from each letter's Unicode name, a simplification of
+    UTS #39 that the standard library allows. Not detected: look-alikes of one script each, such as a Cyrillic word that
+    reads like a Latin one.
+
+    Raises:
+        ValueError: the name breaks the rule; the text is the rule.
     """
     if not 1 <= len(name) <= MAX_NAME_CHARACTERS or not _is_letter(name[0]):
         raise ValueError(RULE)
@@ -40,12 +43,12 @@ def check_name(name: str) -> None:
 
 
 def name_key(name: str) -> str:
-    """Names with one key are one name: `Ada` and `ada`."""
+    """Return the key of a name. Names with the same key count as the same name: `Ada` and `ada`."""
     return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
 
 
 def _is_letter(character: str) -> bool:
-    """Some that are letters by their category can't be seen: Hangul fillers, Egyptian blanks."""
+    """Tell whether a character is a visible letter; Hangul fillers and Egyptian blanks are invisible ones."""
     visible = not {"FILLER", "BLANK"} & set(unicodedata.name(character, "").split())
     return unicodedata.category(character) in _LETTERS and visible
 

@@ -1,13 +1,13 @@
-"""Each sentence that a client or a command recognises, in one place.
+"""The sentences of the server that a client or a command recognises, in one place.
 
-The others are written where they are said: nothing depends on their words.
+Other sentences are written where they are sent: no program depends on their words.
 """
 
 from __future__ import annotations
 
 from chatkit.events import Error, Notice
 
-# A room with a password, before it lets a connection in.
+# A room with a password, before a connection becomes a member.
 PASSWORD_COMMAND = "/password "
 ASKS_PASSWORD = "this room asks for its password: type /password and the word"
 ACCEPTED = "you are in"
@@ -16,7 +16,7 @@ WRONG_PASSWORD = "wrong password"
 TOO_MANY_PASSWORDS = "too many wrong passwords"
 TOO_MUCH_BEFORE_PASSWORD = "too much before the password"
 
-# The last word to a connection that isn't let in.
+# The last line to a connection that doesn't become a member.
 ROOM_FULL = "the room is full"
 ADDRESS_FULL = "too many members from your address"
 NO_DESCRIPTOR = "the server has no descriptor left for you"
@@ -27,12 +27,12 @@ NOT_ADMITTED = (
     *(ASKS_PASSWORD, WRONG_PASSWORD, TOO_MANY_PASSWORDS, TOO_MUCH_BEFORE_PASSWORD),
 )
 
-# The last word to a member that is ended against its will: this, and a reason.
+# The last line to a member that exceeded a limit: this, and a reason.
 CUT_OFF = "you were cut off"
-# The code of the error that tells a member it was removed: it isn't wanted back.
+# The code of the last error to a member that the operator removed: its client must not reconnect.
 REMOVED = "removed"
 
-# Around the messages that a newcomer is told from before, where the room does that.
+# Before and after the earlier messages that a new member receives.
 REPLAY_BEGINS, REPLAY_ENDS = Notice("before you came:"), Notice("from here on it is live")
 
 NOT_KEPT = Error("not sent: the room's history can't be kept now", "not_kept")
@@ -40,10 +40,10 @@ HANDLER_FAILED = Error("an error in the room's handler ended this conversation",
 
 
 def now_named(name: str) -> str:
-    """Say to a member that it has a new name."""
+    """Return the sentence that confirms a new name."""
     return f"you are now {name}"
 
 
 def unknown_command(word: str) -> str:
-    """Say that `/word` isn't one of the room's commands."""
+    """Return the sentence for a command that doesn't exist."""
     return f"unknown command /{word} (try /help)"

@@ -1,20 +1,20 @@
-"""Control characters and what else harms a screen, made visible."""
+"""Control characters, and others that harm a screen, made visible."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
 
-# C0 without TAB and DEL as Unicode control pictures, C1 as backslash escapes.
+# C0 without TAB, and DEL, become Unicode control pictures; C1 becomes backslash escapes.
 _CONTROLS = {code: 0x2400 + code for code in range(0x20) if code != 0x09}
 _CONTROLS |= {0x7F: 0x2421}
 _CLEAN: dict[int, int | str] = {**_CONTROLS, **{code: f"\\x{code:02x}" for code in range(0x80, 0xA0)}}
 
-# On a screen these do harm too: line and paragraph separators, and all that reorders text (UAX #9).
+# These harm a screen, too: line and paragraph separators, and characters that reorder text (UAX #9).
 _REORDERING = (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x206A))
 _VISIBLE = {**_CLEAN, **{code: f"\\u{code:04x}" for code in (0x2028, 0x2029, *_REORDERING)}}
 
-# Combining marks beyond what any language stacks run over the lines above and below.
+# More combining marks than any language uses on one letter run over the lines above and below.
 MAX_MARKS = 4
 _MAYBE_MARKS = re.compile(rf"[^\w\s\x00-\x7f]{{{MAX_MARKS + 1},}}")  # no mark is a letter, space or ASCII
 
@@ -34,12 +34,12 @@ def visible(text: str) -> str:
     return _MAYBE_MARKS.sub(_thin_marks, text.translate(_VISIBLE))
 
 
-def _thin_marks(found: re.Match[str]) -> str:
-    """Keep MAX_MARKS combining marks of a row, and put an ellipsis for the others."""
+def _thin_marks(match: re.Match[str]) -> str:
+    """Keep the first MAX_MARKS combining marks of a pile, and replace the others by an ellipsis."""
     shown, marks = "", 0
-    for character in found[0]:
+    for character in match[0]:
         category = unicodedata.category(character)
-        # Format characters (Cf) take no cell of their own, so they don't begin a new pile.
+        # Format characters (Cf) have no width, so they don't begin a new pile.
         marks = marks + 1 if category in ("Mn", "Me") else marks if category == "Cf" else 0
         if marks <= MAX_MARKS:
             shown += character

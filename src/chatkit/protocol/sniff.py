@@ -1,4 +1,4 @@
-"""Other protocols, recognised by the first bytes of a stream: a web page must not be able to talk into a room."""
+"""Other protocols, recognised in the first bytes of a stream: a web page must not be able to write into a room."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _HTTP = Foreign("HTTP", _HTTP_HEAD.format(len(_HTTP_BODY)).encode() + _HTTP_BODY
 
 
 def sniff(first_line: bytes, *, whole: bool) -> Foreign | None:
-    """Return the other protocol of a stream, None for chat.
+    """Return the other protocol of a stream, or None for chat.
 
     Args:
-        first_line: the first line without its LF, or the beginning of one.
-        whole: whether that is all of the line.
+        first_line: the first line without its LF, or the beginning of it.
+        whole: whether the line is complete.
     """
     if first_line.startswith(TLS_HELLO):
         return _TLS
@@ -48,14 +48,14 @@ class SniffingDecoder(LineDecoder):
         if fits and not ended and not line.startswith(TLS_HELLO):
             self._partial = line
             return []
-        # Judged by the same bytes in whatever chunks they come.
+        # Always the same number of bytes, so that the result doesn't depend on the chunks.
         if foreign := sniff(line[: self._max_line_bytes + 2], whole=fits):
             self._is_foreign, self._partial = True, b""
             return [foreign]
         return super()._begin(data)
 
     def receive_eof(self) -> list[Line]:
-        """Return the last line, if it had no line end; or the other protocol that it is."""
+        """Return the last line, if it has no line end, or the other protocol in it."""
         if self._at_start and (foreign := sniff(self._partial, whole=True)):
             self._is_foreign, self._partial = True, b""
             return [foreign]

@@ -235,14 +235,14 @@ class BatchBuilder:
 
     Attributes:
         messages: the messages that are encoded so far.
-        has_more: whether it holds anything besides messages.
+        has_other_entries: whether it holds entries other than messages.
     """
 
-    __slots__ = ("_encoders", "_left", "_run", "_sender", "_sent_ids", "has_more", "messages")
+    __slots__ = ("_encoders", "_left", "_run", "_sender", "_sent_ids", "has_other_entries", "messages")
 
     def __init__(self, formats: Iterable[Format]) -> None:
         self.messages: list[Message] = []
-        self.has_more = False
+        self.has_other_entries = False
         self._left: list[tuple[Member, str]] = []
         self._encoders = {format: _Encoder(format) for format in formats}
         self._run: list[Message] = []
@@ -263,13 +263,13 @@ class BatchBuilder:
 
     def tell(self, member: Member, format: Format, line: bytes) -> None:
         """Add a line for one member alone, which reads this format."""
-        self.has_more = True
+        self.has_other_entries = True
         self._write_run()
         self._encoders[format].insert(member, line)
 
     def announce(self, event: Event, formats: Iterable[Format], exclude: Member | None = None) -> None:
         """Add an event for every reader of these formats, except one member."""
-        self.has_more = True
+        self.has_other_entries = True
         self._write_run()
         for format in formats:
             if encoder := self._encoders.get(format):
@@ -277,7 +277,7 @@ class BatchBuilder:
 
     def leave(self, member: Member, reason: str) -> None:
         """Add the end of a member's conversation."""
-        self.has_more = True
+        self.has_other_entries = True
         self._left.append((member, reason))
 
     def batch(self) -> Batch | None:

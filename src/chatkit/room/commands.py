@@ -16,7 +16,7 @@ from chatkit.protocol.replies import NO_PASSWORD_NEEDED, unknown_command
 from chatkit.room.members import Member
 from chatkit.room.turn import Turn
 
-# More than a screen helps nobody, and a short question must not have an endless answer.
+# More than a screen is of no use, and a short question must not have an endless answer.
 MAX_NAMES_SHOWN = 100
 MAX_WORD_SHOWN = 32
 

@@ -30,7 +30,7 @@ logger = logging.getLogger("chatkit")
 
 # Workers stop reading when this much waits to be committed: as much as one of their turns reads.
 MAX_WAITING_BYTES = 1024 * 1024
-ITEM_BYTES = 500  # the memory of an item itself, besides its content
+ITEM_BYTES = 500  # the memory of an item itself, without its content
 # At the start the newest messages are read in portions of this size.
 LOADED_BYTES = 1024 * 1024
 # `end` waits no longer than this for a history that already fails.

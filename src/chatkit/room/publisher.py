@@ -89,7 +89,7 @@ class Publisher:
         builder = BatchBuilder(self._reader_counts)
         for entry in entries:
             if isinstance(entry, tuple):
-                if separate and builder.has_more:
+                if separate and builder.has_other_entries:
                     builder = self._flush(builder)
                 self.newest_id += 1
                 object.__setattr__(

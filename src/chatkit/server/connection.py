@@ -215,7 +215,7 @@ class Connection:
         return sent == sum(map(len, pieces)) or self._keep(pieces, sent, is_shared=False)
 
     def flush(self) -> None:
-        """Write what is pending, as far as the kernel takes it."""
+        """Write pending bytes, as far as the kernel takes them."""
         taken_before = self.transport.taken_bytes
         if self.transport.has_unsent:
             try:

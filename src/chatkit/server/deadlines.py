@@ -10,7 +10,7 @@ Key = TypeVar("Key", bound=Hashable)
 
 
 class Deadlines(Generic[Key]):
-    """A time for each key at which its owner checks what is due.
+    """A time for each key, at which its owner checks the key's deadlines.
 
     Operations: `arm` a key, get the keys that are `due`, `clear` a key. Goal: arming, the most frequent, costs one
     look-up, and disarming nothing. Plan: a time is only brought forward. If a wait ends or becomes longer, its key is
