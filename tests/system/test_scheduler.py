@@ -29,6 +29,7 @@ from chatkit.room.room import Room
 from chatkit.server.connection import Connection
 from chatkit.server.worker import Worker
 from tests.helpers.inside import SteppedCommitter, drive, known_connections, places, selector_of, turn
+from tests.helpers.servers import a_share
 
 SEEDS = [int(os.environ["CHATKIT_SEED"])] if "CHATKIT_SEED" in os.environ else list(range(200))
 STEPS = 250
@@ -304,7 +305,7 @@ class World:
     def accept(self) -> None:
         while self.waiting:
             peer = self.waiting.pop(0)
-            self.connections[peer] = connection = SameEveryTime(peer, self.limits)  # type: ignore[arg-type]
+            self.connections[peer] = connection = SameEveryTime(peer, self.limits, a_share())  # type: ignore[arg-type]
             worker = self.random.choice(self.workers)
             try:
                 self.room.reserve(("127.0.0.1", peer.port))

@@ -101,7 +101,7 @@ class TlsTransport:
             raise BlockingIOError
         return plain
 
-    def send(self, data: bytes | memoryview) -> int:
+    def send(self, data: bytes | bytearray | memoryview) -> int:
         """Send bytes. Returns how many of them the kernel has taken.
 
         Raises:
