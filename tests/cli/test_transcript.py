@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -40,8 +41,8 @@ def test_lines_come_out_as_they_happen(pipe: tuple[Any, TextIO]) -> None:
 
 
 def test_a_pipe_that_nobody_reads(pipe: tuple[Any, TextIO], monkeypatch: pytest.MonkeyPatch) -> None:
-    """`put` never waits; lines beyond the bound are dropped, and counted where they are missing."""
-    monkeypatch.setattr(printer_module, "MAX_WAITING_CHARACTERS", 200_000)
+    """`put` never waits; lines beyond the bound of memory are dropped, and counted where they are missing."""
+    monkeypatch.setattr(printer_module, "MAX_WAITING_BYTES", 10_000 * sys.getsizeof("0" * 20))
     reader, stream = pipe
     os.set_blocking(stream.fileno(), False)
     filler = 0

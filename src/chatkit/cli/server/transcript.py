@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 from collections.abc import Callable
 from queue import SimpleQueue
@@ -12,8 +13,8 @@ from chatkit import Handler, Member, Message
 from chatkit.net.sockets import Address, host_and_port
 from chatkit.protocol.sanitize import visible
 
-# A thousand of the longest lines.
-MAX_WAITING_CHARACTERS = 16 * 1024 * 1024
+# A thousand of the longest lines, and what Python needs around them.
+MAX_WAITING_BYTES = 16 * 1024 * 1024
 # Lines that arrive within this time after a write are written together.
 GATHER_SECONDS = 0.02
 # Bounds the number of lines whose fate is unknown when a write never returns.
@@ -23,7 +24,7 @@ MAX_LINES_PER_WRITE = 256
 class Printer:
     """A thread that writes lines to a stream, so that `put` never waits.
 
-    Lines are dropped and counted when more than MAX_WAITING_CHARACTERS wait, when the stream refuses them, and when
+    Lines are dropped and counted when more than MAX_WAITING_BYTES wait, when the stream refuses them, and when
     they still wait at the end. The count is printed in place of the lines, as soon as the stream accepts it. A stream
     of None accepts nothing.
     """
@@ -33,8 +34,8 @@ class Printer:
         self._raw = getattr(stream.buffer, "raw", stream.buffer) if stream else None
         self._queue: SimpleQueue[str | None] = SimpleQueue()
         # Each counter is written by the callers of `put` (one at a time) or by the thread, never by both.
-        self._put_lines = self._put_characters = 0
-        self._taken_lines = self._taken_characters = 0
+        self._put_lines = self._put_bytes = 0
+        self._taken_lines = self._taken_bytes = 0
         self._rejected_lines = self._rejected_reported = 0
         self._lost_lines = self._lost_reported = 0
         self._in_line = False
@@ -50,7 +51,7 @@ class Printer:
 
     def put(self, line: str) -> None:
         """Print `line` soon. Only one thread at a time may call this."""
-        if self._put_characters - self._taken_characters > MAX_WAITING_CHARACTERS:
+        if self._put_bytes - self._taken_bytes > MAX_WAITING_BYTES:
             self._rejected_lines += 1
             return
         if missing := self._rejected_lines - self._rejected_reported:
@@ -66,7 +67,7 @@ class Printer:
 
     def _enqueue(self, line: str) -> None:
         self._put_lines += 1
-        self._put_characters += len(line)
+        self._put_bytes += sys.getsizeof(line)
         self._queue.put(line)
 
     def _run(self) -> None:
@@ -79,7 +80,7 @@ class Printer:
                 batch = lines[start : start + MAX_LINES_PER_WRITE]
                 self._lost_lines += self._write(batch)
                 self._taken_lines += len(batch)
-                self._taken_characters += sum(map(len, batch))
+                self._taken_bytes += sum(map(sys.getsizeof, batch))
             self._closing.wait(GATHER_SECONDS)
 
     def _take_waiting(self) -> list[str]:
