@@ -71,7 +71,7 @@ class Connection:
     """
 
     __slots__ = (
-        "_decoder", "_limits", "_pending", "_share", "_throttle", "close_at", "cut", "end", "give_up_at", "last_sent", "line_due",
+        "_decoder", "_limits", "_pending", "_share", "_throttle", "_undecoded", "close_at", "cut", "end", "give_up_at", "last_sent", "line_due",
         "login", "member", "replay", "state", "transport",
     )  # fmt: skip
 
@@ -87,6 +87,7 @@ class Connection:
         self.close_at = self.give_up_at = self.line_due = math.inf
         self._limits = limits
         self._share = share
+        self._undecoded = b""
         self._decoder = SniffingDecoder(limits.max_line_bytes)
         rate = limits.messages_per_second
         self._throttle = Throttle(rate) if rate and math.isfinite(rate) else None
@@ -126,19 +127,30 @@ class Connection:
                 due = min(due, resume_at)
         return due
 
-    def receive(self, max_bytes: int) -> list[Line]:
-        """Read once. Returns the lines that this completes; sets `end` if the peer's side has ended."""
+    def receive(self, max_bytes: int, max_lines: int) -> list[Line]:
+        """Read once, unless input of the last read is undecoded. Sets `end` if the peer's side has ended.
+
+        Returns:
+            The lines that this completes, at most `max_lines`; the rest stays undecoded, see `has_input`.
+        """
         was_ready = self.transport.is_ready
-        lines = self._read(max_bytes)
-        if self.transport.at_eof and not self.end:  # the end came with the last data: the selector won't report it
-            lines += self._read(max_bytes)
+        lines = self._read(max_bytes, max_lines)
+        if self.transport.at_eof and not self.end and not self._undecoded:  # the end came with the last data: the selector won't report it
+            lines += self._read(max_bytes, max_lines)
         if not was_ready and self.transport.is_ready:
             self.flush()
         return lines
 
-    def _read(self, max_bytes: int) -> list[Line]:
+    @property
+    def has_input(self) -> bool:
+        """Whether input that was read is undecoded: the selector doesn't know of it."""
+        return bool(self._undecoded)
+
+    def _read(self, max_bytes: int, max_lines: int) -> list[Line]:
         try:
-            data = self.transport.recv(min(max_bytes, THROTTLED_READ_BYTES) if self._throttle else max_bytes)
+            data, self._undecoded = self._undecoded, b""
+            if not data:
+                data = self.transport.recv(min(max_bytes, THROTTLED_READ_BYTES) if self._throttle else max_bytes)
         except (BlockingIOError, InterruptedError):
             return []
         except OSError:
@@ -149,6 +161,9 @@ class Connection:
             self.end = "end of stream" if self.state is State.OPEN else "connection reset"
         if self.state is not State.OPEN and (self.end or self.state is not State.BROKEN):
             return []
+        if data.count(b"\n") > max_lines:
+            self._undecoded = data.split(b"\n", max_lines)[max_lines]
+            data = data[: len(data) - len(self._undecoded)]
         skipped_before = self._decoder.skipped_bytes
         lines = self._decoder.receive_data(data) if data else self._decoder.receive_eof()
         if self._decoder.in_line or self.line_due != math.inf:

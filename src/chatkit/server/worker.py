@@ -29,6 +29,7 @@ from chatkit.server.budget import Budget, Share
 from chatkit.server.connection import Connection
 from chatkit.server.connections import Connections
 from chatkit.server.login import Logins, PasswordAuth
+from chatkit.server.pace import Pace
 from chatkit.server.replays import Replays
 from chatkit.server.stats import Counters
 
@@ -85,6 +86,9 @@ class Worker(threading.Thread):
         self._subscribers = self._connections.subscribers
         self._replays = Replays(room.publisher, limits, self._connections, self.post)
         self._logins = Logins(room, limits, auth, self._connections, self.admit)
+        self._pace = Pace()
+        self._with_input: dict[Connection, None] = {}  # those with undecoded input
+        self._waiting: dict[Connection, None] = {}  # those that the last turn had no time for
         self._stopping: tuple[float, threading.Barrier] | None = None
         room.add_subscriber(self.post)
 
@@ -170,22 +174,39 @@ class Worker(threading.Thread):
         return True
 
     def _read(self, patience: float | None) -> bool:
-        ready = self._selector.select(patience)
+        """Read from connections, as far as the turn's budget goes. Returns whether there was anything to read."""
+        events = {key.data: events for key, events in self._selector.select(patience)}
+        self._pace.begin()
+        if None in events:
+            del events[None]
+            self._waker.clear()
+        # Undecoded input comes first, then the connections that had to wait in the last turn.
+        ready = [*self._with_input, *(each for each in self._waiting if each in events and each not in self._with_input)]
+        ready += [each for each in events if each not in self._with_input and each not in self._waiting]
+        self._waiting = {}
         max_bytes = min(MAX_READ_BYTES, max(MIN_READ_BYTES, TURN_BYTES // (len(ready) or 1)))
-        has_read = False
-        for key, events in ready:
-            connection: Connection | None = key.data
-            if connection is None:
-                self._waker.clear()
-                continue
-            if events & selectors.EVENT_WRITE:
+        max_lines = self._pace.share(len(ready) or 1)
+        for connection in ready:
+            if events.get(connection, 0) & selectors.EVENT_WRITE:
                 connection.flush()
-            if events & selectors.EVENT_READ:
-                has_read = True
-                self._connections.receive(connection, connection.receive(max_bytes))
-            if connection.interest != key.events:
+            if connection.has_input or events.get(connection, 0) & selectors.EVENT_READ:
+                if self._pace.is_over:
+                    self._waiting[connection] = None
+                else:
+                    self._receive(connection, max_bytes, max_lines)
+            if connection in events:
                 self._connections.watch(connection)
-        return has_read
+        return bool(ready)
+
+    def _receive(self, connection: Connection, max_bytes: int, max_lines: int) -> None:
+        self._with_input.pop(connection, None)
+        if connection.is_closing and connection.has_input:
+            return
+        lines = connection.receive(max_bytes, max_lines)
+        self._pace.use(len(lines) or 1)
+        self._connections.receive(connection, lines)
+        if connection.has_input:
+            self._with_input[connection] = None
 
     def _take_inbox(self) -> None:
         """Deliver the batches of the inbox, and do its calls, in order."""

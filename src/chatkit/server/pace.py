@@ -1,0 +1,51 @@
+"""How much work a worker takes on in one turn, so that nobody waits long for the next one."""
+
+from __future__ import annotations
+
+import time
+
+# A member's line waits for the turn in progress, and for its own. Longer turns cost fewer writes per line.
+TURN_SECONDS = 0.02
+# Few enough at the beginning that the most expensive lines take no longer than that.
+MIN_LINES, FIRST_LINES, MAX_LINES = 16, 512, 16384
+
+
+class Pace:
+    """The budget of a turn: lines to decode, and time to read.
+
+    Operations: `begin`, `take_lines` for each connection, `end`. Goal: a turn takes about TURN_SECONDS, whatever the
+    lines cost: two bytes to a thousand JSON readers, a hundred names, an RSA handshake. Plan: the next turn gets half
+    of the lines after a long turn, and twice as many after a short one that used them up; reading stops when its half
+    of the time is over. Input beyond the budget stays in the kernel, or undecoded.
+    """
+
+    def __init__(self) -> None:
+        self._lines = FIRST_LINES
+        self._used = 0
+        self._began = 0.0
+
+    def begin(self) -> None:
+        """Begin a turn."""
+        self._used = 0
+        self._began = time.monotonic()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether this turn should read no more."""
+        return self._used >= self._lines or time.monotonic() - self._began > TURN_SECONDS / 2
+
+    def share(self, connections: int) -> int:
+        """Return how many lines one of so many connections may bring."""
+        return max(1, self._lines // connections)
+
+    def use(self, lines: int) -> None:
+        """Count lines that were decoded."""
+        self._used += lines
+
+    def end(self) -> None:
+        """End the turn: set the budget of the next one."""
+        seconds = time.monotonic() - self._began
+        if seconds > TURN_SECONDS:
+            self._lines = max(MIN_LINES, self._lines // 2)
+        elif seconds < TURN_SECONDS / 2 and self._used >= self._lines:
+            self._lines = min(MAX_LINES, self._lines * 2)
