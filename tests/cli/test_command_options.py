@@ -204,7 +204,7 @@ def test_once_is_not_fooled_by_json_in_its_input(run: Run, serve: Serve, line: s
     peer = started.peer()
     status, out, err = client_with(run, started.port, f"before\n{line}\nafter\n", "--once")
     assert (status, out) == (1, "")
-    assert err in ("chat-client: you read JSON already\n", "chat-client: usage: /json [AFTER [EPOCH]]\n")
+    assert err in ("chat-client: you already receive JSON\n", "chat-client: usage: /json [AFTER [EPOCH]]\n")
     assert [peer.line().partition(b": ")[2] for _ in range(2)] == [b"before", b"after"]
 
 
