@@ -152,7 +152,7 @@ def once(command: list[str], port: int, text: bytes, *options: str) -> tuple[int
 @pytest.mark.parametrize("command", COMMANDS, ids=["chat-client", "python -m chatkit"])
 @pytest.mark.parametrize("end", ["\n", ""])
 def test_once_sends_all_of_its_input(serve: Serve, command: list[str], end: str) -> None:
-    """When it ends with status 0 the room has every line; it prints nothing, whatever is said meanwhile."""
+    """When it ends with status 0 the room has every line. It prints no line of the others."""
     started = serve()
     peer = started.peer()
     peer.send(b"not for a script\n")

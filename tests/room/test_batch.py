@@ -70,7 +70,7 @@ def some_batch(random: random.Random, members: list[Member]) -> Batch:
 
 @pytest.mark.parametrize("seed", range(200))
 def test_merged_batches_are_the_batches(seed: int) -> None:
-    """A member that joined after k of them gets exactly the later ones, everyone else all; each byte as without merging."""
+    """A member that joined after k batches gets exactly the later ones, the others all, as without merging."""
     rolls = random.Random(seed)
     here = [Member(f"m{number}", ("127.0.0.1", number)) for number in range(4)]
     joining = {Member(f"n{number}", ("127.0.0.1", number)): rolls.randrange(9) for number in range(4)}
