@@ -1,7 +1,7 @@
-"""What a delivery costs the server as text, as JSON and inside TLS, when everyone talks: `python benchmarks/encodings.py`.
+"""The server's cost of a delivery as text, as JSON and inside TLS, when everyone talks.
 
-Members send some lines each, read everyone else's, and begin again. The last needs
-the extra `tls`. docs/performance.md has the figures.
+Run `python benchmarks/encodings.py`. Members send some lines each, read everyone else's, and begin again. TLS needs the
+extra `tls`. docs/performance.md has the figures.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ FLOOD_PAUSE_SECONDS = 5.0
 
 @dataclass
 class Counts:
-    """What the threads have done so far; each thread writes fields of its own only."""
+    """The work of the threads so far; each thread writes only fields of its own."""
 
     connections: int = 0
     tokens: int = 0
@@ -48,7 +48,7 @@ class Counts:
 
 @dataclass(frozen=True)
 class Usage:
-    """What the server's process holds."""
+    """The resources that the server's process holds."""
 
     memory_kib: int
     descriptors: int
@@ -200,7 +200,7 @@ def drop(descriptor: int) -> None:
 
 
 def run(server: subprocess.Popen[bytes], port: int, seconds: float, every: float, counts: Counts) -> Usage:
-    """All the load for so long; what the server held at the end of the warm-up."""
+    """Run all the load for `seconds`. Return the usage of the server at the end of the warm-up."""
     over, table = threading.Event(), Table(server.pid, counts)
     jobs: list[Callable[..., None]] = [tokens, churn, churn, flood, stall, stall, stall]
     threads = [threading.Thread(target=guarded, args=(job, port, counts, over)) for job in jobs]

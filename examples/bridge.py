@@ -1,4 +1,4 @@
-"""Two rooms become one: what is said in the one is told in the other, by asyncio.
+"""Two rooms become one: pass on each message of one room to the other, with asyncio.
 
 python bridge.py PORT OTHER_PORT
 """

@@ -1,6 +1,6 @@
-"""Feeds the wire what a fuzzer makes up: `python fuzz/decoder.py -runs=20000`. Needs `atheris`.
+"""Feed the decoder with the bytes of a fuzzer: `python fuzz/decoder.py -runs=20000`. Needs `atheris`.
 
-The first byte gives the longest line, the second the number of cuts, then come that many places to cut at; the rest is the
+The first byte gives the longest line and the second the number of cuts. The places of the cuts follow; the rest is the
 stream. So a mutation moves a cut, or changes the stream, and seldom both.
 """
 
@@ -21,7 +21,7 @@ with atheris.instrument_imports(include=["chatkit"]):
     from chatkit.protocol.sanitize import clean, visible
     from chatkit.protocol.sniff import SniffingDecoder
 
-# What a fuzzer would seldom make up: these bytes, which no UTF-8 holds, stand for it.
+# Sequences that a fuzzer seldom finds. Each is written as one byte that valid UTF-8 never contains.
 PIECES = {
     0xF7: b"\r\r\n",
     0xF8: b"GET / HTTP/1.1",
@@ -38,7 +38,7 @@ MAX_LINE_BYTES = 40
 
 
 def decode(chunks: list[bytes], max_line_bytes: int) -> list[Line]:
-    """The lines of these chunks and an end of stream; on the way, what is held is bounded."""
+    """Return the lines of these chunks and an end of stream. Check that the decoder holds a bounded number of bytes."""
     decoder, lines = SniffingDecoder(max_line_bytes), list[Line]()
     for chunk in chunks:
         lines += decoder.receive_data(chunk)
@@ -51,7 +51,7 @@ def is_harmless(text: str) -> bool:
 
 
 def check_line(line: Line, max_line_bytes: int) -> None:
-    """What the room may get of a stranger."""
+    """Check that the room may receive this line from a stranger."""
     if isinstance(line, Foreign):
         assert line.protocol in ("HTTP", "TLS")
     elif isinstance(line, BadLine):
@@ -63,7 +63,7 @@ def check_line(line: Line, max_line_bytes: int) -> None:
 
 
 def check_text(text: str) -> None:
-    """Cleaning twice is cleaning once, a screen stays in order, and an event's line tells the event again."""
+    """Check: cleaning twice is cleaning once, a screen stays in order, and an event's line gives the event again."""
     assert clean(text) == clean(clean(text))
     assert is_harmless(clean(text))
     seen = visible(text)

@@ -1,4 +1,4 @@
-"""Fixtures of all tests. No test sleeps or names a port; each blocking read has a deadline that matters only on failure."""
+"""Fixtures of all tests. No test sleeps or names a port. Each blocking read has a deadline, met only on failure."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def tls() -> bool:
 
 @pytest.fixture
 def tls_options(tls: bool, certificate: Path) -> list[str]:
-    """The same for chat-server."""
+    """Return the options of chat-server for `tls`."""
     return ["--tls-cert", str(certificate)] if tls else []
 
 
@@ -140,7 +140,10 @@ def talk() -> Iterator[Talk]:
 
 @pytest.fixture
 def guarded(serve: Callable[..., Started], monkeypatch: pytest.MonkeyPatch) -> Guarded:
-    """guarded(wait=..., handler=..., threads=..., LIMIT=...): a room with a password; a failure costs `wait` seconds."""
+    """Start a room with a password: guarded(wait=..., handler=..., threads=..., LIMIT=...).
+
+    A wrong password costs at most `wait` seconds.
+    """
 
     def start(wait: float = 0.0, threads: int = 1, **options: Any) -> Started:
         monkeypatch.setattr(password, "MAX_WAIT_SECONDS", wait)

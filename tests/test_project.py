@@ -121,7 +121,10 @@ def test_one_module_knows_private_attributes() -> None:
 def test_importing_the_library_loads_nothing_but_the_standard_library() -> None:
     """Neither click nor any extra."""
     for module, beside in (("chatkit", ""), ("chatkit.testing", "pytest")):
-        code = f"import sys, {beside or 'sys'}; before = set(sys.modules); import {module}; print(*set(sys.modules) - before)"
+        code = (
+            f"import sys, {beside or 'sys'}; before = set(sys.modules); "
+            f"import {module}; print(*set(sys.modules) - before)"
+        )
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
         loaded = done.stdout.split()
         assert module in loaded
@@ -181,7 +184,7 @@ def signature(function: Any) -> list[tuple[object, ...]]:
 
 
 def assert_agrees(claim: type, kind: type) -> None:
-    """Assert that a class of docs/api.md claims the bases, arguments and attributes of the real one, or some of these."""
+    """Assert that a class of docs/api.md claims only bases, arguments and attributes that the real one has."""
     assert {base.__name__ for base in claim.__bases__} <= {base.__name__ for base in kind.__mro__}
     claims = {name: vars(claim).get(name) for name in (*vars(claim), *inspect.get_annotations(claim))}
     for name, value in claims.items():

@@ -118,7 +118,7 @@ def test_the_fixture_leaves_no_thread_and_no_port(tmp_path: Path) -> None:
 
 
 def test_a_failed_expectation_can_be_read(tmp_path: Path) -> None:
-    """Each is an AssertionError with the guest, its expectation and the event that came, at the user's line, not inside chatkit."""
+    """Each is an AssertionError at the user's line, not inside chatkit, with the guest, expectation and event."""
     tests = [
         f"def test_{name}(chat_room):\n    ann, bob, cid = chat_room.join(3)\n    {line}\n"
         for name, (line, _) in FAILING.items()

@@ -12,7 +12,7 @@ def _limit(default: float | None, help_text: str) -> Any:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The bounds of a server, for `Server(limits=...)`. `chat-server` has one option for each, generated from this class.
+    """The bounds of a server, for `Server(limits=...)`. `chat-server` has an option for each, made from this class.
 
     Args:
         *_bytes: sizes in bytes.
@@ -65,7 +65,7 @@ class Limits:
     login_seconds: float = _limit(10.0, "Time for the password.")
     # A few round trips of a bad mobile link: one for our last lines, one for the peer's own end.
     drain_seconds: float = _limit(2.0, "Time for an ended connection to read its last lines.")
-    # After its cable is pulled, a peer sends nothing, not even an end; the kernel asks (SO_KEEPALIVE), here within a minute.
+    # After its cable is pulled, a peer sends nothing, not even an end; the kernel asks (SO_KEEPALIVE) within a minute.
     silent_seconds: float = _limit(60.0, "Longest silence before a peer that the network can't reach is disconnected.")
     # Where the kernel knows TCP_USER_TIMEOUT (RFC 5482); else its own patience, some 15 minutes.
     unacknowledged_seconds: float = _limit(

@@ -233,6 +233,6 @@ def chat_server() -> Iterator[Server]:
 
 @pytest.fixture
 def chat_room(chat_server: Server) -> Iterator[ChatRoom]:
-    """Provide a `ChatRoom` on `chat_server`: `ann, bob = chat_room.join(2)`. Its guests leave at the end of the test."""
+    """Provide a `ChatRoom` on `chat_server`: `ann, bob = chat_room.join(2)`. Its guests leave when the test ends."""
     with ChatRoom(chat_server) as room:
         yield room

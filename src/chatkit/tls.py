@@ -49,7 +49,7 @@ class WrongCertificate(ssl.SSLCertVerificationError):
 
 
 class PinnedObject(ssl.SSLObject):
-    """A TLS object that checks the certificate before the handshake's last message, so that the server sees a failure."""
+    """A TLS object that checks the certificate before the last message of the handshake: the server sees a failure."""
 
     def do_handshake(self) -> None:
         """Do the handshake, and check the certificate."""

@@ -152,7 +152,7 @@ def once(command: list[str], port: int, text: bytes, *options: str) -> tuple[int
 @pytest.mark.parametrize("command", COMMANDS, ids=["chat-client", "python -m chatkit"])
 @pytest.mark.parametrize("end", ["\n", ""])
 def test_once_sends_all_of_its_input(serve: Serve, command: list[str], end: str) -> None:
-    """When it ends with status 0 the room has every line; it prints nothing, whatever is said meanwhile."""
+    """When it ends with status 0 the room has every line. It prints no line of the others."""
     started = serve()
     peer = started.peer()
     peer.send(b"not for a script\n")
@@ -204,7 +204,7 @@ def test_once_is_not_fooled_by_json_in_its_input(run: Run, serve: Serve, line: s
     peer = started.peer()
     status, out, err = client_with(run, started.port, f"before\n{line}\nafter\n", "--once")
     assert (status, out) == (1, "")
-    assert err in ("chat-client: you read JSON already\n", "chat-client: usage: /json [AFTER [EPOCH]]\n")
+    assert err in ("chat-client: you already receive JSON\n", "chat-client: usage: /json [AFTER [EPOCH]]\n")
     assert [peer.line().partition(b": ")[2] for _ in range(2)] == [b"before", b"after"]
 
 

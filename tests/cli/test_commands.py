@@ -93,7 +93,7 @@ class Terminal:
 
 
 def test_the_contract_through_a_terminal(run: Run) -> None:
-    """The same conversation, typed by three people at terminals."""
+    """Three people type the same conversation at terminals."""
     server, port = start_server(run)
     clients = []
     for _ in range(3):
@@ -154,7 +154,7 @@ def test_nc_is_a_member(run: Run, serve: Serve, typed: str) -> None:
 
 
 def test_a_file_in_a_pipe(run: Run, serve: Serve) -> None:
-    """Everything is sent, nothing but the contract's lines comes out."""
+    """The whole file is sent, and only the contract's lines come out."""
     started = serve()
     peer = started.peer()
     lines = [f"line {number}" for number in range(20_000)]
@@ -163,7 +163,7 @@ def test_a_file_in_a_pipe(run: Run, serve: Serve) -> None:
 
 
 def test_input_after_exit_is_not_sent(run: Run, serve: Serve) -> None:
-    """`exit` ends it, whatever follows."""
+    """`exit` ends it; later lines are ignored."""
     started = serve()
     peer = started.peer()
     assert client_with(run, started.port, "a\n exit \nb\n")[0] == 0
@@ -354,7 +354,7 @@ def measured(most: float) -> Iterator[None]:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_server(run: Run, number: int) -> None:
-    """Once is enough: everyone gets what was said and an end of stream, also beside one who never reads; exit 0 in 5 s."""
+    """Once is enough: all get the messages and an end of stream, also beside one that never reads; exit 0 in 5 s."""
     server, port = start_server(run)
     talker, reader = Peer(int(port)), Peer(int(port))
     deaf = Peer(int(port), receive_buffer=4096)

@@ -27,7 +27,7 @@ def stop(server: Running) -> None:
 
 @pytest.mark.parametrize("how", ["option", "environment"])
 def test_a_room_goes_on_where_it_was(run: Run, tmp_path: Path, how: str) -> None:
-    """Over a restart: newcomers are told the last messages, programs all they ask for; ids go on; chat-history prints it."""
+    """After a restart newcomers get the last messages, programs all they ask for; ids go on; chat-history prints it."""
     path = tmp_path / "chat.db"
     options = ("--history", str(path), "--replay", "1") if how == "option" else ()
     environment = {"CHATKIT_HISTORY": str(path), "CHATKIT_REPLAY": "1"} if how == "environment" else {}

@@ -119,7 +119,7 @@ def test_leaving_with_lines_that_were_never_sent(away: Running) -> None:
 
 
 def test_a_pipe_waits_for_the_return(run: Run) -> None:
-    """Lines piped in while the server is away are said when it is there again, however many, and then the client leaves."""
+    """Lines piped in while the server is away are sent when it is back, in any number; then the client leaves."""
     with Server(port=0, limits=QUICK) as server:
         port = server.port
         client = run("chat-client", "--port", str(port), "--reconnect")

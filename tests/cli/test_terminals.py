@@ -141,7 +141,7 @@ def test_a_hostile_server_is_shown_not_obeyed(terminal: Start) -> None:
 
 @pytest.mark.parametrize("mark", ["\u0301", "\u20dd", "\u05b7", "\u0651", "\u0e49"], ids=unicodedata.name)
 def test_marks_do_not_pile_up(serve: Serve, terminal: Start, mark: str) -> None:
-    """Whatever the script, more than four marks never come in a row."""
+    """In any script, at most four marks come in a row."""
     started = serve()
     shown = terminal(started.port)
     started.peer().send(f"e{mark * 200}\n".encode())

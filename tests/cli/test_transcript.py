@@ -126,7 +126,7 @@ def test_a_stream_that_comes_back() -> None:
 
 
 def test_log_records(pipe: tuple[Any, TextIO]) -> None:
-    """One record is one line, whatever a stranger got into it; a traceback follows line by line."""
+    """One record is one line, even with a stranger's text in it; a traceback follows line by line."""
     reader, stream = pipe
     printer = Printer(stream)
     handler, logger = LogPrinter(printer, "chat-server"), logging.getLogger("chatkit.test")
@@ -144,7 +144,7 @@ def test_log_records(pipe: tuple[Any, TextIO]) -> None:
 
 
 def test_a_log_record_is_one_harmless_line(tmp_path: Path) -> None:
-    """Whatever a record's text holds, line ends included, it is one line; so is each line of its traceback."""
+    """A record with any text, line ends included, is one line; so is each line of its traceback."""
     hostile = [*HOSTILE.values(), "two\nlines", "two\r\nlines"]
     with (tmp_path / "log").open("w", encoding="utf-8") as stream:
         printer = Printer(stream)

@@ -1,4 +1,4 @@
-"""`AsyncClient` against the real server and against servers that misbehave; shared promises are asked of both clients."""
+"""`AsyncClient` against the real server and servers that misbehave; shared promises are tested on both clients."""
 
 from __future__ import annotations
 
@@ -210,7 +210,7 @@ async def test_send_waits_for_a_slow_server() -> None:
 @pytest.mark.parametrize("waits_in", ["receive", "iteration", "send", "both"])
 @in_loop
 async def test_close_ends_every_wait(waits_in: str) -> None:
-    """Though the server is deaf and mute, `close` returns after its grace, and each waiting call gets ConnectionClosed."""
+    """If the server neither reads nor answers, `close` ends after its grace; waiting calls get ConnectionClosed."""
     async with raw_server() as (client, sock):
         waiting: list[asyncio.Task[Any]] = []
         if waits_in == "iteration":

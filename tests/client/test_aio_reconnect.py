@@ -134,7 +134,7 @@ def test_away_lines_are_refused_or_kept(serve: Serve, delays: Delays, kept: int)
 
 @pytest.mark.parametrize("heard", [True, False])
 def test_a_line_whose_fate_is_unknown(serve: Serve, delays: Delays, heard: bool) -> None:
-    """If the replay has it, it was said, and the caller isn't told its own words; else the caller is told. No resend."""
+    """If the replay has it, it was delivered, and isn't shown to its sender; else the caller is told. No resend."""
 
     @in_loop
     async def check() -> None:

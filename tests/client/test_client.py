@@ -98,7 +98,7 @@ def test_close_returns_when_all_was_heard(serve: Serve) -> None:
 
 
 def test_text_that_the_wire_cannot_carry(serve: Serve) -> None:
-    """Nothing is sent of a text that holds a line end or is too long."""
+    """A text that holds a line end or is too long is not sent, not even in part."""
     started = serve()
     with Client(port=started.port, max_line_bytes=5) as ann, Client(port=started.port) as bob:
         for text in ("a\nb", "123456", "ééé"):

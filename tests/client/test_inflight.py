@@ -87,7 +87,7 @@ def test_the_replay_proves_lines(lines: list[str], heard: int) -> None:
 
 @given(st.text(st.characters(exclude_characters="\n\r", exclude_categories=["Cs"]), min_size=1))
 def test_any_line_is_recognised_as_the_room_says_it(line: str) -> None:
-    """Whatever is said, made clean by the server, proves itself."""
+    """Any line is found in the replay after the server has cleaned it."""
     state = resuming()
     state.send(f"//{line}")
     back(state)
@@ -160,7 +160,7 @@ def test_of_too_many_lines_the_oldest_are_only_counted() -> None:
 
 @pytest.mark.usefixtures("three")
 def test_forgotten_lines_are_confirmed_too() -> None:
-    """As far as it was sent before the question, whatever of it is still remembered."""
+    """Lines sent before the question are confirmed, whether or not they are still remembered."""
     state = resuming()
     for line in "abc":
         state.send(line)
@@ -222,7 +222,7 @@ def test_lines_are_proved_one_by_one() -> None:
 
 
 def test_proving_takes_no_longer_with_many_lines() -> None:
-    """Each message is looked up, whatever is in doubt."""
+    """Each message is looked up; the number of pending lines makes no difference."""
     state = resuming()
     for number in range(20_000):
         state.send(f"{number}")

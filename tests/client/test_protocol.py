@@ -104,7 +104,7 @@ SHORT = [*(line for line, _ in LINES), *(line for line in NONSENSE if len(line) 
 @given(st.lists(st.sampled_from(SHORT), max_size=8))
 @example([line for line, _ in LINES])
 def test_chunks_make_no_difference(lines: list[bytes]) -> None:
-    """The same bytes, whole or one by one, give the same events and the same end."""
+    """Bytes give the same events and the same end, whole or one by one."""
     whole, bytewise = client_protocol(), client_protocol()
     data = b"".join(lines)
     whole.receive_data(data)
@@ -119,7 +119,7 @@ def test_chunks_make_no_difference(lines: list[bytes]) -> None:
 @given(st.text(st.characters(exclude_categories=["Cs"])), st.text(st.characters(exclude_categories=["Cs"])))
 @example("\x1b[31m", "a\nb\rc\x7fd\x85e\tf\x9b")
 def test_json_hides_no_control_characters(sender: str, text: str) -> None:
-    """Whatever a JSON string holds, no line end or other control character but TAB comes out, and the rest stays."""
+    """No control character of a JSON string but TAB comes out, no line end either; the rest stays."""
     reader = client_protocol()
     reader.receive_data(json_line(type="message", id=1, time=TIME, sender=sender, text=text))
     (event,) = taken(reader)
@@ -139,7 +139,7 @@ def test_control_characters_are_shown() -> None:
 
 @pytest.mark.parametrize("stranger", [b'{"type":"weather","text":5}\n', b'{"type":"weather"}\n'])
 def test_unknown_types_are_passed_over(stranger: bytes) -> None:
-    """A newer server's events are no error, whatever is in them; those around them are received."""
+    """A newer server's events are no error, with any content; the events around them are received."""
     reader = client_protocol()
     reader.receive_data(MESSAGE + stranger + MESSAGE)
     assert taken(reader) == [Message("bob", "hi", 8, 60.0)] * 2
@@ -312,7 +312,7 @@ def test_nothing_is_kept_while_closing(data: bytes) -> None:
 
 
 def test_close_drops_received_events() -> None:
-    """After `close` there is nothing to take, and a waiting caller is told why, whatever ended it before."""
+    """After `close` there is nothing to take, and a waiting caller is told the reason, also after an earlier end."""
     reader = client_protocol()
     reader.receive_data(b"*** before\n{}\n")
     reader.close()
@@ -354,7 +354,7 @@ def test_wishes_that_cannot_be(asked: dict[str, object]) -> None:
 
 
 def test_a_private_line_before_the_welcome_is_kept() -> None:
-    """Nobody tells it again; public messages before the welcome would be told twice."""
+    """A private line is sent only once; public messages before the welcome come again in the replay."""
     session = ClientProtocol(8192, password=None, name=None, events=True, after=None)
     session.receive_data(
         b'ada (private): psst\nada: hi\n{"type":"welcome","name":"1","newest":1,"epoch":"0123456789abcdef"}\n'

@@ -122,7 +122,7 @@ def test_more_passed_than_is_kept(serve: Serve, gate: Gate) -> None:
 
 
 def test_the_own_name_is_free_only_later(serve: Serve, gate: Gate) -> None:
-    """Somebody has it on the return: that is told, and when it is free again it is taken back."""
+    """Another member has it on the return: the caller is told, and the name is taken back when it is free again."""
     started = serve()
     with member(started) as (bob, proxy):
         proxy.link_of(bob).reset()
@@ -195,7 +195,7 @@ def test_a_program_that_only_sends_comes_back(serve: Serve) -> None:
 
 @pytest.mark.parametrize("heard", [True, False])
 def test_a_line_whose_fate_is_unknown(serve: Serve, gate: Gate, heard: bool) -> None:
-    """If the replay has it, it was said, and the caller isn't told its own words; else the caller is told. No resend."""
+    """If the replay has it, it was delivered, and isn't shown to its sender; else the caller is told. No resend."""
     started = serve()
     with Client(port=started.port) as ann, member(started) as (bob, proxy):
         link = proxy.link_of(bob)
@@ -346,7 +346,7 @@ def test_ctrl_c_between_sending_and_remembering(serve: Serve, monkeypatch: pytes
 
 
 def test_ctrl_c_while_a_sender_takes_in(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing was sent, nothing is held, and it goes on."""
+    """No line is sent, no lock is held, and the client goes on."""
 
     def interrupt(*read: object) -> None:
         raise KeyboardInterrupt

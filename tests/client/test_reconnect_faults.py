@@ -1,4 +1,4 @@
-"""Clients that come back when more goes wrong than a connection: no descriptor, no thread, half a line, a bad moment."""
+"""Clients that reconnect when more fails than a connection: no descriptor, no thread, half a line, a bad moment."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_leaving_a_server_that_did_not_listen(serve: Serve, leave: Callable[[Cli
 
 @pytest.mark.parametrize("leave", [lambda bob: bob.send("exit"), Client.send_eof])
 def test_leaving_a_server_that_listens(serve: Serve, leave: Callable[[Client], None]) -> None:
-    """Everything is confirmed before the end, also lines after the last question."""
+    """All lines are confirmed before the end, also those after the last question."""
     with member(serve()) as (bob, _):
         for number in range(100):
             bob.send(f"{number}")

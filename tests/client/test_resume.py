@@ -99,7 +99,7 @@ def test_a_line_that_was_said_before_a_rename() -> None:
 
 
 def test_a_line_that_was_said_before_the_last_message() -> None:
-    """While a line is unconfirmed the replay begins at the last confirmation; messages that the caller has aren't told again."""
+    """While a line is unconfirmed the replay begins at the last confirmation; the caller gets no message twice."""
     state = resuming()
     state.send("hi")
     state.receive(message(9))

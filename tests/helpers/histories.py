@@ -11,7 +11,11 @@ from tests.helpers.peers import DEADLINE
 
 
 class Scripted(MemoryHistory):
-    """A history in place of a file: `append` waits for `gate`, and fails while `failure` is set. groups: messages per append."""
+    """A history in place of a file: `append` waits for `gate`, and fails while `failure` is set.
+
+    Attributes:
+        groups: the number of messages of each append.
+    """
 
     def __init__(self) -> None:
         super().__init__(100_000)

@@ -22,6 +22,9 @@ CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u20
 
 
 def forbidden(text: str) -> list[str]:
-    """Return everything in `text` that must not reach a screen: controls but TAB and the line end, bidi overrides, piles of marks."""
+    """Return the parts of `text` that must not reach a screen.
+
+    They are controls except TAB and the line end, bidi overrides, and piles of marks.
+    """
     marks = "".join("m" if unicodedata.category(char) in ("Mn", "Me") else " " for char in text)
     return CONTROLS.findall(text) + [text[pile.start()] for pile in re.finditer("m{5,}", marks)]

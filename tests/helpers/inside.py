@@ -1,4 +1,4 @@
-"""The one module that knows private attributes of the library: a change inside needs a change here, and nowhere else."""
+"""The one module that knows private attributes of the library: if they change, only this file changes."""
 
 from __future__ import annotations
 
@@ -175,7 +175,7 @@ class Executor(Protocol):
 
 
 class SteppedCommitter(Committer):
-    """A committer without threads: `step` does what its own thread would, `writer` and `reader` do the jobs of the others."""
+    """A committer without threads: `step` stands for its own thread, `writer` and `reader` for the other two."""
 
     def __init__(self, history: History, limits: Limits, writer: Executor, reader: Executor, *, required: bool) -> None:
         super().__init__(history, limits, required=required)

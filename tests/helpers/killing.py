@@ -48,7 +48,7 @@ class Killing:
         server.process.communicate()
 
     def _talk(self, witness: Witness, talker: Peer, end: float) -> None:
-        """So many lines per second, until then."""
+        """Send lines at a fixed rate until `end`."""
         due = time.monotonic()
         while (now := time.monotonic()) < end:
             if now >= due:

@@ -64,7 +64,7 @@ class Peer:
         return [self.line() for _ in range(number)]
 
     def rest(self) -> bytes:
-        """Everything until the server's end of stream."""
+        """Return all bytes until the server's end of stream."""
         parts = [self._received]
         while data := self.sock.recv(1 << 20):
             parts.append(data)

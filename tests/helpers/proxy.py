@@ -57,7 +57,7 @@ class Direction:
         self._run(lambda: setattr(self, "_piece_bytes", piece_bytes))
 
     def half_close(self) -> None:
-        """Tell the receiver that this direction has ended, whatever its sender thinks; the other one goes on."""
+        """End this direction for the receiver, even if its sender has not ended it; the other direction goes on."""
         self._run(self._end)
 
     def passed(self) -> tuple[int, int]:
@@ -114,7 +114,7 @@ class Link:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def reset(self) -> None:
-        """Both sides get a reset, whatever is under way."""
+        """Reset both sides, also with data under way."""
         self._run(self.abort)
 
     # In the proxy's thread

@@ -1,7 +1,7 @@
 """A stream of numbered lines through a room, in a process of its own so that it shares no interpreter lock.
 
-python -m tests.traffic PORT SECONDS BYTES [tls]: one member says numbered lines as fast as it can, for so long and at most so
-many bytes; another checks that each arrives once and in order. Prints the number of lines.
+python -m tests.helpers.traffic PORT SECONDS BYTES [tls]: one member sends numbered lines as fast as it can, until
+SECONDS have passed or BYTES are sent. Another checks that each arrives once and in order. Prints the number of lines.
 """
 
 from __future__ import annotations

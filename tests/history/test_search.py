@@ -1,4 +1,4 @@
-"""Finding messages in a history's file: the same with the index and without, while a server writes and while none does."""
+"""Finding messages in a history's file: equal results with and without the index, with and without a running server."""
 
 from __future__ import annotations
 

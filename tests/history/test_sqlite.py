@@ -144,7 +144,7 @@ def test_a_commit_is_all_or_nothing(path: Path, open_history: Open) -> None:
 
 
 def test_a_foreign_file_is_left_alone(path: Path, open_history: Open) -> None:
-    """A text, another program's database, a newer schema: one line that says what to do, nothing changed, nothing beside."""
+    """A text, another program's database, a newer schema: one line of advice, no change, no new file beside it."""
     with closing(sqlite3.connect(path)) as connection:
         connection.execute("CREATE TABLE notes (text)")
     newer = path.with_name("newer.db")
@@ -393,7 +393,7 @@ def test_checkpoints(path: Path, open_history: Open, monkeypatch: pytest.MonkeyP
 
 
 def test_reading_takes_one_step(open_history: Open) -> None:
-    """However many rows: SQLite gives up the interpreter's lock at each step, and busy threads are slow to give it back."""
+    """For any number of rows. SQLite releases the interpreter's lock at each step; busy threads return it slowly."""
     history = open_history()
     history.append(said(*range(1, 501)))
     steps = list[str]()

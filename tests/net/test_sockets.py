@@ -10,7 +10,7 @@ from tests.helpers.inside import waker_reading, waker_socket
 
 
 def test_a_wake_up_while_another_is_cleared_is_not_lost() -> None:
-    """Whatever `wake` falls into `clear`, the next one wakes again."""
+    """After a `wake` at any point of `clear`, the next one wakes again."""
     with selectors.DefaultSelector() as selector:
         waker = Waker(selector)
         reader = waker_socket(waker)

@@ -18,7 +18,7 @@ from tests.helpers.transports import received, shaken, sockets, stalled
 
 @pytest.mark.parametrize("seed", range(5))
 def test_each_byte_arrives_once_though_the_kernel_takes_few(papers: Papers, seed: int) -> None:
-    """Whatever sizes are sent and read, and however often `send` must be called again, nothing is doubled or lost."""
+    """For all sizes of writes and reads, and any number of repeated calls of `send`, no byte is doubled or lost."""
     chance = random.Random(seed)
     payload, got = chance.randbytes(1_000_000), bytearray()
     with sockets(send_buffer=4096) as pair:

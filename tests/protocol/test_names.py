@@ -58,7 +58,7 @@ def test_the_rule_lets_its_own_names_pass(name: str) -> None:
 
 @given(anything)
 def test_a_name_that_passes_can_stand_for_a_member(name: str) -> None:
-    """A name that passes is no port's, is shown as it is, holds nothing that ends a name, and comes back as a sender."""
+    """A valid name is no port's, is shown unchanged, has no character that ends a name, and is parsed as a sender."""
     if not passes(name):
         return
     assert not re.match(r"\d", name)

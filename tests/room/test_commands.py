@@ -183,7 +183,7 @@ def test_json_in_the_middle_of_a_turn() -> None:
     desk.room.receive([Received(ann.member, ["a"]), bobs[0], Received(ann.member, ["b"]), bobs[1]])
     assert bob.received.decode().split("\n")[:2] == ["1: a", "2 (private): x"]
     before = [Message("1", "a"), Private("2", "x"), Welcome("2", 2, "")]
-    twice = Error("you read JSON already", "already_json")
+    twice = Error("you already receive JSON", "already_json")
     assert heard(bob) == [*before, Private("2", "y"), Message("1", "b", 3), twice]
     assert ann.received == b"2: mine\n2: c\n"
     assert cid.received == b"1: a\n2: mine\n1: b\n2: c\n"
@@ -347,7 +347,7 @@ class Model:
         elif what == "/nick":
             self.tell(who, Error(f"the name {argument} is taken", "name_taken"))
         elif what == "/json" and who in self.programs:
-            self.tell(who, Error("you read JSON already", "already_json"))
+            self.tell(who, Error("you already receive JSON", "already_json"))
         elif what == "/json":
             self.programs.add(who)
             self.hears[who] += [Welcome(name, len(self.said), ""), *(self.said if argument else [])]

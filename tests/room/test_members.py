@@ -57,7 +57,7 @@ def test_names_that_differ_in_case_are_one(one: str, other: str) -> None:
 
 @given(anything)
 def test_a_member_is_found_by_its_name_and_its_key(name: str) -> None:
-    """Whatever its name."""
+    """`find` accepts any valid name, and its key."""
     if not passes(name):
         return
     roster = Roster(Limits())

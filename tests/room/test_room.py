@@ -221,7 +221,7 @@ def test_model(script: list[tuple[str, int, int]], workers: int) -> None:
 
 @pytest.mark.stress
 def test_threads_agree_on_one_order() -> None:
-    """Four threads publish at once: both subscribers get the same batches in the same order, no line lost or doubled."""
+    """Four threads publish at once: both subscribers get equal batches in the same order, no line lost or doubled."""
     room, one, two = Room(), list[Any](), list[Any]()
     room.add_subscriber(one.append)
     room.add_subscriber(two.append)

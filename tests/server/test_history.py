@@ -1,4 +1,4 @@
-"""Between the room and its workers: kept first, then handed out, whatever the history does."""
+"""A room with a history: messages are kept first, then delivered, also when the history is slow or fails."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def test_the_end_doesnt_wait_for_a_history_that_hangs(store: Scripted) -> None:
 
 
 def test_required(serve: Serve, store: Scripted, log: Log) -> None:
-    """A message that can't be kept is shown to nobody: its sender is told, in its own format; ids aren't missing later."""
+    """A message that can't be kept isn't delivered. Its sender is told, in its format; no id is missing later."""
     started = serve(history=store, history_required=True)
     ann, bob, cid = started.peers(3)
     bob.send(b"/json\n")
@@ -189,7 +189,7 @@ def test_required_needs_a_history() -> None:
 
 
 def test_a_member_that_says_much_waits(serve: Serve, store: Scripted, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Messages that wait for a commit have a bound: beyond it the room reads no more, and afterwards nothing is lost."""
+    """Messages that wait for a commit have a bound. Beyond it the room stops reading; afterwards nothing is lost."""
     full = threading.Event()
     before_waiting_for_publisher(monkeypatch, full.set)
     started = serve(history=store, limits=Limits(history_seconds=60))

@@ -61,7 +61,7 @@ class Moderation(Handler):
 
 
 def test_a_handler_refuses_and_rewrites() -> None:
-    """Nobody sees a refused message, which has no id; everyone sees a message as it was rewritten, also an action."""
+    """A refused message has no id and is not delivered; a rewritten message is delivered as such, also an action."""
     with room_with(Moderation()) as room:
         ann, bob = room.join(2)
         (eve,) = room.join(events=True)
@@ -210,7 +210,7 @@ def test_a_program_that_reads_too_slowly_is_told_in_json(serve: Serve) -> None:
 
 @pytest.mark.parametrize("events", [False, True])
 def test_a_kick_names_a_member_in_any_case(serve: Serve, events: bool) -> None:
-    """`tell` and `kick` find Ada as `aDA`; a program gets an `error` with the code `removed`; the others hear she left."""
+    """`tell` and `kick` find Ada as `aDA`. A program gets the error `removed`; the others hear that she left."""
     started = serve()
     with ChatRoom(started.server) as room:
         (ada,), (eve,) = room.join(name="Ada", events=events), room.join(events=True)
@@ -318,7 +318,7 @@ class Meddler(Handler):
 @pytest.mark.stress
 @pytest.mark.parametrize("threads", [1, 3])
 def test_hooks_and_threads_use_the_server_at_once(serve: Serve, threads: int, caplog: pytest.LogCaptureFixture) -> None:
-    """Nothing deadlocks, no hook fails, and each of 40 conversations ends in order."""
+    """There is no deadlock, no hook fails, and each of 40 conversations ends in order."""
     handler, ended = Meddler(), list[bytes]()
     server = handler.server = serve(handler=handler, threads=threads).server
 

@@ -232,7 +232,7 @@ def test_three_failures_end_it(guarded: Guarded, line: bytes, answer: bytes) -> 
 
 @pytest.mark.parametrize("said", [b"", b"/password ses", RIGHT])
 def test_a_password_takes_too_long(guarded: Guarded, said: bytes) -> None:
-    """After `login_seconds` the conversation ends: for a peer that is silent, drips, or would wait longer for its judgement."""
+    """After `login_seconds` the conversation ends, for a peer that is silent, drips, or waits longer for its turn."""
     started = guarded(wait=8, login_seconds=0.3)
     guesser, late = asked(started), asked(started)
     guesser.send(GUESS)
@@ -261,7 +261,7 @@ def test_a_guess_waits_and_nobody_else_does(guarded: Guarded) -> None:
 
 @pytest.mark.parametrize("filler", [b"x" * 999 + b"\n", b"\n", b"\xff\n"])
 def test_lines_that_wait_for_judgement_are_bounded(guarded: Guarded, filler: bytes) -> None:
-    """A peer that sends much more than 256 KiB meanwhile is disconnected, whatever the lines hold."""
+    """A peer that sends much more than 256 KiB meanwhile is disconnected, for any content."""
     started = guarded(wait=8)
     guesser, pourer = asked(started), asked(started)
     guesser.send(GUESS)

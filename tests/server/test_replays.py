@@ -93,7 +93,7 @@ def test_nothing_is_told_by_default(serve: Serve) -> None:
 
 
 def test_after_the_password(serve: Serve, tmp_path: Path) -> None:
-    """Nobody is told anything before it is in; then first what was said before."""
+    """A peer receives no message before its login; then the replay comes first."""
     started = serve(password="sesame", replay=5, history=tmp_path / "chat.db")
     ann, bob = started.peers(2)
     for peer in (ann, bob):
@@ -174,7 +174,7 @@ def test_more_is_said_than_may_wait_behind_a_replay(serve: Serve, tmp_path: Path
 def test_lines_outside_the_history_count_while_a_replay_waits(
     serve: Serve, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A member that doesn't read is disconnected when more of these lines wait than may be pending: a prefix, then the reason."""
+    """A member that doesn't read is disconnected when too many of them are pending: a prefix, then the reason."""
     store = None if what == "in memory" else MemoryHistory(10_000)
     limits = Limits(max_pending_bytes=200_000, history_size=3 if store else 10_000)
     started = serve(replay=50_000, history=store, limits=limits)
@@ -369,7 +369,7 @@ class Holey(MemoryHistory):
 def test_gaps_are_where_they_are(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Messages that weren't kept are a gap between the others; a history that can't be read is a gap, and one line of log."""
+    """Messages that weren't kept are a gap between the others. An unreadable history is a gap and one log line."""
     for module in ("room.committer",):
         monkeypatch.setattr(f"chatkit.{module}.RETRY_SECONDS", 0.01)
     store = Holey(1000)
@@ -409,7 +409,7 @@ def test_replay_against_live(serve: Serve, where: dict[str, Any], threads: int) 
 @kept_in
 @pytest.mark.stress
 def test_replay_against_live_under_a_tiny_switch_interval(serve: Serve, where: dict[str, Any]) -> None:
-    """The same where threads switch at almost every step."""
+    """Replay against live while threads switch at almost every step."""
     check_runs(serve(threads=2, replay=40, **where), senders=4, lines=50, joiners=8)
 
 

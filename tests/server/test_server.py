@@ -88,7 +88,7 @@ def test_200_members_see_one_order(serve: Serve, threads: int) -> None:
 
 @pytest.mark.stress
 def test_one_order_under_a_tiny_switch_interval(serve: Serve) -> None:
-    """The same with a thread switch at almost every step."""
+    """All members get one order while threads switch at almost every step."""
     talk_in_one_order(serve(threads=3), members=12, lines=20)
 
 
@@ -132,7 +132,7 @@ def test_a_full_room(serve: Serve, small_limits: Limits) -> None:
 @over_tls
 @pytest.mark.parametrize("why", ["bytes", "stalled"])
 def test_a_slow_consumer_is_cut_off(serve: Serve, why: str, caplog: pytest.LogCaptureFixture) -> None:
-    """A member that doesn't read gets a gapless prefix and the reason; the others get everything; one line is logged."""
+    """A member that doesn't read gets a gapless prefix and the reason; the others get all lines; one line is logged."""
     limits = Limits(max_pending_bytes=200_000) if why == "bytes" else Limits(stall_seconds=0.2)
     started = serve(limits=limits)
     talker, reader = started.peers(2)
@@ -183,7 +183,7 @@ def test_a_pause_below_the_limits_loses_nothing(serve: Serve) -> None:
 
 
 def test_not_started() -> None:
-    """Everything that needs a started server says so."""
+    """Each call that needs a started server says so."""
     with pytest.raises(RuntimeError, match="isn't started"):
         _ = Server().address
     with pytest.raises(ValueError, match="threads"):
@@ -318,7 +318,7 @@ def test_many_joins_are_few_writes(serve: Serve, monkeypatch: pytest.MonkeyPatch
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("held_up", [False, True])
 def test_stats_are_exact_while_members_join(serve: Serve, threads: int, held_up: bool) -> None:
-    """A member that joins between two messages gets the later one, and counts for it alone, also where both are one write."""
+    """A member that joins between two messages gets, and counts for, only the later one, also if both are one write."""
     started = serve(threads=threads, announce=True)
     peers, free = [started.peer()], threading.Event()
     assert started.events.wait_for("join") == peers[0].name
@@ -343,7 +343,7 @@ def test_stats_are_exact_while_members_join(serve: Serve, threads: int, held_up:
 
 @pytest.mark.parametrize("opening", [b"", b"/json\n"])
 def test_more_pieces_than_one_write_takes(serve: Serve, opening: bytes) -> None:
-    """A member that talks in turns with another one gets a batch in thousands of pieces (IOV_MAX is 1024), and all of it."""
+    """Two members talk in turns: each gets a batch in thousands of pieces (IOV_MAX is 1024), and all of it."""
     started = serve()
     ann, bob = started.peers(2)
     ann.send(opening + b"/who\n")

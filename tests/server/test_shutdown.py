@@ -16,7 +16,7 @@ from tests.helpers.servers import EventLog, Serve
 
 @over_tls
 def test_shutdown_delivers_everything_that_has_arrived(serve: Serve) -> None:
-    """Everything that was sent before reaches every member that reads; then an end of stream, no reset."""
+    """All earlier lines reach every member that reads; then comes an end of stream, no reset."""
     started = serve(threads=2)
     ann, bob, cid = started.peers(3)
     lines = b"".join(b"%d\n" % number for number in range(20_000))
@@ -119,7 +119,7 @@ def test_serve_forever_until_shutdown() -> None:
 
 @pytest.mark.stress
 def test_broadcast_while_it_shuts_down() -> None:
-    """It is delivered or refused with RuntimeError, whatever the moment; and it doesn't hold up the end."""
+    """At any moment it is delivered or refused with RuntimeError, and it doesn't delay the end."""
     for _ in range(20):
         server = Server(port=0)
         server.start()

@@ -397,7 +397,10 @@ def test_a_plain_server_stays_plain(papers: Papers) -> None:
 
 def test_plain_programs_do_not_load_tls() -> None:
     """Neither `import chatkit` nor a plain server and client bring `ssl` in."""
-    script = "import sys, chatkit\nwith chatkit.Server(port=0) as s, chatkit.Client(port=s.port): print('ssl' in sys.modules)"
+    script = (
+        "import sys, chatkit\n"
+        "with chatkit.Server(port=0) as s, chatkit.Client(port=s.port): print('ssl' in sys.modules)"
+    )
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, timeout=DEADLINE)
     assert (found.stdout, found.stderr) == (b"False\n", b"")
 

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.timed
 
 @linux
 def test_out_of_descriptors(run: Run) -> None:
-    """Members stay healthy, waiting peers are told, the log stays short, no CPU is burnt, and service comes back at once."""
+    """Members stay healthy, waiting peers are told, the log is short, the CPU idle, and service resumes at once."""
     server, port = limited_server(run, 60)
     talker, reader = Peer(port), Peer(port)
     crowd = [Peer(port) for _ in range(100)]

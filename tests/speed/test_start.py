@@ -40,7 +40,7 @@ START_SECONDS = 2.0
 def test_a_start_after_a_kill_is_quick(
     run: Run, tmp_path: Path, kill_rounds: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Whatever a killed server left behind takes the next one less than two seconds."""
+    """The files of a killed server delay the next one by less than two seconds."""
     killing = Killing(run, tmp_path / "chat.db")
     for _ in range(kill_rounds):
         killing.round()

@@ -174,7 +174,7 @@ def state(pid: int) -> tuple[int, int]:
 
 @linux
 def test_churn(run: Run, tmp_path: Path) -> None:
-    """10,000 conversations, 50 at a time: two lines each in the transcript; descriptors, threads and memory come back."""
+    """10,000 conversations, 50 at a time: two lines each in the transcript; descriptors, threads, memory are freed."""
     with open(tmp_path / "out", "w+b") as out:
         server = run("chat-server", "--port", "0", stdout=out)
 

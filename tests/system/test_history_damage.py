@@ -126,7 +126,7 @@ def truncate_to_nothing(path: Path) -> None:
 
 @pytest.mark.parametrize("damage", [truncate_to_nothing, cut_in_half, garble_the_root, garble_a_recent_one])
 def test_a_file_damaged_while_it_is_used(serve: Serve, talk: Talk, tmp_path: Path, log: Log, damage: Damage) -> None:
-    """As soon as that shows it is renamed, with its log; ids go on in a new file of the same room; nobody misses anything."""
+    """Once it shows, the file and its log are renamed. Ids go on in a new file of the room; nobody misses a message."""
     path = tmp_path / "chat.db"
     fill(path)
     started = serve(history=path, limits=Limits(history_size=1))

@@ -48,7 +48,7 @@ def lacking(line: str) -> int:
     ],
 )
 def test_a_disk_that_fails(run: Run, talk: Talk, tmp_path: Path, sync: str, injection: str, reason: str) -> None:
-    """Members notice nothing; the operator is told once, and once more with the number lacking; all else is in the file."""
+    """Members notice nothing. The operator is told once, and again with the number lacking; the rest is in the file."""
     path = tmp_path / "chat.db"
     server, port = start_server(run, "--history", str(path), "--history-sync", sync)
     talker = talk(port)
@@ -84,7 +84,7 @@ def test_a_disk_that_fails_where_it_is_required(run: Run, talk: Talk, tmp_path: 
 
 @tracing
 def test_ids_of_lacking_messages_are_not_given_again(run: Run, talk: Talk, tmp_path: Path) -> None:
-    """Killed while nothing can be kept, a server leaves a file from which the next one's ids are above all that were seen."""
+    """After a kill while nothing can be kept, the next server's ids are above all ids that were seen."""
     path = tmp_path / "chat.db"
     server, port = start_server(run, "--history", str(path))
     talker = talk(port)
@@ -122,7 +122,10 @@ def mount_works() -> bool:
 
 @contextmanager
 def on_a_small_disk(run: Run, folder: Path, prepare: str, *options: str) -> Iterator[tuple[Running, Path]]:
-    """A chat-server with its history on a disk of 1 MB, and where that disk is seen from here. prepare: a command before."""
+    """Yield a chat-server with its history on a disk of 1 MB, and the path of that disk from here.
+
+    prepare: a shell command that runs before the server.
+    """
     folder.mkdir()
     command = f'mount -t tmpfs -o size=1m tmpfs "{folder}" && cd "{folder}" && {prepare} && exec "$@"'
     server = [str(BIN / "chat-server"), "--port", "0", "--history", "chat.db", *options]

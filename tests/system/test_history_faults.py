@@ -1,4 +1,4 @@
-"""A history that is locked, slow or failing: the chat goes on, the operator is told twice, and lacking messages are counted."""
+"""A locked, slow or failing history: the chat goes on, the operator is told twice, lacking messages are counted."""
 
 from __future__ import annotations
 
@@ -92,7 +92,10 @@ def test_the_chat_goes_on_without(
     late: int,
     reason: str,
 ) -> None:
-    """One line when it begins, one when it is over with the number lacking; late is not lost; ids go on; all is told at once."""
+    """The log has one line when it begins and one, with the number lacking, when it ends.
+
+    Late messages aren't lost, ids go on, and members get each line at once.
+    """
     started = serve(history=history, limits=limits)
     talker = talk(started.port)
     talker.say("before")
@@ -114,7 +117,7 @@ def test_the_chat_goes_on_without(
 def test_messages_are_refused(
     serve: Serve, talk: Talk, history: Troubled, log: Log, trouble: Callable[..., object], limits: Limits
 ) -> None:
-    """Where it is required nobody sees them, then or later; each sender is told, for each line; nothing counts as missing."""
+    """With a required history nobody ever sees them. Each sender is told, for each line; nothing counts as missing."""
     started = serve(history=history, limits=limits, history_required=True)
     talker = talk(started.port)
     (before,) = talker.say("before")

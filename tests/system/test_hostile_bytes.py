@@ -1,4 +1,4 @@
-"""Whatever bytes a peer sends, over real sockets: the same lines for everyone, and one word for the one at fault."""
+"""Arbitrary bytes of a peer, over real sockets: everyone gets the same lines, the peer at fault gets one error."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def texts(reader: Peer, number: int) -> list[str]:
 
 
 def test_byte_by_byte_and_at_every_split(serve: Serve) -> None:
-    """The same lines come out however the bytes are cut."""
+    """Bytes that are cut at any place give the same lines."""
     reader = (started := serve()).peer()
     data, lines = "hé\r\n漢👍\nx\n".encode(), ["hé", "漢👍", "x"]
     slow = started.peer()
@@ -148,7 +148,7 @@ def test_invalid_utf8(serve: Serve, bad: bytes) -> None:
 
 @pytest.mark.parametrize("separator", ["\r", "\0", "\x0b", "\x0c", "\x1c", "\x1d", "\x1e", "\x85", "\u2028", "\u2029"])
 def test_nothing_else_ends_a_line(serve: Serve, separator: str) -> None:
-    """Whatever some program takes for a line end: one line stays one on the wire and in the library."""
+    """Line ends of other programs: one line stays one on the wire and in the library."""
     started = serve()
     talker, reader = started.peers(2)
     with Client(port=started.port) as client:

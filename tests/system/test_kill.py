@@ -27,7 +27,7 @@ WRITES = 70
 
 @pytest.mark.parametrize("sync", ["normal", "full"])
 def test_messages_that_a_witness_saw_survive_each_kill(run: Run, tmp_path: Path, kill_rounds: int, sync: str) -> None:
-    """Every line it saw is in the file, under the id it saw, exactly once; ids rise over all rounds; the file is whole."""
+    """Each line it saw is in the file once, under the id it saw; ids rise over all rounds; the file is undamaged."""
     path = tmp_path / "chat.db"
     killing = Killing(run, path, "--history-sync", sync)
     for _ in range(kill_rounds):

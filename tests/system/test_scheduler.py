@@ -162,7 +162,7 @@ class Peer:
 
 
 class SameEveryTime(Connection):
-    """Workers keep connections in sets, whose order follows the hash: without this a seed wouldn't be one order."""
+    """A connection with a fixed hash. Workers keep connections in sets, so without it a seed wouldn't be one order."""
 
     def __hash__(self) -> int:
         return cast(Peer, self.transport).port
@@ -253,7 +253,7 @@ class Kept(SteppedCommitter):
 
 
 class World:
-    """Everything there is in one run: the room, its workers, peers, a clock; `log` is what the room decided, in order."""
+    """The parts of one run: the room, its workers, peers, a clock. `log` has the room's decisions in order."""
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
@@ -389,7 +389,7 @@ class World:
 
 
 def as_text(name: str, lines: list[str], world: World, whole: bool) -> list[str]:
-    """Return a member's lines as if it had never asked for JSON; the replay that it asked for is checked and left out."""
+    """Return a member's lines as if it had never asked for JSON. Its replay is checked and left out."""
     texts = list(takewhile(lambda line: not line.startswith("{"), lines))
     if len(texts) == len(lines):
         return texts
@@ -416,9 +416,9 @@ def as_text(name: str, lines: list[str], world: World, whole: bool) -> list[str]
 def told_later(
     name: str, texts: list[str], events: list[Event | None], newest: int, world: World, whole: bool
 ) -> list[str]:
-    """The same where more was said during the replay than may wait for it: messages, then what else happened.
+    """Return the lines of a member as without a replay, if more was said during its replay than may wait.
 
-    Each is in order, gaps are among the former; given back as it would have come without a replay.
+    Messages and gaps come first, the other events after them; each kind is in order.
     """
     said, last, lines = [line for kind, who, line in world.log if kind == "line" and who], 0, list[str]()
     for event in events:
@@ -445,7 +445,7 @@ def told_later(
 
 
 def heard_by(peer: Peer, world: World, whole: bool) -> None:
-    """Check a member's lines: a gapless piece of the one order from its joining on, to its leaving if it was served whole."""
+    """Check a member's lines: a gapless piece of the one order, from its join on; if `whole`, to its end."""
     name, log = str(peer.port), world.log
     *lines, rest = peer.sent.decode(errors="replace").split("\n")
     assert not whole or (peer.shut and not rest), "half a line, or no end of stream"
@@ -497,7 +497,7 @@ def check(world: World) -> None:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_any_order_of_happenings_keeps_the_promises(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One order, nothing lost, doubled or echoed, every socket closed once: whatever happens when."""
+    """In any order of steps: one order of lines, none lost, doubled or echoed, every socket closed once."""
     world = World(seed)
     for module in ("worker", "connections"):
         monkeypatch.setattr(f"chatkit.server.{module}.time", world)

@@ -207,7 +207,7 @@ TALK = "import socket, sys; s = socket.create_connection(('10.123.4.1', {})); {}
 @needs(can_make_networks(), "root, ip and network namespaces")
 @pytest.mark.parametrize("talking", [False, True])
 def test_a_peer_whose_cable_is_pulled(run: Run, talking: bool) -> None:
-    """It is noticed: by the kernel's questions when all is silent, by what it doesn't acknowledge when there is traffic."""
+    """It is noticed: by the kernel's probes when all is silent, by unacknowledged bytes when there is traffic."""
     bounds = ["--silent-seconds", "2" if not talking else "60", "--unacknowledged-seconds", "2"]
     with two_hosts() as (here, there, set_cable):
         inside = ["ip", "netns", "exec", here]

@@ -26,6 +26,23 @@ from chatkit.protocol.sanitize import visible
 COMMAND = "chat-history"
 INTERRUPTED = 130
 
+HELP = """\
+Print the messages in FILE, the history of a chat-server, which may be running.
+
+\b
+chat-history chat.db                            everything, oldest first
+chat-history chat.db --last 20                  the last 20 messages
+chat-history chat.db --since 2h --from ada      messages from ada in the last two hours
+chat-history chat.db --grep deploy --last 1     the last message with "deploy" in it
+chat-history chat.db --json | jq -r .text       for scripts
+
+On a terminal $PAGER shows the messages, else less. Times are local, in JSON UTC. FILE is only read.
+
+Each option can also be set in the environment, --since as CHATKIT_SINCE.
+
+Exit status: 0 a message was found, 1 none was found or FILE can't be read, 2 wrong usage, 130 Ctrl-C.
+"""
+
 _AGO = re.compile(r"([0-9]{1,9})([mhd])")
 _UTF_16_UNIT = re.compile("....")
 _UNSAFE = re.compile("[^ -~]+")
@@ -54,15 +71,15 @@ def _check_text(context: click.Context, parameter: click.Parameter, text: str | 
     return text
 
 
-@click.command(context_settings=CONTEXT)
+@click.command(context_settings=CONTEXT, help=HELP)
 @click.argument("file", type=FILE)
 @option("--last", type=click.IntRange(min=1), metavar="N", help="Print only the newest N matches.")
 @option(
     "--since",
     metavar="TIME",
     callback=_parse_time,
-    help="Print only messages since TIME: 2026-11-22, '2026-11-22 08:00', 2026-11-22T08:00:00Z (local time without the Z), "
-    "or a while ago: 90m, 2h, 3d.",
+    help="Print only messages since TIME: 2026-11-22, '2026-11-22 08:00', 2026-11-22T08:00:00Z "
+    "(local time without the Z), or a while ago: 90m, 2h, 3d.",
 )
 @option("--from", "sender", metavar="NAME", help="Print only messages from NAME; ada is Ada.")
 @option(
@@ -71,21 +88,7 @@ def _check_text(context: click.Context, parameter: click.Parameter, text: str | 
 @option("--json", "as_json", is_flag=True, help="For scripts: print JSON Lines, like chat-client --json.")
 @version_option
 def main(file: Path, as_json: bool, **criteria: Any) -> None:
-    """Print the messages in FILE, the history of a chat-server, which may be running.
-
-    \b
-    chat-history chat.db                            everything, oldest first
-    chat-history chat.db --last 20                  the last 20 messages
-    chat-history chat.db --since 2h --from ada      messages from ada in the last two hours
-    chat-history chat.db --grep deploy --last 1     the last message with "deploy" in it
-    chat-history chat.db --json | jq -r .text       for scripts
-
-    On a terminal $PAGER shows the messages, else less. Times are local, in JSON UTC. FILE is only read.
-
-    Each option can also be set in the environment, --since as CHATKIT_SINCE.
-
-    Exit status: 0 a message was found, 1 none was found or FILE can't be read, 2 wrong usage, 130 Ctrl-C.
-    """
+    """Print the messages of a history that match the options; exit with 0 if there is one, else 1."""
     if sys.stdout is None:
         fail(COMMAND, "cannot show the history: standard output is closed")
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
@@ -146,6 +149,6 @@ def _local_time(seconds: int) -> str:
 
 
 def _json_line(message: Message) -> str:
-    """Return a message as JSON in ASCII, like chat-client, so that it is the same in every locale and harmless on a terminal."""
+    """Return a message as JSON in ASCII, like chat-client: the same in every locale, and harmless on a terminal."""
     line = encode_json(message).decode().rstrip("\n")
     return _UNSAFE.sub(lambda found: _UTF_16_UNIT.sub(r"\\u\g<0>", found[0].encode("utf-16-be").hex()), line)

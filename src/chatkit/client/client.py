@@ -64,7 +64,7 @@ class Client:
 
         Args:
             host, port: the server's address. Each address of a host name is tried.
-            timeout: seconds for connecting to one address, and for the answer to `name` and `events`; None for no limit.
+            timeout: seconds for connecting to one address, and for the answer to `name` and `events`; None: no limit.
             tls: True to trust the authorities of this system, or a context of `chatkit.tls.client_context`.
             password: the room's password.
             name: the name to take. By default a member's name is its TCP port.

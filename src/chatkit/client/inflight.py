@@ -24,7 +24,7 @@ class _SentLines:
         first: the number of the oldest line here. All lines of a connection are numbered from 0.
         acknowledged: how many lines of the connection the room has acknowledged; at most `first`.
         senders: set when the connection is lost: the names under which the room may have relayed the lines.
-        numbers: set when the connection is lost: for each message, the numbers of the lines that the room turns into it.
+        numbers: set when the connection is lost: for each message, the numbers of the lines that become it.
     """
 
     senders: set[str] = field(default_factory=set)
@@ -72,8 +72,8 @@ class InFlight:
     Operations: `add` a line that is sent, `acknowledge` lines by the answer to a `/sync`, `match_echo` a message of
     the replay with a line of a lost connection, `report_unknown` for the lines that nothing can acknowledge any more.
 
-    The size is bounded by MAX_REMEMBERED_CHARACTERS, or by the newest line if that is longer. Beyond it the oldest lines are
-    dropped and only their number is kept.
+    The size is bounded by MAX_REMEMBERED_CHARACTERS, or by the newest line if that is longer. Beyond it the oldest
+    lines are dropped and only their number is kept.
     """
 
     def __init__(self) -> None:
@@ -144,7 +144,7 @@ class InFlight:
         """Keep the lines until an echo in the replay acknowledges them, or nothing can.
 
         Args:
-            names: the names under which the room may have relayed the lines, in addition to those of sent `/nick` lines.
+            names: the names under which the room may have relayed the lines. Names in sent `/nick` lines are added.
         """
         sent, self._sent = self._sent, _SentLines()
         self._syncs.clear()

@@ -46,7 +46,7 @@ class ClientProtocol:
         """Check the arguments, which are those of `Client` and one more.
 
         Args:
-            epoch: the run of ids that `after` belongs to. Set by a client that comes back; a taken name is no error then.
+            epoch: the run of ids that `after` belongs to. Set by a client that reconnects: a taken name is no error.
 
         Raises:
             ValueError: the name breaks the rule, no line can hold the password, or `after` is set without `events`.
@@ -69,7 +69,7 @@ class ClientProtocol:
         self._expected = self._expected_answers(events)
         self._unknown = [f"unknown command {line.partition(' ')[0]}" for line in opening]
         self._closing = False
-        # Sanitizing makes at most three bytes of one, and a name comes on top. The rest is for servers with higher limits.
+        # Sanitizing makes at most three bytes of one, and a name is added. The rest is for servers with higher limits.
         self._decoder = LineDecoder(max(3 * max_line_bytes + 1024, MAX_RECEIVED_BYTES))
 
     @property

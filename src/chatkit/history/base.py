@@ -19,8 +19,8 @@ class History(ABC):
 
     Attributes:
         epoch: a name for the run of ids; an id means nothing in another epoch.
-        newest_id: the highest id that was given, 0 before the first. A server raises it before `close`, if it gave ids to
-            messages that the history couldn't keep.
+        newest_id: the highest id that was given, 0 before the first. A server raises it before `close`, if it gave
+            ids to messages that the history couldn't keep.
         unused: the ranges of ids that no message has, ascending, as (first, last), both inclusive.
         pruned_upto: the highest id that was pruned, 0 if none was.
 
@@ -112,12 +112,12 @@ class History(ABC):
         return first, last
 
     def missing(self, first: int, last: int) -> int:
-        """Return how many messages a gap from `first` to `last` (both inclusive) stands for: its ids that aren't unused."""
+        """Return the number of messages in a gap from `first` to `last` (inclusive): its ids that aren't unused."""
         overlaps = [min(last, end) - max(first, start) + 1 for start, end in self.unused]
         return max(0, last - first + 1) - sum(overlap for overlap in overlaps if overlap > 0)
 
     def cursor_before_last(self, newest: int, number: int) -> int:
-        """Return the id (exclusive) after which the last `number` messages up to `newest` come; 0 if there are fewer."""
+        """Return the id (exclusive) before the last `number` messages up to `newest`; 0 if there are fewer."""
         for start, end in reversed(self.unused):
             end = min(end, newest)
             if start <= end:

@@ -1,8 +1,8 @@
 """A search in a history's file, also while a server writes it. It changes nothing, and leaves nothing open.
 
-Operations: read the file from one end to the other in chunks of rows; filter them. Goal: a pager may wait for hours between
-two chunks, and any connection that is open meanwhile keeps the server from shrinking its write-ahead log, and from removing
-it at the end. Plan: each chunk has a connection of its own.
+Operations: read the file from one end to the other in chunks of rows; filter them. Goal: a pager may wait for hours
+between two chunks, and any connection that is open meanwhile keeps the server from shrinking its write-ahead log, and
+from removing it at the end. Plan: each chunk has a connection of its own.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from chatkit.protocol.names import name_key
 
 # A thousand of the longest lines are 8 MB; a thousand short ones take ten times as long to read as the file to open.
 CHUNK_ROWS = 1000
-# Any few trigrams of a pattern find every message that has all of them; more of them only leave fewer messages to compare.
+# A few trigrams of a pattern find every message that has all of them; more only leave fewer messages to compare.
 MAX_TRIGRAMS = 32
 END_OF_TIME = 253_402_214_400.0  # 9999-12-31: a datetime has no later day in every time zone
 
@@ -64,8 +64,8 @@ def browse(
         last: yield only the newest `last` matches.
         since: yield only messages from this time on (Unix time in seconds, inclusive).
         sender: yield only messages of the member with this name (`Ada` and `ada` are one name).
-        text: yield only messages with this text in them; `fold` says which letters are equal. The file's full-text index
-            makes it fast where this SQLite can use it; the result is the same without.
+        text: yield only messages with this text in them; `fold` says which letters are equal. The file's full-text
+            index makes it fast where this SQLite can use it; the result is the same without.
 
     Raises:
         HistoryError: there is no such history, or it is damaged; it may also be raised between two messages.
@@ -125,7 +125,7 @@ class _Filter:
         _, _, sender, _, text = row
         if self._key is not None and name_key(sender) != self._key:
             return False
-        # Texts that are equal for `fold` are equal for casefold, which takes a tenth of the time where they aren't ASCII.
+        # Texts that are equal for `fold` are equal for casefold, which takes a tenth of the time if they aren't ASCII.
         return self._casefolded in text.casefold() and self._folded in fold(text)
 
 
@@ -159,7 +159,7 @@ class _Reader:
     def _read_chunk(
         self, first: int, last: int, backwards: bool, connection: sqlite3.Connection
     ) -> tuple[list[Any], int]:
-        """Return rows from the beginning of a range of ids (backwards: from its end), and the id up to which that is all.
+        """Return rows from the beginning of a range of ids (backwards: from its end), and the last id that they cover.
 
         A chunk is found by the index, or it lies above the indexed ids and is read.
         """
@@ -185,8 +185,8 @@ class _Reader:
     def _read(self, query: Callable[[sqlite3.Connection], _T]) -> _T:
         """Return a query's result from one moment of the file.
 
-        With a log SQLite sees to that. Without one no server has the file, and it is read without locks; if a server came
-        meanwhile, read it again.
+        With a log SQLite sees to that. Without one no server has the file, and it is read without locks; if a server
+        came meanwhile, read it again.
         """
         while True:
             state = self._state_without_log()

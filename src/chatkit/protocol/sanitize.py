@@ -20,9 +20,9 @@ _MAYBE_MARKS = re.compile(rf"[^\w\s\x00-\x7f]{{{MAX_MARKS + 1},}}")  # no mark i
 
 
 def clean(text: str) -> str:
-    """Replace the control characters of `text`, except TAB, by visible ones.
+    r"""Replace the control characters of `text`, except TAB, by visible ones.
 
-    ESC becomes U+241B, U+009B becomes the four characters `\\x9b`.
+    ESC becomes U+241B, U+009B becomes the four characters `\x9b`.
     """
     return text if text.isprintable() else text.translate(_CLEAN)
 

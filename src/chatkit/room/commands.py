@@ -112,7 +112,7 @@ def _json(turn: Turn, member: Member, argument: str) -> None:
         raise _Misused
     after, epoch = match.groups()
     if member.json:
-        turn.tell(member, Error("you read JSON already", "already_json"))
+        turn.tell(member, Error("you already receive JSON", "already_json"))
     else:
         turn.subscribe(member, int(after) if after else None, epoch)
 
@@ -133,17 +133,17 @@ def _require(argument: str) -> str:
 
 
 COMMANDS = {
-    "help": Command("/help", "this list", _help, long=True),
-    "who": Command("/who", "who is here", _who, long=True),
+    "help": Command("/help", "list the commands", _help, long=True),
+    "who": Command("/who", "list the members", _who, long=True),
     "nick": Command("/nick NAME", "take a name", _nick),
-    "me": Command("/me TEXT", "say what you do", _me),
-    "msg": Command("/msg NAME TEXT", "say something to one member alone", _msg),
+    "me": Command("/me TEXT", "describe an action", _me),
+    "msg": Command("/msg NAME TEXT", "send a private message to one member", _msg),
     "say": Command("/say TEXT", "say any line, also `exit` or `/who`", _say),
-    "password": Command("/password WORD", "what lets you in, where a room asks for it", _password),
+    "password": Command("/password WORD", "give the password, if the room asks for one", _password),
     "json": Command(
-        "/json [AFTER [EPOCH]]", "for programs: receive JSON Lines; with AFTER, first what came after that id", _json
+        "/json [AFTER [EPOCH]]", "for programs: receive JSON Lines; with AFTER, first the messages after that id", _json
     ),
-    "sync": Command("/sync", "for programs: the answer says that all before it was heard", _sync),
+    "sync": Command("/sync", "for programs: ask for an answer that acknowledges all earlier lines", _sync),
 }
 
 # `exit` and `//` are no commands of the table: a line is looked up there only after these.

@@ -1,1 +1,1 @@
-"""`chat-client`"""
+"""The command `chat-client`."""

@@ -1,1 +1,1 @@
-"""`chat-server`"""
+"""The command `chat-server`."""

@@ -158,7 +158,7 @@ class Transcript(Handler):
 
 
 class LogPrinter(logging.Handler):
-    """A log handler that prints each record as one line, with control characters visible, and its traceback after it."""
+    """A log handler that prints each record as one line and its traceback after it, with control characters visible."""
 
     def __init__(self, printer: Printer, prefix: str) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The file of an SQLite history: locked, made, checked, migrated, put aside when it is damaged; and its errors in words."""
+"""The file of an SQLite history: lock, make, check and migrate it, put a damaged one aside, put its errors in words."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from chatkit.history.sqlite import queries
 # A backup, or a command in somebody's shell, locks the file for a moment: that isn't trouble yet.
 BUSY_SECONDS = 1.0
 
-# The log beside the file has at most so many pages of 4 KiB, unless a reader holds it. `Maintenance` does the checkpoints,
-# in pauses; this bound is for its own steps, which may write more than was said.
+# The most pages of 4 KiB in the log beside the file, unless a reader holds it. `Maintenance` does the checkpoints, in
+# pauses; this bound is for its own steps, which may write more than the chat does.
 LOG_PAGES = 4000
 
 # The header of the first page: https://www.sqlite.org/fileformat.html#the_database_header
@@ -121,8 +121,8 @@ def open_writer(path: Path, *, sync: str) -> sqlite3.Connection:
 def create_if_missing(path: Path) -> None:
     """Make a new history, readable for its owner alone, if there is no file or an empty one.
 
-    It is made under another name and renamed at the end: killed halfway, it leaves nothing that the next start would take
-    for a history.
+    It is made under another name and renamed at the end: killed halfway, it leaves nothing that the next start would
+    take for a history.
     """
     if path.exists() and not path.is_file():
         # Renaming over it would replace it: think of /dev/null.

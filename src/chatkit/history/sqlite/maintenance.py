@@ -15,8 +15,8 @@ from chatkit.history.sqlite import queries
 CHECKPOINT_SECONDS = 10.0
 # SQLite's own default, 1000 pages of 4 KiB: with more the log is slow to read, with less the disk is busy.
 CHECKPOINT_BYTES = 4 * 1024 * 1024
-# A message waits for a step that has begun, so a step is short. In a flood it still prunes twice as many messages as came
-# since the last step, in few large statements: each may have to wait for the interpreter's lock.
+# A message waits for a step that has begun, so a step is short. In a flood it still prunes twice as many messages as
+# came since the last step, in few large statements: each may have to wait for the interpreter's lock.
 MIN_ROWS, MAX_ROWS = 250, 20_000
 STEP_SECONDS = 0.005
 # How often to look for messages older than `days`.

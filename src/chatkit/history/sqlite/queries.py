@@ -1,7 +1,7 @@
 """All SQL of a history's file: its tables, and a function for each query.
 
-SQLite releases the interpreter's lock at each step of a statement, and gets it back only when other threads pause. So one
-step carries many messages here: a thousand rows are one INSERT, a page of messages is one row of JSON.
+SQLite releases the interpreter's lock at each step of a statement, and gets it back only when other threads pause.
+So one step carries many messages here: a thousand rows are one INSERT, a page of messages is one row of JSON.
 """
 
 from __future__ import annotations
@@ -187,7 +187,7 @@ def read_end(connection: sqlite3.Connection) -> None:
 
 
 def last_to_prune(connection: sqlite3.Connection, rows: int, oldest_to_keep: int, oldest_time: float) -> int | None:
-    """Return the highest id among the oldest `rows` messages that is below `oldest_to_keep`, or older than `oldest_time`."""
+    """Return the highest id below `oldest_to_keep`, or older than `oldest_time`, among the oldest `rows` messages."""
     (found,) = connection.execute(
         "SELECT max(id) FROM (SELECT id, time FROM messages ORDER BY id LIMIT ?) WHERE id < ? OR time < ?",
         (rows, oldest_to_keep, oldest_time),

@@ -41,9 +41,9 @@ class SqliteHistory(History):
     Raises:
         ValueError: `keep` or `days` isn't above zero, or `sync` is neither of the two.
 
-    Resource handling: `open` takes two connections and a lock file beside `path`; `close` frees them. A file of an older
-        version is migrated. A damaged file is renamed, never overwritten, and a new one is begun; the logger `chatkit`
-        says so. A file that is removed or replaced while it is open stays as it is: appends go to `path`.
+    Resource handling: `open` takes two connections and a lock file beside `path`; `close` frees them. A file of an
+        older version is migrated. A damaged file is renamed, never overwritten, and a new one is begun; the logger
+        `chatkit` says so. A file that is removed or replaced while it is open stays as it is: appends go to `path`.
 
     Threads: `read` has a connection of its own; one thread may call it while another calls the other methods.
     """
@@ -75,8 +75,8 @@ class SqliteHistory(History):
         """Lock the file, and make, migrate or put it aside where necessary.
 
         Raises:
-            HistoryError: another server has the file, it isn't a history of chatkit, a newer chatkit wrote it, or the disk
-                fails. Also for a damaged file, if one was put aside within the last minute.
+            HistoryError: another server has the file, it isn't a history of chatkit, a newer chatkit wrote it, or the
+                disk fails. Also for a damaged file, if one was put aside within the last minute.
         """
         with translate_errors(self._path):
             self._lock_descriptor = files.lock(self._path)
@@ -116,7 +116,7 @@ class SqliteHistory(History):
                 raise
 
     def maintain(self, *, idle: bool) -> float:
-        """Prune, checkpoint, and if idle index, for a few milliseconds. Return the delay until the next call in seconds."""
+        """Prune, checkpoint, and if idle index, for a few milliseconds. Return the seconds until the next call."""
         oldest_to_keep = None if self._keep is None else self.cursor_before_last(self.newest_id, self._keep) + 1
         try:
             self._check_file()
@@ -165,7 +165,7 @@ class SqliteHistory(History):
         elif not self.epoch:
             self.epoch, self.unused, self.newest_id = epoch, unused, max(newest, self._reserved)
             known = max(newest, unused[-1][1] if unused else 0)
-            # `close` reserves no more ids than were given; after a crash many are reserved, and any of them may have been.
+            # `close` reserves no more ids than were given. After a crash many are reserved; each may have been given.
             if self._reserved - known >= RESERVED_IDS // 2:
                 self._unsaved_unused = [self.add_unused(known + 1, self._reserved)]
             if not newest:  # there never were messages, or all of them were pruned
