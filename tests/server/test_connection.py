@@ -126,13 +126,13 @@ def test_ends_after_the_pending_bytes() -> None:
     conn.write(b"hello\n")
     conn.finish()
     assert sock.calls == ["send"]
-    assert conn.receive(100) == []
+    assert conn.receive(100, 1000) == []
     conn.flush()
     conn.flush()
     assert sock.sent == b"hello\n"
     assert sock.calls[-1] == "shutdown"
     assert not conn.is_finished
-    conn.receive(100)
+    conn.receive(100, 1000)
     assert conn.is_finished
     assert conn.interest == 0
     conn.close()
@@ -160,23 +160,23 @@ def test_a_failed_write_leaves_the_news_to_the_reads(code: int, first: list[None
     assert conn.end is None
     assert conn.write(b"more\n")
     assert conn.pending_bytes == 0
-    assert conn.receive(100) == ["last words"]
-    assert conn.receive(100) == []
+    assert conn.receive(100, 1000) == ["last words"]
+    assert conn.receive(100, 1000) == []
     assert conn.end == "connection reset"
 
 
 def test_reset_while_reading() -> None:
     """After a reset half a line is no line."""
     conn = connection(ScriptedSocket(receives=[b"one\ntw", RESET]))
-    assert conn.receive(100) == ["one"]
-    assert conn.receive(100) == []
+    assert conn.receive(100, 1000) == ["one"]
+    assert conn.receive(100, 1000) == []
     assert conn.end == "connection reset"
 
 
 def test_nothing_to_read() -> None:
     """A read that would block brings nothing and ends nothing."""
     conn = connection(ScriptedSocket(receives=[BlockingIOError(), InterruptedError(), b"hi", b""]))
-    assert [conn.receive(100) for _ in range(4)] == [[], [], [], ["hi"]]
+    assert [conn.receive(100, 1000) for _ in range(4)] == [[], [], [], ["hi"]]
     assert conn.end == "end of stream"
     assert conn.interest == 0
 
@@ -188,5 +188,5 @@ def test_the_end_of_stream_can_fail() -> None:
     conn = connection(sock)
     conn.finish()
     sock.receives.append(b"")
-    conn.receive(100)
+    conn.receive(100, 1000)
     assert conn.is_finished

@@ -98,8 +98,8 @@ def test_a_stalled_member_that_is_gone_needs_no_more(papers: Papers) -> None:
     with stalled(papers) as (client, server):
         connection = Connection(server, Limits(), a_share())
         client.close()
-        connection.receive(100)
-        connection.receive(100)
+        connection.receive(100, 1000)
+        connection.receive(100, 1000)
         assert connection.end == "connection reset"
         connection.finish()
         assert connection.is_finished
@@ -448,5 +448,5 @@ def test_a_peer_that_reads_no_answers_of_tls_is_disconnected(papers: Papers) -> 
         connection.write(b"x" * 1_000_000)  # the kernel is full
         fill_outgoing(server, b"x" * 70_000)  # as thousands of key updates would
         client.send(b"hello\n")
-        assert connection.receive(65536) == []
+        assert connection.receive(65536, 1000) == []
         assert connection.end == "connection reset"

@@ -499,7 +499,7 @@ def check(world: World) -> None:
 def test_any_order_of_happenings_keeps_the_promises(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """In any order of steps: one order of lines, none lost, doubled or echoed, every socket closed once."""
     world = World(seed)
-    for module in ("worker", "connections"):
+    for module in ("worker", "connections", "pace"):
         monkeypatch.setattr(f"chatkit.server.{module}.time", world)
     monkeypatch.setattr("chatkit.server.connection.time", world)
     try:

@@ -135,7 +135,9 @@ class Connection:
         """
         was_ready = self.transport.is_ready
         lines = self._read(max_bytes, max_lines)
-        if self.transport.at_eof and not self.end and not self._undecoded:  # the end came with the last data: the selector won't report it
+        if (
+            self.transport.at_eof and not self.end and not self._undecoded
+        ):  # the end came with the last data: the selector won't report it
             lines += self._read(max_bytes, max_lines)
         if not was_ready and self.transport.is_ready:
             self.flush()

@@ -159,11 +159,12 @@ class Worker(threading.Thread):
         self._take_inbox()
         self._replays.tick()
         self._connections.tick()
+        self._pace.end()
         return has_read
 
     def _patience(self) -> float | None:
         """Return how many seconds the selector may wait; None if nothing is due."""
-        if self._inbox or self._connections.received or self._replays.is_ready:
+        if self._inbox or self._connections.received or self._with_input or self._replays.is_ready:
             return 0
         due = self._connections.next_due
         return None if due == math.inf else min(max(0, due - time.monotonic()), LONGEST_WAIT_SECONDS)
@@ -175,28 +176,36 @@ class Worker(threading.Thread):
 
     def _read(self, patience: float | None) -> bool:
         """Read from connections, as far as the turn's budget goes. Returns whether there was anything to read."""
-        events = {key.data: events for key, events in self._selector.select(patience)}
+        selected = self._selector.select(patience)
         self._pace.begin()
-        if None in events:
-            del events[None]
-            self._waker.clear()
-        # Undecoded input comes first, then the connections that had to wait in the last turn.
-        ready = [*self._with_input, *(each for each in self._waiting if each in events and each not in self._with_input)]
-        ready += [each for each in events if each not in self._with_input and each not in self._waiting]
-        self._waiting = {}
-        max_bytes = min(MAX_READ_BYTES, max(MIN_READ_BYTES, TURN_BYTES // (len(ready) or 1)))
-        max_lines = self._pace.share(len(ready) or 1)
-        for connection in ready:
-            if events.get(connection, 0) & selectors.EVENT_WRITE:
+        readable = self._with_input.copy()
+        for key, events in selected:
+            connection: Connection | None = key.data
+            if connection is None:
+                self._waker.clear()
+                continue
+            if events & selectors.EVENT_WRITE:
                 connection.flush()
-            if connection.has_input or events.get(connection, 0) & selectors.EVENT_READ:
-                if self._pace.is_over:
-                    self._waiting[connection] = None
-                else:
-                    self._receive(connection, max_bytes, max_lines)
-            if connection in events:
-                self._connections.watch(connection)
-        return bool(ready)
+            if events & selectors.EVENT_READ:
+                readable[connection] = None
+        self._receive_all(readable)
+        for key, _ in selected:
+            if key.data and key.data.interest != key.events:
+                self._connections.watch(key.data)
+        return bool(readable)
+
+    def _receive_all(self, readable: dict[Connection, None]) -> None:
+        """Receive from connections in turn: those that the last turn had no time for come first."""
+        number = len(readable) or 1
+        max_bytes = min(MAX_READ_BYTES, max(MIN_READ_BYTES, TURN_BYTES // number))
+        max_lines = self._pace.share(number)
+        first = [each for each in self._waiting if each in readable]
+        self._waiting = {}
+        for connection in dict.fromkeys([*first, *readable]):
+            if self._pace.is_over:
+                self._waiting[connection] = None
+            else:
+                self._receive(connection, max_bytes, max_lines)
 
     def _receive(self, connection: Connection, max_bytes: int, max_lines: int) -> None:
         self._with_input.pop(connection, None)
