@@ -329,6 +329,17 @@ def turn(worker: Worker) -> float | None:
     return worker._patience()
 
 
+def on_disconnect(worker: Worker, disconnected: Callable[[Connection], None]) -> None:
+    """Call disconnected(connection) before the worker disconnects one that exceeds a limit."""
+    disconnect = worker._connections.disconnect
+
+    def tell_and_disconnect(connection: Connection, *arguments: Any) -> None:
+        disconnected(connection)
+        disconnect(connection, *arguments)
+
+    worker._connections.disconnect = tell_and_disconnect  # type: ignore[method-assign]
+
+
 def selector_of(worker: Worker) -> selectors.BaseSelector:
     """Return the selector that a worker waits in."""
     return worker._selector

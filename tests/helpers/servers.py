@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import math
 import queue
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
-from chatkit import Member, Message, Server
+from chatkit import Limits, Member, Message, Server
 from chatkit.server.budget import Budget, Share
 from tests.helpers.peers import DEADLINE, Peer
 
 
-def a_share() -> Share:
-    """Return a share of a budget that nobody exceeds."""
-    return Budget(math.inf).share()
+def a_share(limits: Limits = Limits()) -> Share:
+    """Return a share of a budget with these limits."""
+    return Budget(limits).share()
 
 
 class EventLog:

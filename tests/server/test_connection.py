@@ -60,7 +60,7 @@ class ScriptedSocket:
 
 
 def connection(sock: ScriptedSocket) -> Connection:
-    return Connection(sock, Limits(max_line_bytes=64), a_share())  # type: ignore[arg-type]
+    return Connection(sock, a_share(Limits(max_line_bytes=64)))  # type: ignore[arg-type]
 
 
 RESET = OSError(errno.ECONNRESET, "reset")

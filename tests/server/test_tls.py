@@ -96,7 +96,7 @@ def in_threads(*calls: Callable[[], object]) -> None:
 def test_a_stalled_member_that_is_gone_needs_no_more(papers: Papers) -> None:
     """Once its peer has gone a connection is finished, though encrypted bytes wait: nobody will take them."""
     with stalled(papers) as (client, server):
-        connection = Connection(server, Limits(), a_share())
+        connection = Connection(server, a_share())
         client.close()
         connection.receive(100, 1000)
         connection.receive(100, 1000)
@@ -425,7 +425,7 @@ def test_uneven_pieces_over_a_full_kernel(papers: Papers) -> None:
     pieces = [bytes([65 + number]) * size for number, size in enumerate(sizes)]
     with sockets(send_buffer=4096) as (near, far):
         client, server = shaken(papers, near, far)
-        connection, got = Connection(server, Limits(), a_share()), b""
+        connection, got = Connection(server, a_share()), b""
         connection.write_pieces(pieces)
         until = time.monotonic() + DEADLINE
         while connection.pending_bytes and time.monotonic() < until:
@@ -444,7 +444,7 @@ def test_a_peer_that_reads_no_answers_of_tls_is_disconnected(papers: Papers) -> 
     """Answers of TLS itself (RFC 8446, 4.6.3) are bounded: they count nowhere as pending."""
     with sockets(send_buffer=4096) as (near, far):
         client, server = shaken(papers, near, far)
-        connection = Connection(server, Limits(), a_share())
+        connection = Connection(server, a_share())
         connection.write(b"x" * 1_000_000)  # the kernel is full
         fill_outgoing(server, b"x" * 70_000)  # as thousands of key updates would
         client.send(b"hello\n")

@@ -28,7 +28,7 @@ from chatkit.room.publisher import Publisher
 from chatkit.room.room import Room
 from chatkit.server.connection import Connection
 from chatkit.server.worker import Worker
-from tests.helpers.inside import SteppedCommitter, drive, known_connections, places, selector_of, turn
+from tests.helpers.inside import SteppedCommitter, drive, known_connections, on_disconnect, places, selector_of, turn
 from tests.helpers.servers import a_share
 
 SEEDS = [int(os.environ["CHATKIT_SEED"])] if "CHATKIT_SEED" in os.environ else list(range(200))
@@ -267,11 +267,13 @@ class World:
         self.committer = Kept(self) if self.random.random() < 0.5 else None
         self.room = Room(self, self.limits, Publisher(size, self.committer))
         self.workers: list[Worker] = []
+        self.cut: list[Connection] = []  # disconnected by the server
         self.running: list[Worker | None] = []  # None is the committer
         self.wakes_at: dict[Worker, float] = {}
         for number in range(self.random.randint(1, 3)):
             worker = Worker(f"worker-{number}", self.room, self.limits, self.accept, print)
             drive(worker, Selector(self, worker))
+            on_disconnect(worker, self.cut.append)
             self.workers.append(worker)
             self.wakes_at[worker] = 0.0
         self.keeping = False
@@ -305,7 +307,7 @@ class World:
     def accept(self) -> None:
         while self.waiting:
             peer = self.waiting.pop(0)
-            self.connections[peer] = connection = SameEveryTime(peer, self.limits, a_share())  # type: ignore[arg-type]
+            self.connections[peer] = connection = SameEveryTime(peer, a_share(self.limits))  # type: ignore[arg-type]
             worker = self.random.choice(self.workers)
             try:
                 self.room.reserve(("127.0.0.1", peer.port))
@@ -484,7 +486,7 @@ def check(world: World) -> None:
     for peer in world.peers:
         connection = world.connections[peer]
         assert peer.closed == 1, "closed so many times"
-        whole = not (peer.broken or peer.reset_by_us or connection.cut)
+        whole = not (peer.broken or peer.reset_by_us or connection in world.cut)
         if world.loose and not peer.deaf and peer.end not in ("close", "reset"):
             assert whole, "not served whole, for no reason"
         heard_by(peer, world, whole)

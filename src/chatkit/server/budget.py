@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from chatkit.limits import Limits
+
 
 class Budget:
     """The bound of the private bytes of all members together.
@@ -9,8 +11,8 @@ class Budget:
     Plan: each worker counts its own share, in its own thread; the sum is taken when it is asked for.
     """
 
-    def __init__(self, max_bytes: float) -> None:
-        self.max_bytes = max_bytes
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
         self._shares: list[Share] = []
 
     def share(self) -> Share:
@@ -21,15 +23,16 @@ class Budget:
 
     @property
     def is_exceeded(self) -> bool:
-        """Whether the members hold more than `max_bytes` together."""
-        return sum([share.private_bytes for share in self._shares]) > self.max_bytes
+        """Whether the members hold more than `max_private_bytes` together."""
+        return sum([share.private_bytes for share in self._shares]) > self.limits.max_private_bytes
 
 
 class Share:
-    """The private bytes that one worker's connections hold, pending or behind a replay."""
+    """The private bytes that one worker's connections hold, pending or behind a replay; and the limits of these."""
 
-    __slots__ = ("budget", "private_bytes")
+    __slots__ = ("budget", "limits", "private_bytes")
 
     def __init__(self, budget: Budget) -> None:
         self.budget = budget
+        self.limits = budget.limits
         self.private_bytes = 0

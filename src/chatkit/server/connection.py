@@ -22,7 +22,6 @@ from contextlib import suppress
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from chatkit.limits import Limits
 from chatkit.net.sockets import reset_on_close
 from chatkit.protocol.lines import Line
 from chatkit.protocol.sniff import SniffingDecoder
@@ -63,33 +62,29 @@ class Connection:
         replay: the replay stage, while the member receives earlier messages; else None.
         state: the state, see the table above.
         end: the reason why the peer's side has ended, or None.
-        cut: the reason why the server disconnected it (a slow consumer, an endless line), or None.
         last_sent: the time when the kernel last took some of the pending bytes.
         close_at: the time when a closing connection is checked again, and closed unless its peer reads.
-        give_up_at: the time when a closing connection is closed even if its peer reads.
         line_due: the time when the unfinished line must have ended, `math.inf` between lines.
     """
 
     __slots__ = (
-        "_decoder", "_limits", "_pending", "_share", "_throttle", "_undecoded", "close_at", "cut", "end", "give_up_at", "last_sent", "line_due",
-        "login", "member", "replay", "state", "transport",
+        "_decoder", "_pending", "_share", "_throttle", "_undecoded", "close_at", "end", "last_sent", "line_due", "login",
+        "member", "replay", "state", "transport",
     )  # fmt: skip
 
-    def __init__(self, transport: Transport, limits: Limits, share: Share) -> None:
+    def __init__(self, transport: Transport, share: Share) -> None:
         self.transport = transport
         self.login: PendingLogin | None = None
         self.member: Member | None = None
         self.replay: Replay | None = None
         self.state = State.OPEN
         self.end: str | None = None
-        self.cut: str | None = None
         self.last_sent = 0.0
-        self.close_at = self.give_up_at = self.line_due = math.inf
-        self._limits = limits
+        self.close_at = self.line_due = math.inf
         self._share = share
         self._undecoded = b""
-        self._decoder = SniffingDecoder(limits.max_line_bytes)
-        rate = limits.messages_per_second
+        self._decoder = SniffingDecoder(share.limits.max_line_bytes)
+        rate = share.limits.messages_per_second
         self._throttle = Throttle(rate) if rate and math.isfinite(rate) else None
         self._pending: Pending | None = None  # created on demand: a deque costs 600 bytes
 
@@ -120,7 +115,7 @@ class Connection:
         due = min(self.close_at, self.login.due if self.login else math.inf)
         if not self.is_leaving:
             if self._pending:
-                due = min(due, self.last_sent + self._limits.stall_seconds)
+                due = min(due, self.last_sent + self._share.limits.stall_seconds)
             if self.member:
                 due = min(due, self.line_due)
             if (resume_at := self.resume_at) is not None:
@@ -200,10 +195,10 @@ class Connection:
     def line_fault(self) -> str:
         """The reason for a disconnect at `line_due`."""
         if not self._decoder.skipped_bytes:
-            return f"a line took longer than {self._limits.line_seconds:g} seconds"
-        if self._decoder.skipped_bytes > self._limits.max_overlong_bytes:
-            return f"more than {self._limits.max_overlong_bytes} bytes without a line end"
-        return f"a line that is too long took longer than {self._limits.overlong_seconds:g} seconds"
+            return f"a line took longer than {self._share.limits.line_seconds:g} seconds"
+        if self._decoder.skipped_bytes > self._share.limits.max_overlong_bytes:
+            return f"more than {self._share.limits.max_overlong_bytes} bytes without a line end"
+        return f"a line that is too long took longer than {self._share.limits.overlong_seconds:g} seconds"
 
     def write(self, data: bytes) -> bool:
         """Hand `data`, which other members share, to the kernel; keep the rest pending.
@@ -305,13 +300,13 @@ class Connection:
         now = time.monotonic()
         if not self._decoder.in_line:
             self.line_due = math.inf
-        elif self._decoder.skipped_bytes > self._limits.max_overlong_bytes:
+        elif self._decoder.skipped_bytes > self._share.limits.max_overlong_bytes:
             self.line_due = now
         elif new_line:
             skipping = self._decoder.skipped_bytes > 0
-            self.line_due = now + (self._limits.overlong_seconds if skipping else self._limits.line_seconds)
+            self.line_due = now + (self._share.limits.overlong_seconds if skipping else self._share.limits.line_seconds)
         elif self.line_due == math.inf:
-            self.line_due = now + self._limits.line_seconds
+            self.line_due = now + self._share.limits.line_seconds
 
     def _failed(self, error: OSError) -> int:
         """Note that a write failed. Returns how many bytes the kernel took: 0."""

@@ -45,6 +45,8 @@ class Connections:
         self.share = share
         self._all: set[Connection] = set()
         self._behind: set[Connection] = set()
+        self._cut: dict[Connection, str] = {}  # those that the server disconnected, and why
+        self._give_up_at: dict[Connection, float] = {}  # when a closing one is closed although its peer reads
         self._deadlines = Deadlines[Connection]()
 
     def __len__(self) -> int:
@@ -104,7 +106,7 @@ class Connections:
         """
         if connection.member:
             self.subscribers.remove(connection.member)
-            if connection.cut:
+            if connection in self._cut:
                 self.subscribers.end_replay(connection)
         now = time.monotonic()
         if connection.replay:
@@ -114,7 +116,7 @@ class Connections:
             return
         if not connection.is_closing:
             connection.finish()
-            connection.give_up_at = now + (0 if connection.cut else self._limits.stall_seconds)
+            self._give_up_at[connection] = now + (0 if connection in self._cut else self._limits.stall_seconds)
         connection.close_at = now + self._limits.drain_seconds
         self.arm(connection)
         self.watch(connection)
@@ -165,7 +167,7 @@ class Connections:
         if not connection.member:  # a login has its own bounds
             return
         self.counters.slow_consumers += kind == SLOW_CONSUMER
-        connection.cut = reason
+        self._cut[connection] = reason
         self.received.append(Received(connection.member, connection.release(), kind))
         last = Error(f"{CUT_OFF}: {reason}", kind.replace(" ", "_"))
         self.write(connection, (self.subscribers.format_of(connection.member) or TEXT).encode(last))
@@ -174,7 +176,9 @@ class Connections:
     def _disconnect_largest(self) -> bool:
         """Disconnect the member that holds the most private bytes. Returns whether there is one."""
         replaying = self.subscribers.replaying.values()
-        holders = [each for each in {*self._behind, *replaying} if each.member and each.private_bytes and not each.cut]
+        holders = [
+            each for each in {*self._behind, *replaying} if each.member and each.private_bytes and each not in self._cut
+        ]
         if not holders:
             return False
         largest = max(holders, key=lambda connection: connection.private_bytes)
@@ -226,7 +230,7 @@ class Connections:
     def _end_or_close(self, connection: Connection, now: float) -> None:
         """Close after `drain_seconds`; a peer that reads, and wasn't disconnected for a limit, has more time."""
         connection.flush()
-        reads_until = min(connection.last_sent + self._limits.drain_seconds, connection.give_up_at)
+        reads_until = min(connection.last_sent + self._limits.drain_seconds, self._give_up_at.get(connection, now))
         if connection.pending_bytes and reads_until > now and not connection.replay:
             connection.close_at = reads_until
         else:
@@ -240,7 +244,9 @@ class Connections:
             reset_on_close(connection.transport)  # the rest of the replay is missing: a reset shows that
         self._behind.discard(connection)
         self._deadlines.clear(connection)
-        if connection.member and (connection.cut or connection.pending_bytes):
-            reason = connection.cut or "the rest was read too slowly after the end of the conversation"
+        cut = self._cut.pop(connection, None)
+        self._give_up_at.pop(connection, None)
+        if connection.member and (cut or connection.pending_bytes):
+            reason = cut or "the rest was read too slowly after the end of the conversation"
             logger.warning("%s: %d lines undelivered: %s", connection.member.name, connection.undelivered, reason)
         connection.close()

@@ -15,7 +15,7 @@ class Pace:
 
     Operations: `begin`, `take_lines` for each connection, `end`. Goal: a turn takes about TURN_SECONDS, whatever the
     lines cost: two bytes to a thousand JSON readers, a hundred names, an RSA handshake. Plan: the next turn gets half
-    of the lines after a long turn, and twice as many after a short one that used them up; reading stops when its half
+    of the lines after a long turn, and twice as many after a short one that left something unread; reading stops when its half
     of the time is over. Input beyond the budget stays in the kernel, or undecoded.
     """
 
@@ -42,10 +42,14 @@ class Pace:
         """Count lines that were decoded."""
         self._used += lines
 
-    def end(self) -> None:
-        """End the turn: set the budget of the next one."""
+    def end(self, *, has_more: bool) -> None:
+        """End the turn: set the budget of the next one.
+
+        Args:
+            has_more: whether the budget left something unread.
+        """
         seconds = time.monotonic() - self._began
         if seconds > TURN_SECONDS:
             self._lines = max(MIN_LINES, self._lines // 2)
-        elif seconds < TURN_SECONDS / 2 and self._used >= self._lines:
+        elif seconds < TURN_SECONDS / 2 and has_more:
             self._lines = min(MAX_LINES, self._lines * 2)

@@ -62,7 +62,7 @@ class WorkerPool:
         self._threads = threads
         self._lifecycle = lifecycle
         self._auth = auth
-        self._budget = Budget(limits.max_private_bytes)
+        self._budget = Budget(limits)
         self._all_read = threading.Barrier(threads)
         self._workers: list[Worker] = []
         self._acceptor: Acceptor | None = None
@@ -147,10 +147,10 @@ class WorkerPool:
 
     def _connection(self, sock: PlainTransport, share: Share) -> Connection:
         if not self.tls:
-            return Connection(sock, self._limits, share)
+            return Connection(sock, share)
         from chatkit.net.tls_transport import TlsTransport  # loading ssl takes longer than everything else here
 
-        return Connection(TlsTransport(sock, self.tls), self._limits, share)
+        return Connection(TlsTransport(sock, self.tls), share)
 
     def fail(self, error: BaseException) -> None:
         """Stop accepting and end all connections, after an exception has ended a thread."""

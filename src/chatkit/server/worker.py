@@ -81,7 +81,7 @@ class Worker(threading.Thread):
         self._inbox: deque[Batch | Subscribe | Call] = deque()
         self._selector = selectors.DefaultSelector()
         self._waker = Waker(self._selector)
-        self.share = share or Budget(limits.max_private_bytes).share()
+        self.share = share or Budget(limits).share()
         self._connections = Connections(limits, self._selector, self.share)
         self._subscribers = self._connections.subscribers
         self._replays = Replays(room.publisher, limits, self._connections, self.post)
@@ -159,7 +159,7 @@ class Worker(threading.Thread):
         self._take_inbox()
         self._replays.tick()
         self._connections.tick()
-        self._pace.end()
+        self._pace.end(has_more=bool(self._with_input or self._waiting))
         return has_read
 
     def _patience(self) -> float | None:
