@@ -21,7 +21,7 @@ import chatkit
 import chatkit.testing
 import chatkit.tls
 from chatkit import AsyncClient, Client, Event, Handler, History, Limits, Member, Server
-from chatkit.server.connection import State
+from chatkit.server.connection import ConnectionState
 from tests.helpers.peers import DEADLINE
 from tests.helpers.servers import Started
 
@@ -293,7 +293,7 @@ def test_the_page_on_the_architecture_is_short_and_true() -> None:
         name, _, member = symbol.partition(".")
         assert name in known, symbol
         assert not member or member in known[name], symbol
-    assert all(state.name in diagrams[1] for state in State)
+    assert all(state.name in diagrams[1] for state in ConnectionState)
 
 
 def test_the_page_on_the_architecture_has_the_layers() -> None:

@@ -26,7 +26,7 @@ class Desk:
     def __init__(self, room: Room) -> None:
         self.room = room
         self.seats: dict[Member, Seat] = {}
-        room.add_subscriber(self.deliver)
+        room.add_inbox(self.deliver)
 
     def join(self, port: int, host: str = "127.0.0.1") -> Seat:
         joined: list[Seat] = []

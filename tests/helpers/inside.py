@@ -34,7 +34,7 @@ from chatkit.room.publisher import Publisher
 from chatkit.room.room import Room
 from chatkit.server.connection import Connection
 from chatkit.server.connections import Connections
-from chatkit.server.lifecycle import State
+from chatkit.server.lifecycle import ServerState
 from chatkit.server.login import PasswordAuth
 from chatkit.server.replays import Replay, Replays
 from chatkit.server.worker import Worker
@@ -238,7 +238,7 @@ def hold_up(worker: Worker, free: threading.Event) -> None:
 
 def wait_for_end(server: Server) -> bool:
     """Wait until a shutdown or a failure has begun. Return whether it has in time."""
-    return server._lifecycle.wait_for(State.STOPPING, DEADLINE)
+    return server._lifecycle.wait_for(ServerState.STOPPING, DEADLINE)
 
 
 @contextmanager
@@ -337,7 +337,7 @@ def on_disconnect(worker: Worker, disconnected: Callable[[Connection], None]) ->
         disconnected(connection)
         disconnect(connection, *arguments)
 
-    worker._connections.disconnect = tell_and_disconnect  # type: ignore[method-assign]
+    worker._connections.disconnect = tell_and_disconnect  # type: ignore[method-assign, assignment]
 
 
 def selector_of(worker: Worker) -> selectors.BaseSelector:

@@ -71,7 +71,7 @@ def some_batch(random: random.Random, members: list[Member]) -> Batch:
 
 @pytest.mark.parametrize("seed", range(200))
 def test_merged_batches_are_the_batches(seed: int) -> None:
-    """In each format, from any of them to any other, each byte is as without merging; so are the lines of no history."""
+    """In each format, from any part to any other, each byte is as without merging; so are the lines of no history."""
     rolls = random.Random(seed)
     here = [Member(f"m{number}", ("127.0.0.1", number)) for number in range(5)]
     batches = [some_batch(rolls, here) for _ in range(8)]

@@ -35,7 +35,7 @@ def test_one_turn_is_one_batch() -> None:
     room, batches = Room(), list[Any]()
     desk = Desk(room)
     ann, bob, cid = desk.join(1), desk.join(2), desk.join(3)
-    room.add_subscriber(batches.append)
+    room.add_inbox(batches.append)
     room.receive([Received(ann.member, ["a", "b"]), Received(bob.member, ["c"]), Received(ann.member, ["d"])])
     assert [batch.lines(TEXT).data for batch in batches] == [b"1: a\n1: b\n2: c\n1: d\n"]
     assert (ann.received, bob.received) == (b"2: c\n", b"1: a\n1: b\n1: d\n")
@@ -95,7 +95,7 @@ def test_a_full_room_refuses() -> None:
 def test_newcomers_hear_only_later_messages() -> None:
     """Its `Subscribe` stands in the room's order: nothing said before it is for the newcomer."""
     room, order = Room(), list[Any]()
-    room.add_subscriber(order.append)
+    room.add_inbox(order.append)
     desk = Desk(room)
     ann = desk.join(1)
     desk.hear(ann, "before")
@@ -223,8 +223,8 @@ def test_model(script: list[tuple[str, int, int]], workers: int) -> None:
 def test_threads_agree_on_one_order() -> None:
     """Four threads publish at once: both subscribers get equal batches in the same order, no line lost or doubled."""
     room, one, two = Room(), list[Any](), list[Any]()
-    room.add_subscriber(one.append)
-    room.add_subscriber(two.append)
+    room.add_inbox(one.append)
+    room.add_inbox(two.append)
     members: list[Member] = []
     for port in range(4):
         room.reserve(("127.0.0.1", port))

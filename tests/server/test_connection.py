@@ -124,16 +124,16 @@ def test_ends_after_the_pending_bytes() -> None:
     sock = ScriptedSocket([2, None], [b"ignored\n", b""])
     conn = connection(sock)
     conn.write(b"hello\n")
-    conn.finish()
+    conn.begin_end()
     assert sock.calls == ["send"]
     assert conn.receive(100, 1000) == []
     conn.flush()
     conn.flush()
     assert sock.sent == b"hello\n"
     assert sock.calls[-1] == "shutdown"
-    assert not conn.is_finished
+    assert not conn.may_close
     conn.receive(100, 1000)
-    assert conn.is_finished
+    assert conn.may_close
     assert conn.interest == 0
     conn.close()
     assert "linger" not in sock.calls
@@ -157,12 +157,12 @@ def test_a_failed_write_leaves_the_news_to_the_reads(code: int, first: list[None
     conn = connection(sock)
     conn.write(b"hello\n")
     conn.flush()
-    assert conn.end is None
+    assert conn.peer_end is None
     assert conn.write(b"more\n")
     assert conn.pending_bytes == 0
     assert conn.receive(100, 1000) == ["last words"]
     assert conn.receive(100, 1000) == []
-    assert conn.end == "connection reset"
+    assert conn.peer_end == "connection reset"
 
 
 def test_reset_while_reading() -> None:
@@ -170,14 +170,14 @@ def test_reset_while_reading() -> None:
     conn = connection(ScriptedSocket(receives=[b"one\ntw", RESET]))
     assert conn.receive(100, 1000) == ["one"]
     assert conn.receive(100, 1000) == []
-    assert conn.end == "connection reset"
+    assert conn.peer_end == "connection reset"
 
 
 def test_nothing_to_read() -> None:
     """A read that would block brings nothing and ends nothing."""
     conn = connection(ScriptedSocket(receives=[BlockingIOError(), InterruptedError(), b"hi", b""]))
     assert [conn.receive(100, 1000) for _ in range(4)] == [[], [], [], ["hi"]]
-    assert conn.end == "end of stream"
+    assert conn.peer_end == "end of stream"
     assert conn.interest == 0
 
 
@@ -186,7 +186,7 @@ def test_the_end_of_stream_can_fail() -> None:
     sock = ScriptedSocket()
     sock.shutdown = lambda how: (_ for _ in ()).throw(OSError(errno.ENOTCONN, "gone"))  # type: ignore[method-assign]
     conn = connection(sock)
-    conn.finish()
+    conn.begin_end()
     sock.receives.append(b"")
     conn.receive(100, 1000)
-    assert conn.is_finished
+    assert conn.may_close

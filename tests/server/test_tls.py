@@ -100,9 +100,9 @@ def test_a_stalled_member_that_is_gone_needs_no_more(papers: Papers) -> None:
         client.close()
         connection.receive(100, 1000)
         connection.receive(100, 1000)
-        assert connection.end == "connection reset"
-        connection.finish()
-        assert connection.is_finished
+        assert connection.peer_end == "connection reset"
+        connection.begin_end()
+        assert connection.may_close
 
 
 # Who gets in
@@ -449,4 +449,4 @@ def test_a_peer_that_reads_no_answers_of_tls_is_disconnected(papers: Papers) -> 
         fill_outgoing(server, b"x" * 70_000)  # as thousands of key updates would
         client.send(b"hello\n")
         assert connection.receive(65536, 1000) == []
-        assert connection.end == "connection reset"
+        assert connection.peer_end == "connection reset"

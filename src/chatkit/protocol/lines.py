@@ -140,9 +140,13 @@ def parse_command(line: str) -> tuple[str, str] | None:
     return (match[1], match[2]) if match else None
 
 
+# The line that ends the conversation.
+EXIT = "exit"
+
+
 def is_exit(line: str) -> bool:
     """Tell whether a line ends the conversation, as the room reads it."""
-    return clean(line).strip() == "exit"
+    return clean(line).strip() == EXIT
 
 
 def encode_line(text: str, max_line_bytes: int) -> bytes:

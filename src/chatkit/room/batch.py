@@ -19,7 +19,7 @@ class Received:
     """The lines received from one member in one turn.
 
     Attributes:
-        end: the reason why the member's side has ended, or None.
+        end: the reason why the conversation ends after these lines, or None.
     """
 
     member: Member

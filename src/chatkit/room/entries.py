@@ -32,7 +32,7 @@ class Announce:
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
+class Subscription:
     """The point from which a member receives everything, in this format; a replay comes first.
 
     Attributes:
@@ -64,4 +64,4 @@ class Leave:
     reason: str
 
 
-Entry = tuple[Member, Message] | Tell | Announce | Start | Sync | Leave
+Entry = tuple[Member, Message] | Tell | Announce | Subscription | Sync | Leave

@@ -10,13 +10,13 @@ from chatkit.events import Synced, Welcome
 from chatkit.protocol.formats import TEXT
 from chatkit.protocol.replies import REPLAY_BEGINS, REPLAY_ENDS
 from chatkit.room.batch import Batch, BatchBuilder, Subscribe
-from chatkit.room.entries import Announce, Entry, Leave, Start, Sync, Tell
+from chatkit.room.entries import Announce, Entry, Leave, Subscription, Sync, Tell
 from chatkit.room.pages import Pages
 
 if TYPE_CHECKING:
     from chatkit.room.committer import Committer
 
-Subscriber = Callable[[Batch | Subscribe], None]
+Inbox = Callable[[Batch | Subscribe], None]
 
 
 class Publisher:
@@ -30,14 +30,14 @@ class Publisher:
     Attributes:
         newest_id: the last id that was given, 0 before the first.
         messages: the number of messages that were fanned out.
-        subscribers: called with each batch and each `Subscribe`, in order; they must not block.
+        inboxes: called with each batch and each `Subscribe`, in order; they must not block.
         pages: earlier messages, for replays.
     """
 
     def __init__(self, size: int, committer: Committer | None = None, *, replay: int = 0) -> None:
         self.newest_id = 0
         self.messages = 0
-        self.subscribers: list[Subscriber] = []
+        self.inboxes: list[Inbox] = []
         self._committer = committer
         self._replay = replay
         self._reader_counts = Counter({TEXT: 1})  # text is always encoded: a new member receives it
@@ -80,7 +80,7 @@ class Publisher:
     def end(self, seconds: float) -> None:
         """Commit and fan out everything published, then end, within `seconds`."""
         if self._committer and self._committer.end(seconds):
-            self.subscribers.clear()  # a thread that hangs may wake up later
+            self.inboxes.clear()  # a thread that hangs may wake up later
 
     def publish(self, entries: Iterable[Entry]) -> None:
         """Give ids, encode, commit and fan out, in order. Called under the room's lock; never waits."""
@@ -96,9 +96,9 @@ class Publisher:
                     entry[1], "id", self.newest_id
                 )  # a frozen object, but no other thread has seen it yet
                 builder.say(*entry)
-            elif isinstance(entry, Start):
+            elif isinstance(entry, Subscription):
                 self._flush(builder)
-                self._start(entry)
+                self._subscribe(entry)
                 builder = BatchBuilder(self._reader_counts)
             else:
                 if separate and builder.has_messages:
@@ -128,7 +128,7 @@ class Publisher:
                 self._reader_counts[entry.member.format] -= 1
                 self._reader_counts += Counter()  # drops zeros: a format without readers isn't encoded
 
-    def _start(self, start: Start) -> None:
+    def _subscribe(self, start: Subscription) -> None:
         """Subscribe a member at this point, with a replay before it."""
         after, newest = start.after, self.newest_id
         if after is None:
@@ -141,15 +141,15 @@ class Publisher:
             first = start.format.encode(Welcome(start.name, newest, self.epoch))
         elif after < newest:
             first, last = TEXT.encode(REPLAY_BEGINS), TEXT.encode(REPLAY_ENDS)
-        self._commit(Subscribe(start.member, start.format, first, after, newest, last))
+        self._hand_on(Subscribe(start.member, start.format, first, after, newest, last))
 
     def _flush(self, builder: BatchBuilder) -> BatchBuilder:
         """Commit the batch of a builder. Returns a new, empty builder."""
         if batch := builder.batch():
-            self._commit(batch)
+            self._hand_on(batch)
         return BatchBuilder(self._reader_counts)
 
-    def _commit(self, item: Batch | Subscribe) -> None:
+    def _hand_on(self, item: Batch | Subscribe) -> None:
         """Fan out an item, after its messages are committed if there is a history."""
         if self._committer:
             self._committer.put(item)
@@ -160,5 +160,5 @@ class Publisher:
         if isinstance(item, Batch) and item.messages:
             self.pages.append(item.messages)
             self.messages += len(item.messages)
-        for subscriber in self.subscribers:
-            subscriber(item)
+        for inbox in self.inboxes:
+            inbox(item)

@@ -1,6 +1,6 @@
 """The room: lines in, one order for everyone, batches out. No sockets.
 
-Worker threads call `join` and `receive`. The output for the members goes to each worker's subscriber as one `Batch`,
+Worker threads call `join` and `receive`. The output for the members goes to each worker's subscriber as batches,
 under the room's only lock (with a history: in the committer's thread, in the order in which the room queued it). So
 all workers see the same batches in the same order.
 """
@@ -12,13 +12,13 @@ from collections.abc import Callable, Iterable
 
 from chatkit.events import Error, Event
 from chatkit.limits import Limits
-from chatkit.protocol.lines import BadLine, Foreign
+from chatkit.protocol.lines import EXIT, BadLine, Foreign
 from chatkit.protocol.replies import HANDLER_FAILED
 from chatkit.room import commands
 from chatkit.room.batch import Received
 from chatkit.room.hooks import HookFailed
 from chatkit.room.members import Member, Roster
-from chatkit.room.publisher import Publisher, Subscriber
+from chatkit.room.publisher import Inbox, Publisher
 from chatkit.room.turn import Turn
 
 
@@ -28,7 +28,7 @@ class Room:
     Args:
         handler: an object with some of the hooks of `chatkit.Handler`. They are called one at a time, in the room's
             order, under its lock. An exception in one is logged and ends the conversation of that member, nothing else.
-        publisher: orders, stores and delivers messages; None for one that keeps them in memory.
+        publisher: orders messages, keeps them and fans them out; None for one that keeps them in memory.
         announce: whether members that read plain text are told about joins, leaves and new names.
         replay: the number of the last messages that a new member receives, without a `publisher`.
     """
@@ -56,12 +56,12 @@ class Room:
         """The last id that was given, 0 before the first message."""
         return self.publisher.newest_id
 
-    def add_subscriber(self, subscriber: Subscriber) -> None:
-        """Call a subscriber from now on with each batch, and with each `Subscribe` (a join or a switch to JSON).
+    def add_inbox(self, inbox: Inbox) -> None:
+        """Call an inbox from now on with each batch, and with each `Subscribe` (a join or a switch to JSON).
 
         It must not block.
         """
-        self.publisher.subscribers.append(subscriber)
+        self.publisher.inboxes.append(inbox)
 
     def reserve(self, address: tuple[str, int]) -> None:
         """Reserve a place for the peer at `address`; `join` or `release` must follow.
@@ -91,7 +91,7 @@ class Room:
         """
         with self._lock:
             self._turn.join(address, admitted)
-            self._turn.commit()
+            self._turn.publish()
 
     def receive(self, received: Iterable[Received]) -> None:
         """Process received lines in order, and publish the result, as one turn."""
@@ -100,20 +100,20 @@ class Room:
             for part in received:
                 if part.member.present:
                     self._receive(part)
-            self._turn.commit()
+            self._turn.publish()
 
     def say(self, event: Event) -> None:
         """Send an event from the room itself to every member."""
         with self._lock:
             self._turn.announce(event)
-            self._turn.commit()
+            self._turn.publish()
 
     def tell(self, member: Member, event: Event) -> None:
         """Send an event from the room itself to one member, if it is still present."""
         with self._lock:
             if member.present:
                 self._turn.tell(member, event)
-                self._turn.commit()
+                self._turn.publish()
 
     def remove(self, member: Member, last: Event, reason: str) -> None:
         """End a member's conversation; `last` is the last event that it receives."""
@@ -121,7 +121,7 @@ class Room:
             if member.present:
                 self._turn.tell(member, last)
                 self._turn.leave(member, reason)
-                self._turn.commit()
+                self._turn.publish()
 
     def _receive(self, part: Received) -> None:
         try:
@@ -143,7 +143,7 @@ class Room:
                 return f"spoke {line.protocol}"
             elif line.startswith("/"):
                 commands.run(self._turn, member, line)
-            elif line.strip() == "exit":
+            elif line.strip() == EXIT:  # as `is_exit`, of a clean line
                 return "exit"
             elif line:
                 say(member, line)

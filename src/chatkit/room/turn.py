@@ -14,7 +14,7 @@ from chatkit.events import Event, Joined, Left, Message, Notice, Private, Rename
 from chatkit.limits import Limits
 from chatkit.protocol.formats import FORMATS, JSON, TEXT
 from chatkit.protocol.replies import HANDLER_FAILED, NOT_KEPT, now_named
-from chatkit.room.entries import Announce, Entry, Leave, Start, Sync, Tell
+from chatkit.room.entries import Announce, Entry, Leave, Subscription, Sync, Tell
 from chatkit.room.hooks import HookFailed, Hooks
 from chatkit.room.members import Member, Roster
 from chatkit.room.publisher import Publisher
@@ -26,9 +26,10 @@ MAX_ANSWERS = 16
 
 
 class Turn:
-    """The members of a room, and the entries of the current turn; `commit` publishes them.
+    """The members of a room, and the entries of the turn under way. One object for the life of the room.
 
-    Plan: each step changes the members at once and adds an entry, so that one turn is one `publish`.
+    Operations: `begin`, steps such as `say` and `leave`, `publish`. Plan: each step changes the members at once and
+    adds an entry, so that one turn is one `Publisher.publish`.
 
     Args:
         handler: an object with hooks, see `chatkit.Handler`.
@@ -69,7 +70,7 @@ class Turn:
             self.roster.remove(member)
             raise self.roster.refusal("handler", HANDLER_FAILED.text) from None
         admitted(member)
-        self._entries += (Announce(Joined(member.name), self._announced_in), Start(member, TEXT, member.name))
+        self._entries += (Announce(Joined(member.name), self._announced_in), Subscription(member, TEXT, member.name))
 
     def say(self, member: Member, text: str, kind: type[Message] = Message) -> None:
         """Add a message, if the handler lets it pass.
@@ -120,9 +121,9 @@ class Turn:
             self._hooks.on_rename(member, old_name)
 
     def subscribe(self, member: Member, after: int | None, epoch: str | None) -> None:
-        """Switch a member to JSON, after a replay: see `Start`."""
+        """Switch a member to JSON, after a replay: see `Subscription`."""
         member.format = JSON
-        self._entries.append(Start(member, JSON, member.name, after, epoch))
+        self._entries.append(Subscription(member, JSON, member.name, after, epoch))
 
     def sync(self, member: Member) -> None:
         """Answer a member with the newest id at this point."""
@@ -137,7 +138,7 @@ class Turn:
         with suppress(HookFailed):
             self._hooks.on_leave(member, reason)
 
-    def commit(self) -> None:
+    def publish(self) -> None:
         """Publish the entries."""
         if entries := self._entries:
             self._entries = []

@@ -1,14 +1,14 @@
 """One connection over a non-blocking transport: lines in, bounded pending bytes out. Owned by one worker thread.
 
-| state   | the peer's bytes are | the server's bytes are     | leaves by                                  |
-|---------|----------------------|----------------------------|--------------------------------------------|
-| OPEN    | lines                | sent                       | `finish`: CLOSING; a failed write: BROKEN  |
-| BROKEN  | lines                | dropped                    | `finish`: CLOSED                           |
-| CLOSING | dropped              | pending, then end of stream | nothing pending, or a failed write: CLOSED |
-| CLOSED  | dropped              | dropped                    | the peer's end: the socket is closed       |
+| state   | the peer's bytes are | the server's bytes are      | leaves by                                       |
+|---------|----------------------|-----------------------------|-------------------------------------------------|
+| OPEN    | lines                | sent                        | `begin_end`: CLOSING; a read or write fails: BROKEN |
+| BROKEN  | lines                | dropped                     | `begin_end`: ENDED                              |
+| CLOSING | dropped              | pending, then end of stream | nothing pending, or a failure: ENDED            |
+| ENDED   | dropped              | dropped                     | the peer's end: `may_close`                     |
 
-In each state `end` is None while the peer may send; after that it is the reason why the peer's side has ended. Only
-reads decide that the peer is gone: a failed write stops the writing alone, so that earlier lines are still received.
+In each state `peer_end` is None while the peer may send; after that it is the reason why the peer's side has ended.
+Only reads decide that: a failed write stops the writing alone, so that earlier lines are still received.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ MAX_PIECES = 512
 THROTTLED_READ_BYTES = 512
 
 
-class State(Enum):
+class ConnectionState(Enum):
     """The states of a connection; the table above lists the transitions."""
 
     OPEN = "open"
     BROKEN = "broken"
     CLOSING = "closing"
-    CLOSED = "closed"
+    ENDED = "ended"
 
 
 class Connection:
@@ -61,15 +61,15 @@ class Connection:
         member: the member of the room; None before the login, and if the connection was refused.
         replay: the replay stage, while the member receives earlier messages; else None.
         state: the state, see the table above.
-        end: the reason why the peer's side has ended, or None.
+        peer_end: the reason why the peer's side has ended, or None.
         last_sent: the time when the kernel last took some of the pending bytes.
         close_at: the time when a closing connection is checked again, and closed unless its peer reads.
         line_due: the time when the unfinished line must have ended, `math.inf` between lines.
     """
 
     __slots__ = (
-        "_decoder", "_pending", "_share", "_throttle", "_undecoded", "close_at", "end", "last_sent", "line_due", "login",
-        "member", "replay", "state", "transport",
+        "_decoder", "_pending", "_share", "_throttle", "_undecoded", "close_at", "last_sent", "line_due", "login",
+        "member", "peer_end", "replay", "state", "transport",
     )  # fmt: skip
 
     def __init__(self, transport: Transport, share: Share) -> None:
@@ -77,8 +77,8 @@ class Connection:
         self.login: PendingLogin | None = None
         self.member: Member | None = None
         self.replay: Replay | None = None
-        self.state = State.OPEN
-        self.end: str | None = None
+        self.state = ConnectionState.OPEN
+        self.peer_end: str | None = None
         self.last_sent = 0.0
         self.close_at = self.line_due = math.inf
         self._share = share
@@ -102,7 +102,7 @@ class Connection:
     @property
     def is_closing(self) -> bool:
         """Whether the server has begun to end the connection."""
-        return self.state is State.CLOSING or self.state is State.CLOSED
+        return self.state is ConnectionState.CLOSING or self.state is ConnectionState.ENDED
 
     @property
     def is_leaving(self) -> bool:
@@ -123,16 +123,15 @@ class Connection:
         return due
 
     def receive(self, max_bytes: int, max_lines: int) -> list[Line]:
-        """Read once, unless input of the last read is undecoded. Sets `end` if the peer's side has ended.
+        """Read once, unless input of the last read is undecoded. Sets `peer_end` if the peer's side has ended.
 
         Returns:
             The lines that this completes, at most `max_lines`; the rest stays undecoded, see `has_input`.
         """
         was_ready = self.transport.is_ready
         lines = self._read(max_bytes, max_lines)
-        if (
-            self.transport.at_eof and not self.end and not self._undecoded
-        ):  # the end came with the last data: the selector won't report it
+        # The end came with the last data: the selector won't report it.
+        if self.transport.at_eof and not self.peer_end and not self._undecoded:
             lines += self._read(max_bytes, max_lines)
         if not was_ready and self.transport.is_ready:
             self.flush()
@@ -152,11 +151,11 @@ class Connection:
             return []
         except OSError:
             self._break()
-            self.end = "connection reset"
+            self.peer_end = "connection reset"
             return []
         if not data:
-            self.end = "end of stream" if self.state is State.OPEN else "connection reset"
-        if self.state is not State.OPEN and (self.end or self.state is not State.BROKEN):
+            self.peer_end = "end of stream" if self.state is ConnectionState.OPEN else "connection reset"
+        if self.is_closing or (self.state is ConnectionState.BROKEN and self.peer_end):
             return []
         if data.count(b"\n") > max_lines:
             self._undecoded = data.split(b"\n", max_lines)[max_lines]
@@ -215,7 +214,7 @@ class Connection:
         return sent == len(data) or self._keep([data], sent, is_shared=True)
 
     def write_pieces(self, pieces: Sequence[Piece]) -> bool:
-        """Write several pieces in one system call, without a copy. Bytes are private, views shared. Returns as `write`."""
+        """Write several pieces in one system call, without a copy: bytes are private, views shared. Returns as `write`."""
         if not pieces:
             return not self._pending
         if self._pending:
@@ -250,19 +249,19 @@ class Connection:
             self._pending.advance(sent)
             if not self._pending.size:
                 self._pending = None
-        if self.state is State.CLOSING:
+        if self.state is ConnectionState.CLOSING:
             self._end_sending()
 
-    def finish(self) -> None:
+    def begin_end(self) -> None:
         """Begin to end: receive no more lines, write the pending bytes, then the end of stream."""
-        self.state = State.CLOSING if self.state is State.OPEN else State.CLOSED
+        self.state = ConnectionState.CLOSING if self.state is ConnectionState.OPEN else ConnectionState.ENDED
         if not self._pending:
             self._end_sending()
 
     @property
     def interest(self) -> int:
         """The events that it waits for: `selectors.EVENT_READ`, `EVENT_WRITE`, both or neither (0)."""
-        reads = not self.end and (not self._throttle or self._throttle.resume_at is None or self.is_closing)
+        reads = not self.peer_end and (not self._throttle or self._throttle.resume_at is None or self.is_closing)
         if reads and self._pending and self._pending.private_bytes and self._share.budget.is_exceeded:
             reads = self.is_closing  # its own answers wait: it gets no more of them
         # Pending bytes can't be written before the handshake is done; encrypted ones must be.
@@ -270,9 +269,9 @@ class Connection:
         return (selectors.EVENT_READ if reads else 0) | (selectors.EVENT_WRITE if writes else 0)
 
     @property
-    def is_finished(self) -> bool:
+    def may_close(self) -> bool:
         """Whether both sides have ended, so that the connection can be closed."""
-        return self.state is State.CLOSED and self.end is not None and not self.transport.has_unsent
+        return self.state is ConnectionState.ENDED and self.peer_end is not None and not self.transport.has_unsent
 
     @property
     def undelivered(self) -> int:
@@ -316,7 +315,7 @@ class Connection:
 
     def _keep(self, pieces: Sequence[Piece], sent: int, *, is_shared: bool) -> bool:
         """Keep the rest of `pieces` after the first `sent` bytes. Returns whether nothing is pending."""
-        if self.state is State.BROKEN or self.state is State.CLOSED:
+        if self.state is ConnectionState.BROKEN or self.state is ConnectionState.ENDED:
             return True
         if not self._pending:
             self._pending = Pending(self._share)
@@ -326,15 +325,15 @@ class Connection:
 
     def _break(self) -> None:
         """Stop writing for good, even if the socket would take bytes again: the stream must have no gap."""
-        if self.state is State.OPEN:
-            self.state = State.BROKEN
+        if self.state is ConnectionState.OPEN:
+            self.state = ConnectionState.BROKEN
         if self._pending:
             self._pending.clear()
         self._pending = None
         self._end_sending()
 
     def _end_sending(self) -> None:
-        if self.state is State.CLOSING:
-            self.state = State.CLOSED
+        if self.state is ConnectionState.CLOSING:
+            self.state = ConnectionState.ENDED
         with suppress(OSError):  # the peer is gone already
             self.transport.shutdown(socket.SHUT_WR)

@@ -77,7 +77,7 @@ class Connections:
             lines = connection.login.receive(lines)
         # The end counts after the lines that the rate holds back.
         resume_at = connection.resume_at
-        end = connection.end if resume_at is None else None
+        end = connection.peer_end if resume_at is None else None
         if (lines or end) and connection.member:
             self.received.append(Received(connection.member, lines, end))
         if resume_at is not None or connection.line_due != math.inf or connection.login:
@@ -115,7 +115,7 @@ class Connections:
             self.arm(connection)
             return
         if not connection.is_closing:
-            connection.finish()
+            connection.begin_end()
             self._give_up_at[connection] = now + (0 if connection in self._cut else self._limits.stall_seconds)
         connection.close_at = now + self._limits.drain_seconds
         self.arm(connection)
@@ -126,7 +126,7 @@ class Connections:
         if connection not in self._all:  # closed already
             return
         key = self._selector.get_map().get(connection.transport)
-        if connection.is_finished:
+        if connection.may_close:
             self._close(connection)
         elif not key and connection.interest:
             self._selector.register(connection.transport, connection.interest, connection)

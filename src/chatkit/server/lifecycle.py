@@ -17,7 +17,7 @@ import threading
 from enum import IntEnum
 
 
-class State(IntEnum):
+class ServerState(IntEnum):
     """The states, in order."""
 
     NEW = 0
@@ -31,17 +31,17 @@ class Lifecycle:
     """The state of one server, shared by its threads."""
 
     def __init__(self) -> None:
-        self.state = State.NEW
+        self.state = ServerState.NEW
         self._changed = threading.Condition()  # its lock is reentrant: a signal handler may take it again
 
-    def advance(self, state: State) -> None:
+    def advance(self, state: ServerState) -> None:
         """Enter a state, unless a later one has been entered."""
         with self._changed:
             if state > self.state:
                 self.state = state
                 self._changed.notify_all()
 
-    def wait_for(self, state: State, timeout: float | None = None) -> bool:
+    def wait_for(self, state: ServerState, timeout: float | None = None) -> bool:
         """Wait until this state, or a later one, is entered. Returns False after `timeout` seconds."""
         with self._changed:
             return self._changed.wait_for(lambda: self.state >= state, timeout)

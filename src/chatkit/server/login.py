@@ -132,7 +132,7 @@ class PendingLogin:
         self.ask()
         if self._connection.transport.is_ready and (not self._logins.auth or self._verify(self._logins.auth)):
             return self._logins.join(self._connection, self._lines)
-        has_ended = self._connection.end and not self._lines and self._connection.resume_at is None
+        has_ended = self._connection.peer_end and not self._lines and self._connection.resume_at is None
         if self._connection.login and has_ended:
             self._leave()
         return []

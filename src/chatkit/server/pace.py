@@ -13,10 +13,10 @@ MIN_LINES, FIRST_LINES, MAX_LINES = 16, 512, 16384
 class Pace:
     """The budget of a turn: lines to decode, and time to read.
 
-    Operations: `begin`, `take_lines` for each connection, `end`. Goal: a turn takes about TURN_SECONDS, whatever the
-    lines cost: two bytes to a thousand JSON readers, a hundred names, an RSA handshake. Plan: the next turn gets half
-    of the lines after a long turn, and twice as many after a short one that left something unread; reading stops when its half
-    of the time is over. Input beyond the budget stays in the kernel, or undecoded.
+    Operations: `begin`, `share` and `use` for the connections in turn, `end`. Goal: a turn takes about TURN_SECONDS,
+    whatever the lines cost: two bytes to a thousand JSON readers, a hundred names, an RSA handshake. Plan: after a
+    long turn the next one gets half of the lines, after a short one that left something unread twice as many; reading
+    stops when half of the time is over. Input beyond the budget stays in the kernel, or undecoded.
     """
 
     def __init__(self) -> None:

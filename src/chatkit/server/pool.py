@@ -16,7 +16,7 @@ from chatkit.room.room import Room
 from chatkit.server.acceptor import Acceptor
 from chatkit.server.budget import Budget, Share
 from chatkit.server.connection import Connection
-from chatkit.server.lifecycle import Lifecycle, State
+from chatkit.server.lifecycle import Lifecycle, ServerState
 from chatkit.server.login import PasswordAuth
 from chatkit.server.stats import Counters
 from chatkit.server.worker import Call, Worker
@@ -86,7 +86,7 @@ class WorkerPool:
             accept_waiting = acceptor.accept_waiting
             worker = Worker(name, self._room, self._limits, accept_waiting, self.fail, self._auth, share)
             self._workers.append(worker)
-        self._lifecycle.advance(State.RUNNING)  # hooks may use the server from the first connection on
+        self._lifecycle.advance(ServerState.RUNNING)  # hooks may use the server from the first connection on
         for thread in (*self._workers, acceptor):
             thread.start()
 
@@ -104,7 +104,7 @@ class WorkerPool:
             call()
 
         with self._posting:
-            if self._lifecycle.state is State.RUNNING:
+            if self._lifecycle.state is ServerState.RUNNING:
                 self._workers[0].post(accept_and_call)
             elif not self.is_in_hook:
                 raise RuntimeError("the server isn't running")
@@ -116,7 +116,7 @@ class WorkerPool:
         grace = min(grace, FAILED_GRACE_SECONDS) if self.failure else grace
         deadline = time.monotonic() + 0.9 * grace  # the rest is for closing by force
         with self._posting:
-            self._lifecycle.advance(State.STOPPING)
+            self._lifecycle.advance(ServerState.STOPPING)
         acceptor.stop()
         _join(acceptor)
         for worker in self._workers:
@@ -160,7 +160,7 @@ class WorkerPool:
             self._acceptor.stop()
         for worker in self._workers:
             worker.stop(time.monotonic() + FAILED_GRACE_SECONDS, self._all_read)
-        self._lifecycle.advance(State.STOPPING)
+        self._lifecycle.advance(ServerState.STOPPING)
 
 
 def _join(thread: threading.Thread) -> None:

@@ -16,7 +16,7 @@ from chatkit.room.batch import Batch, IdRange, Subscribe
 from chatkit.room.pages import PageRequest
 from chatkit.room.publisher import Publisher
 from chatkit.server.budget import Share
-from chatkit.server.connection import Connection, State
+from chatkit.server.connection import Connection, ConnectionState
 from chatkit.server.connections import Connections
 from chatkit.server.pending import unpinned
 
@@ -157,7 +157,7 @@ class Replays:
         for connection, replay in self._all():
             if self._holds_many_messages(replay) and self._publisher.can_replay_after(replay.upto):
                 replay.leave_to_history()
-            if connection.state is State.BROKEN:
+            if connection.state is ConnectionState.BROKEN:
                 self._finish(connection, replay)
             elif replay.held_bytes > self._limits.max_pending_bytes and not replay.leaving:
                 reason = f"more than {self._limits.max_pending_bytes} bytes were waiting behind the replay"

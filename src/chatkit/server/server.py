@@ -21,7 +21,7 @@ from chatkit.room.members import Member
 from chatkit.room.publisher import Publisher
 from chatkit.room.room import Room
 from chatkit.server.acceptor import listen
-from chatkit.server.lifecycle import Lifecycle, State
+from chatkit.server.lifecycle import Lifecycle, ServerState
 from chatkit.server.login import PasswordAuth
 from chatkit.server.pool import WorkerPool
 from chatkit.server.stats import Stats
@@ -101,9 +101,9 @@ class Server:
             RuntimeError: it was started, or shut down, before.
         """
         with self._life:
-            if self._lifecycle.state is not State.NEW:
+            if self._lifecycle.state is not ServerState.NEW:
                 raise RuntimeError("a server starts once: create a new one")
-            self._lifecycle.advance(State.STARTING)
+            self._lifecycle.advance(ServerState.STARTING)
             listener = listen(*self._bind_to)
             try:
                 self._address = two_tuple(listener.getsockname())
@@ -130,10 +130,10 @@ class Server:
             HistoryError: see `start`.
             RuntimeError: see `start` and `shutdown`.
         """
-        if self._lifecycle.state < State.RUNNING:
+        if self._lifecycle.state < ServerState.RUNNING:
             self.start()
         try:
-            self._lifecycle.wait_for(State.STOPPING)
+            self._lifecycle.wait_for(ServerState.STOPPING)
         finally:
             self.shutdown(grace)
 
@@ -149,10 +149,10 @@ class Server:
         """
         if self._pool.is_in_hook:
             raise RuntimeError("a hook can't shut down the server: call shutdown from another thread")
-        self._lifecycle.advance(State.STOPPING)
+        self._lifecycle.advance(ServerState.STOPPING)
         with self._life:
             self._pool.end(grace)
-            self._lifecycle.advance(State.STOPPED)
+            self._lifecycle.advance(ServerState.STOPPED)
         if failure := self._pool.failure:
             raise RuntimeError(f"a thread of the server died: {failure!r}") from failure
 

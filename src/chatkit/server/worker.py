@@ -90,7 +90,7 @@ class Worker(threading.Thread):
         self._with_input: dict[Connection, None] = {}  # those with undecoded input
         self._waiting: dict[Connection, None] = {}  # those that the last turn had no time for
         self._stopping: tuple[float, threading.Barrier] | None = None
-        room.add_subscriber(self.post)
+        room.add_inbox(self.post)
 
     @property
     def load(self) -> int:
