@@ -1,4 +1,4 @@
-"""Two rooms become one: what is said in the one is told in the other, by asyncio.
+"""Make two rooms one, by asyncio: say each message of one in the other.
 
 python bridge.py PORT OTHER_PORT
 """
