@@ -1,4 +1,4 @@
-"""Write what is said in a room to a file, with the time, until the room ends.
+"""Write the chat of a room to a file, with the time, until the room ends.
 
 python log_room.py FILE [PORT]
 """

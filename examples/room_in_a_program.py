@@ -1,4 +1,4 @@
-"""A room inside a program: greet whoever joins, keep shouting out, count what is said.
+"""A room inside a program: greet newcomers, turn shouting down, count messages.
 
 python room_in_a_program.py [PORT]
 """

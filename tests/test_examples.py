@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,8 +20,18 @@ from tests.helpers.servers import Started
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parent.parent
-DOCUMENTS = [(ROOT / f"docs/{name}.md").read_text() for name in ("library", "history", "reconnecting")]
-BLOCKS = re.findall(r"```python\n(.*?)```", "".join(DOCUMENTS), re.DOTALL)
+# These have code of another kind, and tests of their own (tests/test_project.py).
+ELSEWHERE = ("api.md", "protocol.md")
+
+
+def blocks() -> list[Any]:
+    """Return each block of Python in docs/."""
+    found = []
+    for path in sorted((ROOT / "docs").glob("*.md")):
+        if path.name not in ELSEWHERE:
+            for number, code in enumerate(re.findall(r"```python\n(.*?)```", path.read_text(), re.DOTALL)):
+                found.append(pytest.param(code, id=f"{path.name} {number}"))
+    return found
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.name)
@@ -133,9 +144,9 @@ def test_the_example_of_a_test_passes() -> None:
     assert (done.returncode, done.stdout.count("2 passed")) == (0, 1), done.stdout
 
 
-@pytest.mark.parametrize("code", BLOCKS, ids=[f"block {number}" for number in range(len(BLOCKS))])
+@pytest.mark.parametrize("code", blocks())
 def test_the_code_in_the_documents_runs(code: str, tmp_path: Path) -> None:
-    """As it stands there; a test, as a test."""
+    """As it stands there; a test runs as a test."""
     (tmp_path / "test_block.py").write_text(code)
     command = [sys.executable, "-W", "error", *(["-m", "pytest", "-q"] if "def test_" in code else [])]
     done = subprocess.run([*command, "test_block.py"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
@@ -143,4 +154,28 @@ def test_the_code_in_the_documents_runs(code: str, tmp_path: Path) -> None:
 
 
 def test_the_documents_have_code() -> None:
-    assert len(BLOCKS) == 8
+    """Each page that shows the library at work has some."""
+    found = {block.id.partition(" ")[0] for block in blocks()}
+    assert found >= {"history.md", "library.md", "reconnecting.md", "tutorial.md"}
+
+
+def test_the_session_in_the_tutorial(serve: Callable[..., Started]) -> None:
+    """Both members see exactly the lines of the table."""
+    ann, bob = serve().peers(2)
+
+    def real(shown: str) -> list[bytes]:
+        line = shown.strip().strip("`").replace("51044", ann.name).replace("51045", bob.name)
+        return [line.encode()] if line else []
+
+    text = (ROOT / "docs/tutorial.md").read_text()
+    table = text.partition("| 51044 types | 51044 sees | 51045 sees |\n|---|---|---|\n")[2].partition("\n\n")[0]
+    rows = [[real(cell) for cell in row.strip("|").split("|")] for row in table.splitlines()]
+    assert len(rows) > 5
+    for (typed,), at_ann, at_bob in rows:
+        ann.send(typed + b"\n")
+        assert ann.lines(len(at_ann)) == at_ann
+        assert bob.lines(len(at_bob)) == at_bob
+    ann.send(b"exit\n")
+    assert ann.rest() == b""
+    bob.send(b"exit\n")
+    assert bob.rest() == b""

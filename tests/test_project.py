@@ -303,6 +303,13 @@ def test_the_page_on_the_architecture_has_the_layers() -> None:
     assert [name for name in LAYERS if not name.startswith("__")] == places
 
 
+def test_documents_name_files_that_exist() -> None:
+    """Every path that begins at the root of the project is there."""
+    for document in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
+        for path in re.findall(r"\b(?:src|tests|docs|benchmarks|fuzz|examples)/[\w./]*\w", document.read_text()):
+            assert (ROOT / path).exists(), f"{document.name}: {path}"
+
+
 def anchors(document: Path) -> set[str]:
     """Return the anchors of the headings of a document."""
     headings = re.findall(r"^#+ (.*)", document.read_text(), re.MULTILINE)

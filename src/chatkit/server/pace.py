@@ -5,18 +5,19 @@ from __future__ import annotations
 import time
 
 # A member's line waits for the turn in progress, and for its own. Longer turns cost fewer writes per line.
-TURN_SECONDS = 0.02
-# Few enough at the beginning that the most expensive lines take no longer than that.
-MIN_LINES, FIRST_LINES, MAX_LINES = 16, 512, 16384
+INPUT_SECONDS = 0.01
+# The most expensive lines, a hundred names for each, take about that long for the lowest number.
+MIN_LINES, FIRST_LINES, MAX_LINES = 64, 2048, 16384
 
 
 class Pace:
-    """The budget of a turn: lines to decode, and time to read.
+    """The budget of a turn's input: lines to decode, and time.
 
-    Operations: `begin`, `share` and `use` for the connections in turn, `end`. Goal: a turn takes about TURN_SECONDS,
-    whatever the lines cost: two bytes to a thousand JSON readers, a hundred names, an RSA handshake. Plan: after a
-    long turn the next one gets half of the lines, after a short one that left something unread twice as many; reading
-    stops when half of the time is over. Input beyond the budget stays in the kernel, or undecoded.
+    Operations: `begin`, `share` and `use` for the connections in turn, `end` when their lines are published. Goal: that
+    takes about INPUT_SECONDS, whatever the lines cost: two bytes that become a hundred in JSON, a hundred names, an RSA
+    handshake. Plan: if it took longer, the next turn gets half of the lines; if it was short and left something unread,
+    twice as many; reading stops when the time is over. Input beyond the budget stays in the kernel, or undecoded.
+    Delivery isn't part of it: it takes the same time for few lines.
     """
 
     def __init__(self) -> None:
@@ -32,7 +33,7 @@ class Pace:
     @property
     def is_over(self) -> bool:
         """Whether this turn should read no more."""
-        return self._used >= self._lines or time.monotonic() - self._began > TURN_SECONDS / 2
+        return self._used >= self._lines or time.monotonic() - self._began > INPUT_SECONDS
 
     def share(self, connections: int) -> int:
         """Return how many lines one of so many connections may bring."""
@@ -49,7 +50,7 @@ class Pace:
             has_more: whether the budget left something unread.
         """
         seconds = time.monotonic() - self._began
-        if seconds > TURN_SECONDS:
+        if seconds > INPUT_SECONDS:
             self._lines = max(MIN_LINES, self._lines // 2)
-        elif seconds < TURN_SECONDS / 2 and has_more:
+        elif seconds < INPUT_SECONDS / 2 and has_more:
             self._lines = min(MAX_LINES, self._lines * 2)

@@ -156,10 +156,10 @@ class Worker(threading.Thread):
             self._connections.received = []
             self._accept_waiting()
             self._room.receive(received)
+        self._pace.end(has_more=bool(self._with_input or self._waiting))
         self._take_inbox()
         self._replays.tick()
         self._connections.tick()
-        self._pace.end(has_more=bool(self._with_input or self._waiting))
         return has_read
 
     def _patience(self) -> float | None:
