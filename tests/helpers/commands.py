@@ -56,7 +56,7 @@ class Running:
             "stderr": subprocess.PIPE,
         } | options
         self.process: subprocess.Popen[bytes] = subprocess.Popen(
-            [str(BIN / command[0]), *command[1:]], bufsize=0, **streams
+            [str(BIN / command[0]) if "/" not in command[0] else command[0], *command[1:]], bufsize=0, **streams
         )
         self._received = b""
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import select
 import signal
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
-from tests.helpers.commands import Run, Running, start_server
+from tests.helpers.commands import BIN, Run, Running
 from tests.helpers.peers import DEADLINE, Peer, token_seconds
 from tests.helpers.processes import linux, resident_kib
 
@@ -31,6 +33,28 @@ def many_descriptors() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(20_000, hard), hard))
     yield
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+Attacked = Callable[..., tuple[Running, int]]
+
+
+@pytest.fixture
+def attacked(run: Run, tmp_path: Path) -> Iterator[Attacked]:
+    """attacked(*options) starts a chat-server whose output goes to a file, and gives it and its port."""
+    servers = list[Running]()
+
+    def start(*options: str) -> tuple[Running, int]:
+        reader, writer = os.pipe()
+        program = ["/bin/bash", "-c", 'exec "$@" > >(head -n 1; cat > /dev/null) 2> "$0"', str(tmp_path / "err")]
+        servers.append(run(*program, str(BIN / "chat-server"), "--port", "0", *options, stdout=writer))
+        os.close(writer)
+        with open(reader) as lines:
+            return servers[-1], int(lines.readline().rpartition(":")[2])
+
+    yield start
+    for server in servers:
+        server.process.kill()
+        server.process.wait(DEADLINE)
 
 
 def reading(peer: Peer) -> threading.Thread:
@@ -86,40 +110,41 @@ def crowd(port: int, number: int) -> list[socket.socket]:
     [("x\n/json\n", 0.25), ("/nick n{}\n/json 0\n/sync\n", 0.5)],
     ids=["switch", "return"],
 )
-def test_three_thousand_switch_at_once(run: Run, many_descriptors: None, data: str, seconds: float) -> None:
+def test_three_thousand_switch_at_once(attacked: Attacked, many_descriptors: None, data: str, seconds: float) -> None:
     """Members that ask for JSON in one moment get one delivery each: a token between two others is not held up."""
-    server, port = start_server(run, "--max-clients", "5000")
-    threading.Thread(target=server.process.stdout.read, daemon=True).start()  # type: ignore[union-attr]
-    talker, reader = Peer(int(port)), Peer(int(port))
-    sockets = crowd(int(port), 3000)
+    _, port = attacked("--max-clients", "5000")
+    talker, reader = Peer(port), Peer(port)
+    sockets = crowd(port, 3000)
     for index, sock in enumerate(sockets):
         sock.send(data.format(index).encode())
     assert token_seconds(talker, reader) < seconds
     for sock in sockets:
         sock.close()
     assert token_seconds(talker, reader) < seconds
+    talker.close()
+    reader.close()
 
 
-def test_thousands_of_announced_joins(run: Run, many_descriptors: None) -> None:
+def test_thousands_of_announced_joins(attacked: Attacked, many_descriptors: None) -> None:
     """Four thousand that join at once are announced to all by one delivery."""
-    server, port = start_server(run, "--max-clients", "5000", "--announce")
-    threading.Thread(target=server.process.stdout.read, daemon=True).start()  # type: ignore[union-attr]
-    talker, reader = Peer(int(port)), Peer(int(port))
-    sockets = crowd(int(port), 4000)
+    _, port = attacked("--max-clients", "5000", "--announce")
+    talker, reader = Peer(port), Peer(port)
+    sockets = crowd(port, 4000)
     assert token_seconds(talker, reader) < 0.2
     for sock in sockets:
         sock.close()
+    talker.close()
+    reader.close()
 
 
 @pytest.mark.parametrize("line", [b"a\n", b"/\n", b"/who\n", b"/nick x\n"], ids=["text", "slash", "who", "nick"])
 @pytest.mark.parametrize(("number", "seconds"), [(1, 0.05), (32, 0.1)])
-def test_a_token_beside_floods(run: Run, line: bytes, number: int, seconds: float) -> None:
+def test_a_token_beside_floods(attacked: Attacked, line: bytes, number: int, seconds: float) -> None:
     """Tiny lines, long answers and refusals of any number of members hold nobody up."""
-    server, port = start_server(run, "--announce")
-    threading.Thread(target=server.process.stdout.read, daemon=True).start()  # type: ignore[union-attr]
-    talker, reader, program = Peer(int(port)), Peer(int(port)), Peer(int(port))
+    _, port = attacked("--announce")
+    talker, reader, program = Peer(port), Peer(port), Peer(port)
     program.send(b"/json\n")
-    peers, going = [Peer(int(port)) for _ in range(number)], threading.Event()
+    peers, going = [Peer(port) for _ in range(number)], threading.Event()
     going.set()
     threads = [reading(program), flooding(peers, line, going)]
     token_seconds(talker, reader)
@@ -133,13 +158,13 @@ def test_a_token_beside_floods(run: Run, line: bytes, number: int, seconds: floa
         peer.reset()
 
 
-def test_a_reader_that_reads_stays_in_a_burst(run: Run) -> None:
+def test_a_reader_that_reads_stays_in_a_burst(attacked: Attacked) -> None:
     """Lines of two bytes become a hundred each in JSON: 32 members send 32 KiB of them, and no reader is cut off."""
-    _, port = start_server(run)
-    reader = Peer(int(port))
+    _, port = attacked()
+    reader = Peer(port)
     reader.send(b"/json\n")
     assert b"welcome" in reader.line()
-    peers = [Peer(int(port)) for _ in range(32)]
+    peers = [Peer(port) for _ in range(32)]
     for peer in peers:
         peer.send(b"a\n" * 16384)
     peers[0].send(b"the end\n")
@@ -154,11 +179,10 @@ def grown(server: Running, before: int) -> float:
 
 
 @pytest.mark.parametrize("asks", [b"/json 0\n", b""], ids=["replay", "pending"])
-def test_small_pieces_pin_no_batches(run: Run, asks: bytes) -> None:
+def test_small_pieces_pin_no_batches(attacked: Attacked, asks: bytes) -> None:
     """A member that hardly reads, and floods, keeps a few bytes of each batch: not the batches."""
-    server, port = start_server(run)
-    threading.Thread(target=server.process.stdout.read, daemon=True).start()  # type: ignore[union-attr]
-    talker, attacker = Peer(int(port)), Peer(int(port), receive_buffer=4096)
+    server, port = attacked()
+    talker, attacker = Peer(port), Peer(port, receive_buffer=4096)
     attacker.send(LONG_NAME.encode() + b"\n")
     for _ in range(700):
         talker.send(b"x" * 8000 + b"\n")
@@ -180,13 +204,11 @@ def test_small_pieces_pin_no_batches(run: Run, asks: bytes) -> None:
         peer.reset()
 
 
-def test_answers_that_nobody_reads(run: Run) -> None:
+def test_answers_that_nobody_reads(attacked: Attacked) -> None:
     """A hundred members ask and read nothing: together they hold the budget, the largest are cut off, others go on."""
-    server, port = start_server(run, "--max-private-bytes", str(32 << 20))
-    threading.Thread(target=server.process.stdout.read, daemon=True).start()  # type: ignore[union-attr]
-    threading.Thread(target=server.process.stderr.read, daemon=True).start()  # type: ignore[union-attr]
-    talker, reader = Peer(int(port)), Peer(int(port))
-    peers = [Peer(int(port), receive_buffer=4096) for _ in range(100)]
+    server, port = attacked("--max-private-bytes", str(32 << 20))
+    talker, reader = Peer(port), Peer(port)
+    peers = [Peer(port, receive_buffer=4096) for _ in range(100)]
     for index, peer in enumerate(peers):
         letters = "".join(chr(0x12000 + (index >> bit & 1)) for bit in range(31, -1, -1))
         peer.send(f"/nick {letters}\n".encode())
@@ -204,12 +226,10 @@ def test_answers_that_nobody_reads(run: Run) -> None:
 
 
 @pytest.mark.parametrize("threads", ["1", "4"])
-def test_the_end_beside_floods(run: Run, threads: str) -> None:
+def test_the_end_beside_floods(attacked: Attacked, threads: str) -> None:
     """SIGTERM ends a server within 5 s while 200 members flood."""
-    server, port = start_server(run, "--threads", threads)
-    threading.Thread(target=server.process.stdout.read, daemon=True).start()  # type: ignore[union-attr]
-    threading.Thread(target=server.process.stderr.read, daemon=True).start()  # type: ignore[union-attr]
-    peers, going = [Peer(int(port)) for _ in range(200)], threading.Event()
+    server, port = attacked("--threads", threads)
+    peers, going = [Peer(port) for _ in range(200)], threading.Event()
     going.set()
     thread = flooding(peers, b"a\n", going)
     select.select([], [], [], 1)
