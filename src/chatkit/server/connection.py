@@ -214,7 +214,7 @@ class Connection:
         return sent == len(data) or self._keep([data], sent, is_shared=True)
 
     def write_pieces(self, pieces: Sequence[Piece]) -> bool:
-        """Write several pieces in one system call, without a copy: bytes are private, views shared. Returns as `write`."""
+        """Write several pieces in one call, without a copy: bytes are private, views shared. Returns as `write`."""
         if not pieces:
             return not self._pending
         if self._pending:
