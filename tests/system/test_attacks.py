@@ -1,4 +1,4 @@
-"""Hostile members: bursts, floods of tiny lines, answers that nobody reads. The room goes on, in bounded memory and time."""
+"""Hostile members: bursts, floods of tiny lines, unread answers. The room goes on, in bounded memory and time."""
 
 from __future__ import annotations
 
