@@ -404,3 +404,21 @@ def test_help_and_version(command: str) -> None:
         for limit in fields(Limits):
             assert f"--{limit.name.replace('_', '-')} " in short[1]
     assert invoke(command, "--version") == (0, "chatkit 0.1.0\n", "")
+
+
+def test_an_end_that_hangs_is_forced(run: Run) -> None:
+    """Five seconds after SIGTERM the process ends whatever hangs, with one line that says so."""
+    program = (
+        "import threading, chatkit\n"
+        "from chatkit.cli.server import main\n"
+        "main.END_SECONDS = 0.5\n"
+        "chatkit.Server.shutdown = lambda *arguments: threading.Event().wait()\n"
+        "main.main(['--port', '0'])\n"
+    )
+    server = run("python", "-c", program)
+    peer = Peer(int(server.line().rpartition(":")[2]))
+    assert server.line().startswith("New connection from ")
+    server.process.send_signal(signal.SIGTERM)
+    status, _, err = server.ends()
+    peer.close()
+    assert (status, err) == (1, "chat-server: the end took longer than 0.5 seconds, so it was forced\n")

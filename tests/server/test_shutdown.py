@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 import time
 
 import pytest
 
 from chatkit import Limits, Message, Server
-from tests.helpers.inside import wait_for_end
+from tests.helpers.inside import wait_for_end, workers_of
 from tests.helpers.marks import over_tls
-from tests.helpers.peers import DEADLINE, flood
+from tests.helpers.peers import DEADLINE, Peer, flood
 from tests.helpers.servers import EventLog, Serve
 
 
@@ -139,3 +140,65 @@ def test_broadcast_while_it_shuts_down() -> None:
         for thread in threads:
             thread.join(DEADLINE)
         assert [type(error) for error in refused] == [RuntimeError, RuntimeError]
+
+
+def test_a_signal_handler_may_interrupt_a_shutdown_by_another(serve: Serve) -> None:
+    """The inner `shutdown` returns instead of waiting for itself; the outer one ends the server."""
+    server = Server(port=0)
+    server.start()
+    stalls = Peer(server.port)  # a peer that stays: the end takes its time
+    stalls.send(b"x" * 3)
+    interrupted = list[float]()
+
+    def end(number: int, frame: object) -> None:
+        begun = time.monotonic()
+        server.shutdown(3)
+        interrupted.append(time.monotonic() - begun)
+
+    before = signal.signal(signal.SIGALRM, end)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        server.shutdown(1)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+        stalls.close()
+    assert len(interrupted) == 1
+    assert interrupted[0] < 0.1
+
+
+def test_a_hook_that_starts_its_server_is_refused() -> None:
+    """`start` from `on_listening` is a RuntimeError, not a wait for itself."""
+
+    class Starting:
+        def on_listening(self, address: object) -> None:
+            server.start()
+
+    server = Server(port=0, handler=Starting())
+    with pytest.raises(RuntimeError, match="starts once"):
+        server.start()
+
+
+def test_a_thread_that_hangs_is_left_behind(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """A hook that never returns holds `shutdown` up for no longer than its grace, and a moment."""
+    free, held = threading.Event(), threading.Event()
+
+    class Hanging:
+        def on_message(self, message: Message) -> Message:
+            held.set()
+            free.wait(DEADLINE)
+            return message
+
+    server = Server(port=0, handler=Hanging())
+    server.start()
+    peer = Peer(server.port)
+    peer.send(b"x\n")
+    assert held.wait(DEADLINE)
+    begun = time.monotonic()
+    server.shutdown(0.5)
+    assert time.monotonic() - begun < 2
+    assert "chatkit-worker-0 hangs" in caplog.text
+    free.set()
+    for worker in workers_of(server):
+        worker.join(DEADLINE)
+        worker.release()
+    peer.close()

@@ -50,6 +50,14 @@ def prepare(sock: socket.socket, limits: Limits) -> None:
     keep_alive(sock, limits.silent_seconds, limits.unacknowledged_seconds)
 
 
+def turn_away(sock: socket.socket, reason: str) -> None:
+    """Tell a peer why it is refused, and close its connection at once."""
+    with sock, suppress(OSError):
+        sock.send(f"*** {reason}\n".encode())
+        sock.shutdown(socket.SHUT_WR)
+        sock.recv(65536)  # unread input would turn our end of stream into a reset
+
+
 class Acceptor(threading.Thread):
     """The thread that accepts connections until `stop`; then it empties the kernel's queue and closes the listener.
 
@@ -152,11 +160,8 @@ class Acceptor(threading.Thread):
         self._spare.give()
         try:
             sock, _ = self._listener.accept()
-            with sock, suppress(OSError):
-                sock.setblocking(False)
-                sock.send(f"*** {NO_DESCRIPTOR}\n".encode())
-                sock.shutdown(socket.SHUT_WR)
-                sock.recv(65536)  # unread input would turn our end of stream into a reset
+            sock.setblocking(False)
+            turn_away(sock, NO_DESCRIPTOR)
         finally:
             self._spare.take()  # only now: the descriptor of the closed socket is free again
         self._note_trouble(error)

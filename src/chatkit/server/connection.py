@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 from chatkit.net.sockets import reset_on_close
 from chatkit.protocol.lines import Line
 from chatkit.protocol.sniff import SniffingDecoder
-from chatkit.server.pending import Pending
+from chatkit.server.pending import COUNTED_BYTES, Pending
 from chatkit.server.throttle import Throttle
 
 if TYPE_CHECKING:
@@ -274,9 +274,11 @@ class Connection:
         return self.state is ConnectionState.ENDED and self.peer_end is not None and not self.transport.has_unsent
 
     @property
-    def undelivered(self) -> int:
-        """The number of pending line ends."""
-        return self._pending.lines if self._pending else 0
+    def undelivered(self) -> str:
+        """The number of pending line ends, for the log."""
+        if not self._pending:
+            return "0"
+        return f"{'at least ' * (self._pending.size > COUNTED_BYTES)}{self._pending.lines}"
 
     def close(self) -> None:
         """Close the socket; with a reset if bytes are pending, so that half a line never looks like a whole one."""

@@ -44,6 +44,7 @@ class Connections:
         self._selector = selector
         self.share = share
         self._all: set[Connection] = set()
+        self._refused: set[Connection] = set()
         self._behind: set[Connection] = set()
         self._cut: dict[Connection, str] = {}  # those that the server disconnected, and why
         self._give_up_at: dict[Connection, float] = {}  # when a closing one is closed although its peer reads
@@ -62,9 +63,16 @@ class Connections:
         """The time (`time.monotonic`) when `tick` must be called at the latest."""
         return self._deadlines.next
 
-    def add(self, connection: Connection) -> None:
+    def add(self, connection: Connection, *, is_refused: bool = False) -> None:
         """Own a connection; safe from any thread."""
         self._all.add(connection)
+        if is_refused:
+            self._refused.add(connection)
+
+    @property
+    def refused(self) -> int:
+        """The number of connections that get the reason of their refusal and nothing else."""
+        return len(self._refused)
 
     def arm(self, connection: Connection) -> None:
         """Set the deadline of a connection from its `due`."""
@@ -243,10 +251,11 @@ class Connections:
         if self.subscribers.end_replay(connection):
             reset_on_close(connection.transport)  # the rest of the replay is missing: a reset shows that
         self._behind.discard(connection)
+        self._refused.discard(connection)
         self._deadlines.clear(connection)
         cut = self._cut.pop(connection, None)
         self._give_up_at.pop(connection, None)
         if connection.member and (cut or connection.pending_bytes):
             reason = cut or "the rest was read too slowly after the end of the conversation"
-            logger.warning("%s: %d lines undelivered: %s", connection.member.name, connection.undelivered, reason)
+            logger.warning("%s: %s lines undelivered: %s", connection.member.name, connection.undelivered, reason)
         connection.close()

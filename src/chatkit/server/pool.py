@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import threading
 import time
@@ -13,7 +14,7 @@ from chatkit.limits import Limits
 from chatkit.net.sockets import Address
 from chatkit.net.transport import PlainTransport
 from chatkit.room.room import Room
-from chatkit.server.acceptor import Acceptor
+from chatkit.server.acceptor import Acceptor, turn_away
 from chatkit.server.budget import Budget, Share
 from chatkit.server.connection import Connection
 from chatkit.server.lifecycle import Lifecycle, ServerState
@@ -26,6 +27,12 @@ if TYPE_CHECKING:
 
 # After a thread has died, the workers have this long to deliver: a supervisor waits to restart the process.
 FAILED_GRACE_SECONDS = 1.0
+# A thread that is asked to end has at least so long, whatever the grace; it takes milliseconds.
+HARD_SECONDS = 0.5
+# Refused peers that each worker keeps until they have read why; further ones are told and closed at once.
+MAX_REFUSED = 64
+
+logger = logging.getLogger("chatkit")
 
 
 class WorkerPool:
@@ -118,15 +125,19 @@ class WorkerPool:
         with self._posting:
             self._lifecycle.advance(ServerState.STOPPING)
         acceptor.stop()
-        _join(acceptor)
+        _join(acceptor, max(deadline, time.monotonic() + HARD_SECONDS))
         for worker in self._workers:
             worker.stop(deadline, self._all_read)
+        hard = max(deadline + 0.05 * grace, time.monotonic() + HARD_SECONDS)
         for worker in self._workers:
-            _join(worker)
+            _join(worker, hard)
         self._room.publisher.end(max(0.05 * grace, deadline + 0.1 * grace - time.monotonic()))
-        acceptor.release()
-        for worker in self._workers:
-            worker.release()
+        threads: list[Acceptor | Worker] = [acceptor, *self._workers]
+        for thread in threads:
+            if thread.is_alive():  # it may use its selector still
+                logger.critical("%s hangs; it is left behind", thread.name)
+            else:
+                thread.release()
         self._acceptor = None
 
     def _assign(self, sock: PlainTransport, address: Address) -> None:
@@ -143,7 +154,10 @@ class WorkerPool:
             else:
                 self._room.join(address, partial(worker.admit, connection))
         except JoinRefused as refusal:
-            worker.refuse(connection, refusal.reason)
+            if worker.refused < MAX_REFUSED:
+                worker.refuse(connection, refusal.reason)
+            else:
+                turn_away(sock, refusal.reason)
 
     def _connection(self, sock: PlainTransport, share: Share) -> Connection:
         if not self.tls:
@@ -163,10 +177,13 @@ class WorkerPool:
         self._lifecycle.advance(ServerState.STOPPING)
 
 
-def _join(thread: threading.Thread) -> None:
-    """Wait for the end of a thread, also if Ctrl-C interrupted its start: it runs then, but `is_alive` is False."""
+def _join(thread: threading.Thread, deadline: float) -> None:
+    """Wait for the end of a thread until `deadline` (`time.monotonic`).
+
+    If Ctrl-C interrupted its start, the thread runs, but `is_alive` is False for a moment.
+    """
     until = time.monotonic() + FAILED_GRACE_SECONDS
     while not thread.is_alive() and thread in threading.enumerate() and time.monotonic() < until:
         time.sleep(0.001)
     if thread.is_alive():
-        thread.join()
+        thread.join(min(max(0.0, deadline - time.monotonic()), threading.TIMEOUT_MAX))

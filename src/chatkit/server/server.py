@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from os import PathLike
 from types import TracebackType
@@ -91,6 +93,8 @@ class Server:
         self._pool = WorkerPool(self._room, limits, threads, self._lifecycle, tls, auth)
         self._address: Address | None = None
         self._life = threading.Lock()  # held by `start` and `shutdown`
+        self._changed_by: int | None = None  # the thread that holds `_life`
+        self._is_interrupted = False  # that thread, by a call of `shutdown`
 
     def start(self) -> None:
         """Listen, and serve in threads; return as soon as peers can connect.
@@ -100,7 +104,9 @@ class Server:
             HistoryError: the history can't be opened.
             RuntimeError: it was started, or shut down, before.
         """
-        with self._life:
+        if self._lifecycle.state is not ServerState.NEW:  # also for a hook, which would wait for itself below
+            raise RuntimeError("a server starts once: create a new one")
+        with self._changing():
             if self._lifecycle.state is not ServerState.NEW:
                 raise RuntimeError("a server starts once: create a new one")
             self._lifecycle.advance(ServerState.STARTING)
@@ -111,6 +117,8 @@ class Server:
                 self._room.publisher.start(self._pool.fail)
                 self._call_on_listening()
                 self._pool.start(listener)
+                if self._is_interrupted:  # by a signal handler that has shut the server down
+                    self._pool.end(grace=0)
             except BaseException:
                 self._pool.end(grace=0)
                 self._room.publisher.end(1.0)
@@ -150,11 +158,24 @@ class Server:
         if self._pool.is_in_hook:
             raise RuntimeError("a hook can't shut down the server: call shutdown from another thread")
         self._lifecycle.advance(ServerState.STOPPING)
-        with self._life:
+        if self._changed_by == threading.get_ident():
+            self._is_interrupted = True
+            return  # a signal handler: the call that it interrupts goes on afterwards, and ends the server
+        with self._changing():
             self._pool.end(grace)
             self._lifecycle.advance(ServerState.STOPPED)
         if failure := self._pool.failure:
             raise RuntimeError(f"a thread of the server died: {failure!r}") from failure
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Start and shut down one at a time."""
+        with self._life:
+            self._changed_by = threading.get_ident()
+            try:
+                yield
+            finally:
+                self._changed_by = None
 
     def __enter__(self) -> Self:
         self.start()

@@ -98,6 +98,11 @@ class Worker(threading.Thread):
         return len(self._connections)
 
     @property
+    def refused(self) -> int:
+        """The number of refused connections that it owns."""
+        return self._connections.refused
+
+    @property
     def counters(self) -> Counters:
         """Its counters."""
         return self._connections.counters
@@ -121,7 +126,7 @@ class Worker(threading.Thread):
 
     def refuse(self, connection: Connection, reason: str) -> None:
         """Take over a refused connection: it receives the reason and the end of stream."""
-        self._connections.add(connection)
+        self._connections.add(connection, is_refused=True)
         self.post(partial(self._refuse, connection, reason))
 
     def stop(self, deadline: float, all_read: threading.Barrier) -> None:
@@ -131,7 +136,8 @@ class Worker(threading.Thread):
             deadline: the time (`time.monotonic`) when open connections are closed by force.
             all_read: where the workers wait for each other after reading, so that each delivers the lines of all.
         """
-        self.post(partial(setattr, self, "_stopping", (deadline, all_read)))
+        self._stopping = deadline, all_read  # directly: behind a full inbox it would come too late
+        self._waker.wake()
 
     def release(self) -> None:
         """Free the connections, the waker and the selector, after every thread that may post has ended."""
@@ -305,7 +311,7 @@ class Worker(threading.Thread):
         read_until = (time.monotonic() + deadline) / 2
         self._logins.close()
         self._connections.release_throttled()
-        while self._turn(0) and time.monotonic() < read_until:
+        while time.monotonic() < read_until and self._turn(0):
             pass
         with suppress(threading.BrokenBarrierError):
             all_read.wait(min(max(0, deadline - time.monotonic()), LONGEST_WAIT_SECONDS))

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
+import select
 import signal
 import sys
+import threading
 from dataclasses import fields
 from typing import Any
 
@@ -31,6 +34,7 @@ logger = logging.getLogger("chatkit")
 COMMAND = "chat-server"
 # Together with Python's own exit, below the 5 s that an end may take.
 GRACE_SECONDS = 4.0
+END_SECONDS = 5.0  # then the process ends whatever hangs
 PRINT_SECONDS = 0.3  # for the last lines, on each of stdout and stderr
 
 
@@ -107,6 +111,13 @@ def _server(host: str, port: int, handler: Transcript, protection: Protection, *
         raise click.UsageError(str(error)) from None
 
 
+def _end_by_force() -> None:
+    """End the process whatever hangs; say so, unless standard error is full."""
+    if select.select([], [2], [], 0)[1]:
+        os.write(2, f"{COMMAND}: the end took longer than {END_SECONDS:g} seconds, so it was forced\n".encode())
+    os._exit(1)
+
+
 def _exit_on_signals() -> None:
     """Let the first Ctrl-C or SIGTERM raise KeyboardInterrupt, and a second one kill the process at once."""
     signals = (signal.SIGINT, signal.SIGTERM)
@@ -114,6 +125,9 @@ def _exit_on_signals() -> None:
     def interrupt(number: int, frame: object) -> None:
         for each in signals:
             signal.signal(each, signal.SIG_DFL)
+        watchdog = threading.Timer(END_SECONDS, _end_by_force)
+        watchdog.daemon = True
+        watchdog.start()
         raise KeyboardInterrupt
 
     for each in signals:
