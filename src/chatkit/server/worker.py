@@ -170,7 +170,7 @@ class Worker(threading.Thread):
 
     def _patience(self) -> float | None:
         """Return how many seconds the selector may wait; None if nothing is due."""
-        if self._inbox or self._connections.received or self._with_input or self._replays.is_ready:
+        if self._inbox or self._connections.received or self._with_input or self._connections.touched:
             return 0
         due = self._connections.next_due
         return None if due == math.inf else min(max(0, due - time.monotonic()), LONGEST_WAIT_SECONDS)
@@ -192,6 +192,7 @@ class Worker(threading.Thread):
                 continue
             if events & selectors.EVENT_WRITE:
                 connection.flush()
+                self._connections.touched[connection] = None
             if events & selectors.EVENT_READ:
                 readable[connection] = None
         self._receive_all(readable)
@@ -205,10 +206,19 @@ class Worker(threading.Thread):
         number = len(readable) or 1
         max_bytes = min(MAX_READ_BYTES, max(MIN_READ_BYTES, TURN_BYTES // number))
         max_lines = self._pace.share(number)
-        first = [each for each in self._waiting if each in readable]
+        first, handshakes = [each for each in self._waiting if each in readable], list[Connection]()
         self._waiting = {}
         for connection in dict.fromkeys([*first, *readable]):
-            if self._pace.is_over:
+            if not connection.transport.is_ready:
+                handshakes.append(connection)
+            elif self._pace.is_over:
+                self._waiting[connection] = None
+            else:
+                self._receive(connection, max_bytes, max_lines)
+        for number, connection in enumerate(
+            handshakes
+        ):  # each may take milliseconds: one a turn, others if there is time
+            if number and self._pace.is_over:
                 self._waiting[connection] = None
             else:
                 self._receive(connection, max_bytes, max_lines)
@@ -219,6 +229,8 @@ class Worker(threading.Thread):
             return
         lines = connection.receive(max_bytes, max_lines)
         self._pace.use(len(lines) or 1)
+        if connection.replay:  # the read may have broken the connection
+            self._connections.touched[connection] = None
         self._connections.receive(connection, lines)
         if connection.has_input:
             self._with_input[connection] = None
@@ -254,6 +266,7 @@ class Worker(threading.Thread):
         for member, connection in subscribers.replaying.items():
             if connection.replay and member not in points:
                 connection.replay.hold(batch)
+                self._connections.touched[connection] = None
         for member in points:
             self._deliver_in_parts(member, points[member], batch)
         for member, _ in batch.left:
@@ -299,6 +312,7 @@ class Worker(threading.Thread):
     ) -> None:
         if connection.replay:
             connection.replay.hold(batch, first, last)
+            self._connections.touched[connection] = None
         elif (format := self._subscribers.format_of(member)) and first != last:
             self._connections.write_pieces(connection, batch.lines(format).pieces_for(member, first, last))
 
