@@ -39,7 +39,7 @@ from chatkit.server.login import PasswordAuth
 from chatkit.server.replays import Replay, Replays
 from chatkit.server.worker import Worker
 from chatkit.testing import Guest
-from tests.helpers.peers import DEADLINE
+from tests.helpers.peers import DEADLINE, Peer
 
 # protocol
 
@@ -68,6 +68,11 @@ def waker_reading(waker: Waker, reader: Any) -> Iterator[None]:
 def fill_outgoing(transport: TlsTransport, data: bytes) -> None:
     """Add bytes to those that TLS itself has to send."""
     transport._outgoing.write(data)
+
+
+def ssl_object_of(peer: Peer) -> object:
+    """Return the object of CPython that holds OpenSSL's pointer."""
+    return peer.sock._sslobj  # type: ignore[attr-defined]
 
 
 # history
