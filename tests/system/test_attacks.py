@@ -8,6 +8,8 @@ import resource
 import select
 import signal
 import socket
+import ssl
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +20,7 @@ from typing import Any
 import pytest
 
 from tests.helpers.commands import BIN, Run, Running
-from tests.helpers.peers import DEADLINE, Peer, token_seconds
+from tests.helpers.peers import DEADLINE, Peer, token_seconds, trusting
 from tests.helpers.processes import linux, resident_kib
 
 pytestmark = [pytest.mark.timed, linux]
@@ -262,3 +264,36 @@ def test_the_end_beside_floods(attacked: Attacked, threads: str) -> None:
         assert time.monotonic() - begun < 5
         going.clear()
         flood.join(DEADLINE)
+
+
+def test_refused_peers_take_few_descriptors(attacked: Attacked, many_descriptors: None) -> None:
+    """A full room turns peers away without keeping them: two thousand that stay connected cost a bounded number."""
+    server, port = attacked("--max-clients", "100")
+    with crowd(port, 2000) as sockets, peers(port, 1) as (late,):
+        assert late.rest() == b"*** the room is full\n"
+        assert len(os.listdir(f"/proc/{server.process.pid}/fd")) < 100 + 64 + 50
+        assert len(sockets) == 2000
+
+
+def test_a_token_beside_handshakes(attacked: Attacked, tmp_path: Path) -> None:
+    """Hundreds of TLS handshakes with an RSA key of 4096 bits, a few milliseconds each, hold nobody up."""
+    path = tmp_path / "rsa.pem"
+    names = ["-subj", "/CN=localhost", "-keyout", str(path), "-out", str(tmp_path / "cert.pem")]
+    subprocess.run(
+        ["openssl", "req", "-x509", "-newkey", "rsa:4096", "-nodes", *names], check=True, capture_output=True
+    )
+    _, port = attacked("--tls-cert", str(tmp_path / "cert.pem"), "--tls-key", str(path))
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    with suppress(ssl.SSLWantReadError):
+        trusting().wrap_bio(incoming, outgoing).do_handshake()
+    hello = outgoing.read()
+
+    def p99() -> float:
+        with peers(port, 2, tls=True) as (talker, reader), crowd(port, 300) as sockets:
+            talker.drain()
+            token_seconds(talker, reader)
+            for sock in sockets:
+                sock.send(hello)
+            return max(token_seconds(talker, reader) for _ in range(20))
+
+    assert best(p99, 0.1) < 0.1
