@@ -30,7 +30,7 @@ ALL_PAGES_BYTES = 16 * 1024 * 1024
 
 
 class Replay:
-    """A member's replay. Live batches are held until it has caught up.
+    """A member's replay: old messages, page by page. Live batches wait behind it.
 
     Attributes:
         member: the member that receives the replay.

@@ -202,7 +202,7 @@ class Worker(threading.Thread):
         return bool(readable)
 
     def _receive_all(self, readable: dict[Connection, None]) -> None:
-        """Receive from connections in turn: those that the last turn had no time for come first."""
+        """Receive from connections in turn. Connections that the last turn had no time for come first."""
         number = len(readable) or 1
         max_bytes = min(MAX_READ_BYTES, max(MIN_READ_BYTES, TURN_BYTES // number))
         max_lines = self._pace.share(number)
