@@ -13,6 +13,7 @@ from chatkit import Event, Gap, Limits, Message, Welcome
 from chatkit.history.base import HistoryError
 from chatkit.history.memory import MemoryHistory
 from chatkit.protocol.formats import parse_json
+from chatkit.room.batch import Batch
 from chatkit.server import replays
 from tests.helpers.inside import before_release, call_soon, committer_of, connections_of, publisher_of, workers_of
 from tests.helpers.marks import over_tls
@@ -282,6 +283,36 @@ def test_pages_of_all_idle_readers_have_a_bound(serve: Serve, tmp_path: Path, mo
     call_soon(started.server, look)
     assert until_all_wait.wait(10)
     assert sum(pending) <= 2 * 200_000
+
+
+def test_a_replay_holds_only_lines_for_its_member(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers to others cost nothing for thousands of members that receive a replay."""
+    held = list[int]()
+    hold = replays.Replay.hold
+
+    def counted(replay: replays.Replay, batch: Batch, first: int = 0, last: int | None = None) -> None:
+        hold(replay, batch, first, last)
+        held.append(replay.held_bytes)
+
+    monkeypatch.setattr(replays.Replay, "hold", counted)
+    started = serve(limits=Limits(history_size=10_000))
+    ann = started.peer()
+    ann.send((b"x" * 1000 + b"\n") * 8000)
+    sync(ann)
+    idle = started.peer(receive_buffer=4096)
+    idle.send(b"/json 0\n")
+    assert b'"welcome"' in idle.line()
+    for _ in range(2):  # a second answer proves that the turn of the first is over
+        sync(ann)
+    held.clear()
+    for _ in range(10):
+        sync(ann)
+    assert held == []
+    ann.send(b"live\n")
+    for _ in range(2):
+        sync(ann)
+    assert len(held) == 1
+    assert held[0] > len(b"live")
 
 
 def test_a_replay_leaves_room_for_the_next_burst(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:

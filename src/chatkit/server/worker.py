@@ -215,9 +215,8 @@ class Worker(threading.Thread):
                 self._waiting[connection] = None
             else:
                 self._receive(connection, max_bytes, max_lines)
-        for number, connection in enumerate(
-            handshakes
-        ):  # each may take milliseconds: one a turn, others if there is time
+        # A handshake may take milliseconds: one a turn, others if there is time.
+        for number, connection in enumerate(handshakes):
             if number and self._pace.is_over:
                 self._waiting[connection] = None
             else:
@@ -263,15 +262,23 @@ class Worker(threading.Thread):
         for format, members in subscribers.by_format.items():
             if members and format in batch.encoded:
                 self._write(batch.encoded[format], members, points)
-        for member, connection in subscribers.replaying.items():
-            if connection.replay and member not in points:
-                connection.replay.hold(batch)
-                self._connections.touched[connection] = None
+        self._hold(batch, points)
         for member in points:
             self._deliver_in_parts(member, points[member], batch)
         for member, _ in batch.left:
             if leaver := subscribers.find(member):
                 self._connections.end(leaver)
+
+    def _hold(self, batch: Batch, points: Points) -> None:
+        """Have the members' replays hold a batch, as far as it has anything for them."""
+        replaying, encoded = self._subscribers.replaying, batch.encoded.values()
+        is_shared = any(lines.data for lines in encoded)
+        concerned = replaying if is_shared else {each for lines in encoded for each in lines.edits if each in replaying}
+        for member in concerned:
+            connection = replaying[member]
+            if connection.replay and member not in points:
+                connection.replay.hold(batch)
+                self._connections.touched[connection] = None
 
     def _count_deliveries(self, batches: list[Batch], points: Points) -> None:
         joining = [points[member][0][0] for member in points if member in self._subscribers.joining]
