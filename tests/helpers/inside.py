@@ -23,6 +23,7 @@ from chatkit.client.reconnect import ReconnectingConnection
 from chatkit.client.resume import ResumeState
 from chatkit.history import search
 from chatkit.history.base import History
+from chatkit.history.memory import MemoryHistory
 from chatkit.history.sqlite.store import SqliteHistory
 from chatkit.limits import Limits
 from chatkit.net.sockets import Waker
@@ -71,6 +72,11 @@ def fill_outgoing(transport: TlsTransport, data: bytes) -> None:
 
 
 # history
+
+
+def containers_of(history: MemoryHistory) -> list[list[Any]]:
+    """Return the lists that hold its messages."""
+    return [history._blocks, *history._blocks]
 
 
 def path_of(history: SqliteHistory) -> Path:
