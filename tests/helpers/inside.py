@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import selectors
 import socket
 import sqlite3
@@ -86,10 +85,9 @@ def path_of(history: SqliteHistory) -> Path:
 
 def crash(history: SqliteHistory) -> None:
     """Leave the file as `kill -9` would: without an orderly end."""
+    history._is_open = False
     history._disconnect()
-    assert history._lock_descriptor is not None
-    os.close(history._lock_descriptor)
-    history._lock_descriptor = None
+    history._lock._close()
 
 
 def writer_of(history: SqliteHistory) -> sqlite3.Connection:
