@@ -96,6 +96,11 @@ def writer_of(history: SqliteHistory) -> sqlite3.Connection:
     return history._writer
 
 
+def unsaved_ranges(history: SqliteHistory) -> int:
+    """Return how many ranges of unused ids the next append writes."""
+    return len(history._unsaved_unused)
+
+
 def reader_of(history: SqliteHistory) -> sqlite3.Connection:
     """Return the connection that reads."""
     assert history._reader

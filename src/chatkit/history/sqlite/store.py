@@ -104,7 +104,11 @@ class SqliteHistory(History):
 
     def skip(self, first: int, last: int) -> None:
         """Mark ids as unused; the next `append` or `close` writes that to the file."""
-        self._unsaved_unused.append(self.add_unused(first, last))
+        added = self.add_unused(first, last)
+        if self._unsaved_unused and self._unsaved_unused[-1][0] == added[0]:
+            self._unsaved_unused[-1] = added  # it continues the last one
+        else:
+            self._unsaved_unused.append(added)
         self.newest_id = last
 
     def read(self, after: int, upto: int, max_bytes: int) -> list[Message]:
