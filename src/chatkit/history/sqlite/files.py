@@ -268,9 +268,10 @@ def inodes_of(path: Path) -> Inodes:
 
 def inode_of(path: str | Path) -> int | None:
     """Return which file has this name now; None if there is none."""
-    with suppress(FileNotFoundError):
+    try:
         return os.stat(path).st_ino
-    return None
+    except FileNotFoundError:
+        return None
 
 
 def size_of(path: str | Path) -> int:

@@ -61,6 +61,7 @@ class SqliteHistory(History):
         self.newest_id = 0
         self.unused = []
         self._path = Path(os.path.realpath(path))  # the log and the lock are beside the file, not beside a link
+        self._names = {suffix: f"{self._path}{suffix}" for suffix in files.SUFFIXES}
         self._sync, self._keep, self._days = sync, keep, days
         self._reader_lock = threading.Lock()
         self._lock = files.Lock(self._path)
@@ -243,7 +244,7 @@ class SqliteHistory(History):
         If only the lock file was removed, and no other server came, lock a new one.
         """
         with translate_errors(self._path):
-            if not self._is_taken and self._lock.is_held:
+            if self._lock.is_held and not self._is_taken:
                 return
             if not self._is_taken and self._is_untouched():
                 with suppress(TakenHistory):
@@ -261,7 +262,7 @@ class SqliteHistory(History):
     def _is_untouched(self) -> bool:
         """Tell whether nobody wrote where the files of this history are or were. Each server that starts writes."""
         for suffix in ("", "-wal"):
-            if self._has_moved(suffix) and files.size_of(f"{self._path}{suffix}"):
+            if self._has_moved(suffix) and files.size_of(self._names[suffix]):
                 return False
         return not self._writer or queries.read_state(self._writer) == (self.epoch, self._reserved)
 
@@ -274,13 +275,13 @@ class SqliteHistory(History):
                 self._release_renamed(self._writer, self._path)
             # Without its name a log would be lost at a crash. A reader may need it until its transaction ends.
             elif self._writer and self._has_moved("-wal") and queries.checkpoint(self._writer, "PASSIVE"):
-                self._release_renamed(self._writer, f"{self._path}-wal")
+                self._release_renamed(self._writer, self._names["-wal"])
         if self._is_damaged:
             raise DamagedHistory(f"{self._path} is damaged (old messages can't be read)")
 
     def _has_moved(self, suffix: str) -> bool:
         """Tell whether a file that is open has lost its name."""
-        return files.inode_of(f"{self._path}{suffix}") != self._inodes.get(suffix)
+        return files.inode_of(self._names[suffix]) != self._inodes.get(suffix)
 
     def _release_renamed(self, writer: sqlite3.Connection, name: str | Path) -> None:
         """Write the log into the file, wherever it is now, and close it. Remove no files but its own."""
