@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import selectors
 import socket
 import sqlite3
@@ -23,6 +22,7 @@ from chatkit.client.reconnect import ReconnectingConnection
 from chatkit.client.resume import ResumeState
 from chatkit.history import search
 from chatkit.history.base import History
+from chatkit.history.memory import MemoryHistory
 from chatkit.history.sqlite.store import SqliteHistory
 from chatkit.limits import Limits
 from chatkit.net.sockets import Waker
@@ -78,6 +78,11 @@ def ssl_object_of(peer: Peer) -> object:
 # history
 
 
+def containers_of(history: MemoryHistory) -> list[list[Any]]:
+    """Return the lists that hold its messages."""
+    return [history._blocks, *history._blocks]
+
+
 def path_of(history: SqliteHistory) -> Path:
     """Return the path of the history's file."""
     return history._path
@@ -85,16 +90,20 @@ def path_of(history: SqliteHistory) -> Path:
 
 def crash(history: SqliteHistory) -> None:
     """Leave the file as `kill -9` would: without an orderly end."""
+    history._is_open = False
     history._disconnect()
-    assert history._lock_descriptor is not None
-    os.close(history._lock_descriptor)
-    history._lock_descriptor = None
+    history._lock._close()
 
 
 def writer_of(history: SqliteHistory) -> sqlite3.Connection:
     """Return the connection that writes."""
     assert history._writer
     return history._writer
+
+
+def unsaved_ranges(history: SqliteHistory) -> int:
+    """Return how many ranges of unused ids the next append writes."""
+    return len(history._unsaved_unused)
 
 
 def reader_of(history: SqliteHistory) -> sqlite3.Connection:
