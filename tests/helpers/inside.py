@@ -143,6 +143,7 @@ def after_each_query(monkeypatch: pytest.MonkeyPatch, called: Callable[[bool], N
 
 def places(roster: Roster) -> tuple[int, dict[str, int]]:
     """Return how many places are reserved, and how many each address has."""
+    assert roster._hosts.keys() == roster._from_address.keys()
     return roster._reserved, dict(roster._from_address)
 
 

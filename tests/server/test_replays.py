@@ -385,25 +385,28 @@ class Holey(MemoryHistory):
     """Doesn't keep what comes while it is `broken`, nor is read then."""
 
     broken = False
+    error: type[BaseException] = HistoryError
 
     def append(self, messages: Any) -> None:
         if self.broken:
-            raise HistoryError("broken")
+            raise self.error("broken")
         super().append(messages)
 
     def read(self, after: int, upto: int, max_bytes: int) -> list[Message]:
         if self.broken:
-            raise HistoryError("broken")
+            raise self.error("broken")
         return super().read(after, upto, max_bytes)
 
 
+@pytest.mark.parametrize("error", [HistoryError, SystemExit])
 def test_gaps_are_where_they_are(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: type[BaseException]
 ) -> None:
     """Messages that weren't kept are a gap between the others. An unreadable history is a gap and one log line."""
     for module in ("room.committer",):
         monkeypatch.setattr(f"chatkit.{module}.RETRY_SECONDS", 0.01)
     store = Holey(1000)
+    store.error = error
     started = serve(history=store, limits=Limits(history_size=2))
     ann, bob = started.peers(2)
     for broken, lines in ((False, b"1\n2\n"), (True, b"3\n4\n5\n"), (False, b"6\n7\n8\n9\n")):
