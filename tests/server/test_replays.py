@@ -315,6 +315,40 @@ def test_a_replay_holds_only_lines_for_its_member(serve: Serve, monkeypatch: pyt
     assert held[0] > len(b"live")
 
 
+def test_a_leaver_receives_nothing_after_its_leave(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a disk hangs, a program switches to JSON and leaves, somebody speaks, another switches and hears more.
+
+    The line between is not encoded in JSON: nobody in the room reads it. The leaver must not receive the later line.
+    """
+    store, hanging, may_go_on = MemoryHistory(100), threading.Event(), threading.Event()
+    append = store.append
+
+    def hang(messages: list[Message]) -> None:
+        hanging.set()
+        assert may_go_on.wait(10)
+        append(messages)
+
+    monkeypatch.setattr(store, "append", hang)
+    started = serve(history=store, limits=Limits(history_seconds=20))
+    ann, leaver, bob, cid = started.peers(4)
+    ann.send(b"hold\n")
+    assert hanging.wait(10)
+    leaver.send(b"/json 0\nexit\n")
+    started.events.wait_for("leave")
+    bob.send(b"between\n")
+    while started.events.wait_for("message").split(": ")[1] != "between":
+        pass
+    cid.send(b"/json\nlast\n")
+    while started.events.wait_for("message").split(": ")[1] != "last":
+        pass
+    may_go_on.set()
+    told = leaver.rest()
+    assert b'"hold"' in told
+    assert b"last" not in told or b"between" in told
+    while not bob.line().endswith(b": last"):
+        pass
+
+
 def test_a_replay_leaves_room_for_the_next_burst(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     """At its end at most half of `max_pending_bytes` waits, so that the next burst disconnects nobody."""
     waiting = list[int]()

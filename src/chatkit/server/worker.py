@@ -48,7 +48,7 @@ BACKLOG_SECONDS = 0.05
 Call = Callable[[], None]
 
 # For each member the points from which it receives batches: after how many batches, and how.
-Points = dict[Member, list[tuple[int, Subscribe]]]
+Points = dict[Member, list[tuple[int, Subscribe | None]]]
 
 
 class Worker(threading.Thread):
@@ -241,6 +241,8 @@ class Worker(threading.Thread):
             item = self._inbox.popleft()
             if isinstance(item, Batch):
                 batches.append(item)
+                for member, _ in item.left:
+                    points.setdefault(member, []).append((len(batches), None))
             elif isinstance(item, Subscribe):
                 points.setdefault(item.member, []).append((len(batches), item))
             else:
@@ -253,7 +255,7 @@ class Worker(threading.Thread):
         """Write once to each member, however many batches there are.
 
         Args:
-            points: for the members that begin to receive, or receive in another format, from some batch on.
+            points: for the members that begin to receive, or receive in another format, or no more, from some batch on.
         """
         if not batches and not points:
             return
@@ -302,14 +304,19 @@ class Worker(threading.Thread):
             if member in members and member not in points:
                 self._connections.write_pieces(members[member], lines.pieces_for(member))
 
-    def _deliver_in_parts(self, member: Member, points: list[tuple[int, Subscribe]], batch: Batch) -> None:
-        """Deliver to one member: up to each point as before, then as the point says."""
+    def _deliver_in_parts(self, member: Member, points: list[tuple[int, Subscribe | None]], batch: Batch) -> None:
+        """Deliver to one member: up to each point as before, then as the point says.
+
+        Later batches may lack its format, once it has left: it must not receive some of them and not others.
+        """
         connection = self._subscribers.joining.get(member) or self._subscribers.find(member)
         if not connection or connection.is_leaving:  # another worker's, or gone meanwhile
             return
         first = 0
         for number, subscribe in points:
             self._deliver_parts(connection, member, batch, first, number)
+            if not subscribe:
+                return
             self._replays.begin(connection, subscribe)
             first = number
         self._deliver_parts(connection, member, batch, first, None)
