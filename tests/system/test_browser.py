@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import queue
 import shutil
+import socket
 import ssl
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import pytest
 
@@ -69,20 +71,34 @@ fetch("/rebind").then(() => attack(METHODS)).catch(error => `${error}`).then(rep
 
 
 class Site(ThreadingHTTPServer):
-    """A web server for one test; `answer` makes the body of each answer from a path and the body of its request."""
+    """A web server for one test. `answer` makes a body of the path, the body and the connection of a request."""
 
     daemon_threads = False  # so that `server_close` waits for them
 
-    def __init__(self, answer: Callable[[str, bytes], bytes], context: ssl.SSLContext | None = None) -> None:
+    def __init__(
+        self, answer: Callable[[str, bytes, socket.socket], bytes], context: ssl.SSLContext | None = None
+    ) -> None:
         super().__init__(("127.0.0.1", 0), Answering)
         self.answer = answer
+        self._connections: list[socket.socket] = []
         if context:
             self.socket = context.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
 
-    def go_away(self) -> None:
-        """Stop listening, in the middle of a request."""
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self._connections.append(request)
+        super().process_request(request, client_address)
+
+    def go_away(self, last: socket.socket) -> None:
+        """Stop listening, and end all connections but one, in which a request is to be answered.
+
+        A browser opens connections ahead, and would send its next requests in them.
+        """
         self.shutdown()
         self.socket.close()
+        for connection in self._connections:
+            if connection is not last:
+                with suppress(OSError):
+                    socket.socket.shutdown(connection, socket.SHUT_RDWR)  # of the socket below TLS
 
 
 class Answering(BaseHTTPRequestHandler):
@@ -90,7 +106,8 @@ class Answering(BaseHTTPRequestHandler):
     timeout = START_SECONDS
 
     def do_GET(self) -> None:
-        body = self.server.answer(self.path, self.rfile.read(int(self.headers.get("Content-Length", 0))))
+        sent = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        body = self.server.answer(self.path, sent, self.connection)
         self.send_response(200)
         self.send_header("Content-Type", "text/html")
         self.send_header("Content-Length", str(len(body)))
@@ -143,13 +160,13 @@ def test_a_page_can_not_speak(serve: Serve, certificate: Path, tls: bool, tmp_pa
     reports: queue.Queue[object] = queue.Queue()
     rooms: queue.Queue[Started] = queue.Queue()
 
-    def take_report(path: str, body: bytes) -> bytes:
+    def take_report(path: str, body: bytes, last: socket.socket) -> bytes:
         reports.put(json.loads(body))
         return b""
 
-    def attack(path: str, body: bytes) -> bytes:
+    def attack(path: str, body: bytes, last: socket.socket) -> bytes:
         if path == "/rebind":
-            site.go_away()
+            site.go_away(last)
             rooms.put(serve(port=site.server_port))
             return b""
         return PAGE.replace("REPORT", str(report_port)).replace("METHODS", json.dumps(METHODS)).encode()
