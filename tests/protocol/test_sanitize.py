@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from unicodedata import bidirectional
+
 import pytest
 
 from chatkit.protocol.sanitize import clean, visible
+
+# The explicit formatting characters of UAX #9.
+EMBEDDINGS = "LRE RLE LRO RLO PDF LRI RLI FSI PDI".split()
 
 
 @pytest.mark.parametrize(
@@ -25,6 +30,9 @@ def test_clean(text: str, cleaned: str) -> None:
 def test_visible() -> None:
     """On a screen nothing breaks a line or reorders text."""
     assert visible("a\u202eb\u2066c\u2028d\u200fe\u061cf\x1b") == "a\\u202eb\\u2066c\\u2028d\\u200fe\\u061cf␛"
+    reordering = [chr(code) for code in range(0x110000) if bidirectional(chr(code)) in EMBEDDINGS]
+    assert len(reordering) == 9
+    assert all(visible(character) == f"\\u{ord(character):04x}" for character in (*reordering, *"\u061c\u200e\u200f"))
     assert visible("a\tb é") == "a\tb é"
     assert visible("z" + "\u0301" * 200 + "x") == "z" + "\u0301" * 4 + "…x"
     assert visible("z" + ("\u0301" * 4 + "\u200d") * 20).count("\u0301") == 4

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from chatkit import Limits, Member, NameTaken
 from chatkit.protocol.names import RULE, name_key
 from chatkit.room.members import Roster
+from tests.helpers.inside import places
 from tests.helpers.names import ALLOWED, REFUSED, SAME_BUT_FOR_CASE, anything, passes
 
 
@@ -100,6 +101,17 @@ def test_a_name_is_free_at_once() -> None:
     roster.rename(bob, "bob")
     roster.rename(cid, "ada")
     assert (roster.find("Ada"), roster.find("bob"), ann.present) == (cid, bob, False)
+
+
+def test_nothing_is_left_of_an_address() -> None:
+    """After its last member, and after a place that was given back."""
+    roster = Roster(Limits())
+    ann = added(roster, ("10.0.0.1", 1))
+    roster.reserve(("10.0.0.2", 2))
+    assert places(roster) == (1, {"10.0.0.1": 1, "10.0.0.2": 1})
+    roster.release(("10.0.0.2", 2))
+    roster.remove(ann)
+    assert places(roster) == (0, {})
 
 
 def test_a_port_is_free_when_its_member_has_a_name() -> None:
