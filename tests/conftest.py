@@ -27,7 +27,7 @@ from tests.helpers.login import Guarded
 from tests.helpers.papers import HOST, Papers
 from tests.helpers.peers import DEADLINE
 from tests.helpers.reconnecting import Gate
-from tests.helpers.servers import Started
+from tests.helpers.servers import Reads, Started
 from tests.helpers.witness import Talk, Talker
 
 
@@ -84,6 +84,12 @@ def serve(tls: bool, certificate: Path) -> Iterator[Callable[..., Started]]:
     with ExitStack() as stack:
         context = {"tls": server_context(certificate)} if tls else {}
         yield lambda **options: Started(stack, **context, **options)
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> Reads:
+    """reads.send(peer, b"o", b"ne\\n") sends two pieces that arrive in two reads."""
+    return Reads(monkeypatch)
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ from chatkit import AsyncClient, Client, Event, Handler, History, Limits, Member
 from chatkit.server.connection import ConnectionState
 from tests.helpers.peers import DEADLINE
 from tests.helpers.servers import Started
+from tests.mutants.mutants import MUTANTS
 
 ROOT = Path(__file__).parent.parent
 SOURCE = Path(chatkit.__file__).parent
@@ -87,7 +88,7 @@ def test_tests_share_through_helpers() -> None:
     """No test module imports another one, nor a conftest."""
     for name in modules_of_tests():
         shared = [each for each in imports(ROOT / "tests" / name) if each.startswith("tests.")]
-        assert all(each.startswith("tests.helpers") for each in shared), f"{name} imports {shared}"
+        assert all(each.startswith(("tests.helpers", "tests.mutants")) for each in shared), f"{name} imports {shared}"
 
 
 def is_private(name: str) -> bool:
@@ -274,6 +275,34 @@ def test_guarantees_name_tests_that_exist() -> None:
         assert not test or test in (found[file] if file else everywhere), f"{file}::{test}"
     for limit in fields(Limits):
         assert f"`{limit.name}`" in text, limit.name
+
+
+def promises() -> list[str]:
+    """Return the numbered promises of docs/guarantees.md, and the first cell of each row."""
+    text = (ROOT / "docs/guarantees.md").read_text()
+    rows = [cell for cell in re.findall(r"^\| (.*?) \|", text, re.MULTILINE) if cell != "case"]
+    return re.findall(r"^\d+\. \*\*(.*?)\*\*", text, re.MULTILINE) + rows
+
+
+def test_each_promise_has_its_mutants() -> None:
+    """Each row of docs/guarantees.md has a change of the source that tests must notice, and each change has one row."""
+    assert len(promises()) > 70
+    assert len({mutant.name for mutant in MUTANTS}) == len(MUTANTS)
+    for promise in promises():
+        assert any(promise.startswith(mutant.promise) for mutant in MUTANTS), f"no mutant: {promise}"
+    for mutant in MUTANTS:
+        assert sum(promise.startswith(mutant.promise) for promise in promises()) == 1, mutant
+
+
+def test_mutants_are_of_today() -> None:
+    """The text that each replaces is found once, and the change is still Python; the tests that it names are there."""
+    found = {name: functions_of(tree) for name, tree in modules_of_tests().items()}
+    for mutant in MUTANTS:
+        ast.parse(mutant.applied_to((SOURCE / mutant.file).read_text()))
+        assert mutant.tests
+        for file, _, test in (test.partition("::") for test in mutant.tests):
+            assert file in found, f"{mutant.name}: {file}"
+            assert not test or test.partition("[")[0] in found[file], f"{mutant.name}: {file}::{test}"
 
 
 def test_the_page_on_the_architecture_is_short_and_true() -> None:

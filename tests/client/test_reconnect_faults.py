@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from chatkit import Client, ConnectionClosed, Disconnected, Notice, Reconnected, Server, Unconfirmed
+from chatkit import Client, ConnectionClosed, Disconnected, NotConnected, Notice, Reconnected, Server, Unconfirmed
 from chatkit.client import connection, reconnect
 from chatkit.client.backoff import Backoff
 from chatkit.client.reconnect import Reconnector
@@ -151,6 +151,31 @@ def test_a_line_of_which_a_part_is_under_way(serve: Serve, monkeypatch: pytest.M
             with pytest.raises(ConnectionClosed):
                 for_ever(lambda: under.write(data))
         assert under.failed_in_line
+
+
+@pytest.mark.usefixtures("never")
+@pytest.mark.parametrize("tls", [True])
+def test_a_line_of_which_a_part_is_under_way_is_not_sent_again(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It isn't queued for the return: its fate is unknown. The lines after it are."""
+    with in_room(serve(), queue=2, max_line_bytes=len(HUGE) + 10) as (bob, proxy):
+        proxy.link_of(bob).to_server.stall()
+        sent, failed = list[str](), list[str]()
+
+        def fail(*waited_for: object) -> None:
+            failed.append(sent[-1])
+            raise OSError(errno.EPIPE, "Broken pipe")
+
+        def send() -> None:
+            sent.append(f"{len(sent)} {HUGE}")
+            bob.send(sent[-1])
+
+        with monkeypatch.context() as patched:
+            patched.setattr(connection, "wait", fail)
+            with pytest.raises(NotConnected):
+                for_ever(send)
+        *_, begun, first, second, _ = sent
+        assert failed == [begun]
+        assert bob.queued == [first, second]
 
 
 def test_ctrl_c_in_the_middle_of_a_line(monkeypatch: pytest.MonkeyPatch) -> None:

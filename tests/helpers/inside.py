@@ -6,7 +6,7 @@ import selectors
 import socket
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
@@ -147,6 +147,23 @@ def places(roster: Roster) -> tuple[int, dict[str, int]]:
     return roster._reserved, dict(roster._from_address)
 
 
+def before_waiting_for_room(room: Room, waits: Callable[[], None]) -> None:
+    """Call waits() each time that a thread has to wait for the room's lock."""
+
+    class Telling:
+        lock = room._lock
+
+        def __enter__(self) -> None:
+            if not self.lock.acquire(blocking=False):
+                waits()
+                self.lock.acquire()
+
+        def __exit__(self, *error: object) -> None:
+            self.lock.release()
+
+    room._lock = Telling()  # type: ignore[assignment]
+
+
 def waiting_bytes(committer: Committer) -> int:
     """Return how much waits to be committed."""
     return committer._put_bytes - committer._taken_bytes
@@ -265,6 +282,20 @@ def nobody_accepted(server: Server) -> Iterator[None]:
         yield
 
 
+def pauses_of(server: Server) -> list[float]:
+    """Return a list that grows by each pause of the acceptor, in seconds."""
+    acceptor = server._pool._acceptor
+    assert acceptor
+    pauses, wait = list[float](), acceptor._stopping.wait
+
+    def note_and_wait(seconds: float) -> bool:
+        pauses.append(seconds)
+        return wait(seconds)
+
+    acceptor._stopping.wait = note_and_wait  # type: ignore[method-assign, assignment]
+    return pauses
+
+
 def replace_listener(server: Server, replacement: Callable[[socket.socket], Any]) -> None:
     """Have the server accept from replacement(its listener)."""
     acceptor = server._pool._acceptor
@@ -342,6 +373,12 @@ def turn(worker: Worker) -> float | None:
     """Run one turn, and return how long the worker may sleep then."""
     worker._turn(0)
     return worker._patience()
+
+
+def read_once(worker: Worker, readable: Iterable[Connection]) -> None:
+    """Have a worker read from these connections, as far as the budget of one turn goes."""
+    worker._pace.begin()
+    worker._receive_all(dict.fromkeys(readable))
 
 
 def on_disconnect(worker: Worker, disconnected: Callable[[Connection], None]) -> None:

@@ -8,8 +8,12 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Any
 
+import pytest
+
 from chatkit import Limits, Member, Message, Server
+from chatkit.protocol.lines import Line
 from chatkit.server.budget import Budget, Share
+from chatkit.server.connection import Connection
 from tests.helpers.peers import DEADLINE, Peer
 
 
@@ -40,6 +44,28 @@ class EventLog:
             happened, what = self.happened.get(timeout=DEADLINE)
             if happened == kind:
                 return what
+
+
+class Reads:
+    """The reads of servers in this process: so a test can send bytes that arrive in as many reads as it says."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._readers: queue.Queue[str] = queue.Queue()
+        receive = Connection.receive
+
+        def receive_and_tell(connection: Connection, max_bytes: int, max_lines: int) -> list[Line]:
+            lines = receive(connection, max_bytes, max_lines)
+            self._readers.put(connection.member.name if connection.member else "")
+            return lines
+
+        monkeypatch.setattr(Connection, "receive", receive_and_tell)
+
+    def send(self, peer: Peer, *pieces: bytes) -> None:
+        """Send each piece when the server has read the one before; return when it has read the last one."""
+        for piece in pieces:
+            peer.send(piece)
+            while self._readers.get(timeout=DEADLINE) != peer.name:
+                pass
 
 
 class Started:

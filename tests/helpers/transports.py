@@ -1,9 +1,10 @@
-"""Pairs of sockets, and TLS over them."""
+"""Pairs of sockets, TLS over them, and sockets that do as a script says."""
 
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from chatkit.net.tls_transport import TlsTransport
@@ -53,3 +54,49 @@ def stalled(papers: Papers) -> Iterator[tuple[TlsTransport, TlsTransport]]:
                 server.send(bytes(65536))
         assert server.has_unsent
         yield client, server
+
+
+class ScriptedSocket:
+    """Takes as many bytes per send as scripted (None: EAGAIN, an errno as OSError), then everything."""
+
+    is_ready, has_unsent, at_eof, taken_bytes = True, False, False, 0
+
+    def __init__(self, sends: Iterable[int | OSError | None] = (), receives: Iterable[bytes | OSError] = ()) -> None:
+        self.sends = deque(sends)
+        self.receives = deque(receives)
+        self.sent = b""
+        self.calls: list[str] = []
+
+    def send(self, data: bytes | bytearray | memoryview) -> int:
+        self.calls.append("send")
+        step = self.sends.popleft() if self.sends else len(data)
+        if step is None:
+            raise BlockingIOError
+        if isinstance(step, OSError):
+            raise step
+        self.sent += bytes(data[:step])
+        return min(step, len(data))
+
+    def send_pieces(self, pieces: Sequence[bytes | memoryview]) -> int:
+        return self.send(b"".join(pieces))
+
+    def recv(self, max_bytes: int) -> bytes:
+        step = self.receives.popleft()
+        if isinstance(step, OSError):
+            raise step
+        return step
+
+    def shutdown(self, how: int) -> None:
+        self.calls.append("shutdown")
+
+    def setsockopt(self, level: int, option: int, value: int | bytes) -> None:
+        self.calls.append("linger")
+
+    def close(self) -> None:
+        self.calls.append("close")
+
+    def flush(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return -1

@@ -9,7 +9,9 @@ import stat
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +19,7 @@ import pytest
 from chatkit import Message
 from chatkit.history.base import HistoryError
 from chatkit.history.sqlite import maintenance, queries
+from chatkit.history.sqlite.maintenance import STEP_SECONDS
 from chatkit.history.sqlite.queries import VERSION
 from chatkit.history.sqlite.store import RESERVED_IDS, SqliteHistory
 from tests.helpers.history_contract import ALL, TIME, DurableContract, said
@@ -359,8 +362,10 @@ def test_all_of_it_is_pruned(open_history: Open) -> None:
     assert open_history().pruned_upto == 3
 
 
-def test_pruning_keeps_up_with_a_flood(path: Path, open_history: Open) -> None:
-    """One step removes more than was said since the step before, also while nobody pauses."""
+def test_pruning_keeps_up_with_a_flood(path: Path, open_history: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One step, however slow, removes more than was said since the step before, also while nobody pauses."""
+    ticks = count(step=0.6 * STEP_SECONDS)
+    monkeypatch.setattr(maintenance, "time", SimpleNamespace(time=time.time, monotonic=lambda: next(ticks)))
     history = open_history(keep=100)
     for start in range(1, 50_001, 5000):
         history.append(said(*range(start, start + 5000)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from itertools import chain
+from unicodedata import bidirectional
 
 import pytest
 from hypothesis import given
@@ -13,6 +14,9 @@ from chatkit.protocol.sanitize import MAX_MARKS, clean, visible
 from tests.helpers.hostile import forbidden, is_mark, piles, takes_no_cell
 
 EVERYTHING = list(map(chr, chain(range(0xD800), range(0xE000, sys.maxunicode + 1))))
+
+# The explicit formatting characters of UAX #9.
+EMBEDDINGS = "LRE RLE LRO RLO PDF LRI RLI FSI PDI".split()
 
 
 @pytest.mark.parametrize(
@@ -33,6 +37,9 @@ def test_clean(text: str, cleaned: str) -> None:
 def test_visible() -> None:
     """On a screen nothing breaks a line or reorders text."""
     assert visible("a\u202eb\u2066c\u2028d\u200fe\u061cf\x1b") == "a\\u202eb\\u2066c\\u2028d\\u200fe\\u061cf␛"
+    reordering = [chr(code) for code in range(0x110000) if bidirectional(chr(code)) in EMBEDDINGS]
+    assert len(reordering) == 9
+    assert all(visible(character) == f"\\u{ord(character):04x}" for character in (*reordering, *"\u061c\u200e\u200f"))
     assert visible("a\tb é") == "a\tb é"
     assert visible("z" + "\u0301" * 200 + "x") == "z" + "\u0301" * 4 + "…x"
     assert visible("z" + ("\u0301" * 4 + "\u200d") * 20).count("\u0301") == 4

@@ -19,6 +19,9 @@ paths = st.text(string.ascii_letters + string.digits + "/%?=&:.-_~", max_size=60
 targets = paths | paths.map(lambda path: b"http://room.test:12345" + path) | st.sampled_from([b"*", b"room.test:12345"])
 HEADERS = b"Host: room.test\r\nContent-Type: text/plain\r\n\r\n"
 
+# Those of RFC 9110 and RFC 5789, of HTTP/2's preface, and of an extension (WebDAV, RFC 4918).
+METHODS = b"GET HEAD POST PUT DELETE CONNECT OPTIONS TRACE PATCH PRI PROPFIND".split()
+
 
 def decode(chunks: list[bytes], limit: int) -> list[Line]:
     decoder = SniffingDecoder(limit)
@@ -47,6 +50,8 @@ def decode(chunks: list[bytes], limit: int) -> list[Line]:
         (b"GET well soon\n", 4, False),
         (b"hello /" + b"a" * 50 + b" and b\n", 60, False),
         (b"\x16\x03\n", 100, True),
+        *[(b"%s * HTTP/1.1\r\n" % method, 100, True) for method in METHODS],
+        *[(b"%s http://example.org/" % method + b"a" * 100 + b" HTTP/1.1\r\n", 64, True) for method in METHODS],
     ],
 )
 def test_other_protocols_in_any_chunks(data: bytes, limit: int, foreign: bool) -> None:
@@ -99,3 +104,11 @@ def test_a_long_method_is_reported_once_and_held_in_bounded_memory() -> None:
     assert isinstance(foreign, Foreign)
     assert not decoder.in_line
     assert decoder.receive_data(b"more\n") + decoder.receive_eof() == []
+
+
+def test_a_tls_hello_is_known_by_its_first_bytes() -> None:
+    """It has no line end: a client that waits for an answer gets one."""
+    decoder = SniffingDecoder(100)
+    assert decoder.receive_data(b"\x16") == []
+    assert [isinstance(line, Foreign) for line in decoder.receive_data(b"\x03")] == [True]
+    assert decoder.receive_data(b"\x01\x02\x00\x01\n") == []

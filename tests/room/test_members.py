@@ -107,6 +107,17 @@ def test_a_name_is_free_at_once() -> None:
     assert (roster.find("Ada"), roster.find("bob"), ann.present) == (cid, bob, False)
 
 
+def test_places_of_an_address_are_given_back() -> None:
+    """After its last member, and after a place that was given back."""
+    roster = Roster(Limits())
+    ann = added(roster, ("10.0.0.1", 1))
+    roster.reserve(("10.0.0.2", 2))
+    assert places(roster) == (1, {"10.0.0.1": 1, "10.0.0.2": 1})
+    roster.release(("10.0.0.2", 2))
+    roster.remove(ann)
+    assert places(roster) == (0, {})
+
+
 def test_a_port_is_free_when_its_member_has_a_name() -> None:
     """A second host's connection with that port is then named by the port alone, and nobody can go back to it."""
     roster = Roster(Limits())

@@ -7,6 +7,7 @@ import dataclasses
 import logging
 import threading
 from collections.abc import Callable
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -20,6 +21,8 @@ from chatkit.protocol.lines import BadLine
 from chatkit.room.batch import Batch, Received, Subscribe
 from chatkit.room.room import Room
 from tests.helpers.desks import Desk, Seat
+from tests.helpers.inside import before_waiting_for_room
+from tests.helpers.peers import DEADLINE
 
 
 def test_everyone_but_the_sender() -> None:
@@ -224,6 +227,29 @@ def test_model(script: list[tuple[str, int, int]], workers: int) -> None:
             who: "".join(lines) for who, lines in heard.items()
         }
         assert sorted(member.name for member in room.roster.members) == sorted(map(str, seats))
+
+
+def test_hooks_are_called_one_at_a_time() -> None:
+    """While a hook runs, the lines of another thread wait for the room."""
+    happened, free = SimpleQueue[str](), threading.Event()
+
+    def on_message(message: Message) -> Message:
+        happened.put(message.text)
+        assert message.text == "second" or free.wait(DEADLINE)
+        return message
+
+    desk = Desk(Room(type("Handler", (), {"on_message": staticmethod(on_message)})()))
+    seats = {"first": desk.join(1), "second": desk.join(2)}
+    before_waiting_for_room(desk.room, lambda: happened.put("waits"))
+    threads = list[threading.Thread]()
+    for text, expected in (("first", "first"), ("second", "waits")):
+        threads.append(threading.Thread(target=desk.hear, args=(seats[text], text), daemon=True))
+        threads[-1].start()
+        assert happened.get(timeout=DEADLINE) == expected
+    free.set()
+    assert happened.get(timeout=DEADLINE) == "second"
+    for thread in threads:
+        thread.join()
 
 
 @pytest.mark.stress

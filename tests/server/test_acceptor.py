@@ -12,8 +12,8 @@ import pytest
 
 from chatkit import Limits, Server
 from chatkit.server import acceptor
-from chatkit.server.acceptor import prepare
-from tests.helpers.inside import replace_listener
+from chatkit.server.acceptor import PAUSE_SECONDS, prepare
+from tests.helpers.inside import pauses_of, replace_listener
 from tests.helpers.peers import Peer
 from tests.helpers.servers import Serve
 
@@ -22,6 +22,7 @@ from tests.helpers.servers import Serve
 def test_accept_that_fails_pauses_and_goes_on(serve: Serve, caplog: pytest.LogCaptureFixture, code: int) -> None:
     """Lack of descriptors is logged once, and ends by itself; a peer that gave up while it waited is no matter."""
     started = serve()
+    pauses = pauses_of(started.server)
     failures = [OSError(code, os.strerror(code))] * 3 + [ConnectionAbortedError()]
 
     class Failing:
@@ -43,6 +44,8 @@ def test_accept_that_fails_pauses_and_goes_on(serve: Serve, caplog: pytest.LogCa
     ann.send(b"in\n")
     assert bob.line() == f"{ann.name}: in".encode()
     assert failures == []
+    assert len(pauses) >= 2, "after each failure, but for those of a spare descriptor's accept"
+    assert set(pauses) == {PAUSE_SECONDS}
     assert [record.getMessage() for record in caplog.records] == [f"cannot accept connections: {os.strerror(code)}"]
 
 

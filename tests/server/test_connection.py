@@ -4,63 +4,22 @@ from __future__ import annotations
 
 import errno
 import selectors
-from collections import deque
-from collections.abc import Iterable
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from chatkit import Limits
+from chatkit.server.budget import Share
 from chatkit.server.connection import Connection
 from chatkit.server.pending import WRITE_BYTES
 from tests.helpers.inside import pending_pieces
 from tests.helpers.servers import a_share
+from tests.helpers.transports import ScriptedSocket
 
 
-class ScriptedSocket:
-    """Takes as many bytes per send as scripted (None: EAGAIN, an errno as OSError), then everything."""
-
-    is_ready, has_unsent, at_eof, taken_bytes = True, False, False, 0
-
-    def __init__(self, sends: Iterable[int | OSError | None] = (), receives: Iterable[bytes | OSError] = ()) -> None:
-        self.sends = deque(sends)
-        self.receives = deque(receives)
-        self.sent = b""
-        self.calls: list[str] = []
-
-    def send(self, data: bytes | memoryview) -> int:
-        self.calls.append("send")
-        step = self.sends.popleft() if self.sends else len(data)
-        if step is None:
-            raise BlockingIOError
-        if isinstance(step, OSError):
-            raise step
-        self.sent += bytes(data[:step])
-        return min(step, len(data))
-
-    def send_pieces(self, pieces: list[memoryview]) -> int:
-        return self.send(b"".join(pieces))
-
-    def recv(self, max_bytes: int) -> bytes:
-        step = self.receives.popleft()
-        if isinstance(step, OSError):
-            raise step
-        return step
-
-    def shutdown(self, how: int) -> None:
-        self.calls.append("shutdown")
-
-    def setsockopt(self, *arguments: Any) -> None:
-        self.calls.append("linger")
-
-    def close(self) -> None:
-        self.calls.append("close")
-
-
-def connection(sock: ScriptedSocket) -> Connection:
-    return Connection(sock, a_share(Limits(max_line_bytes=64)))  # type: ignore[arg-type]
+def connection(sock: ScriptedSocket, share: Share | None = None) -> Connection:
+    return Connection(sock, share or a_share(Limits(max_line_bytes=64)))
 
 
 RESET = OSError(errno.ECONNRESET, "reset")
@@ -190,3 +149,44 @@ def test_the_end_of_stream_can_fail() -> None:
     sock.receives.append(b"")
     conn.receive(100, 1000)
     assert conn.may_close
+
+
+def test_lines_at_every_split() -> None:
+    """Two reads that part the bytes at any place give the same lines."""
+    data, lines = "hé\r\n漢👍\nx\n".encode(), ["hé", "漢👍", "x"]
+    for cut in range(1, len(data)):
+        conn = connection(ScriptedSocket(receives=[data[:cut], data[cut:]]))
+        assert conn.receive(100, 1000) + conn.receive(100, 1000) == lines
+
+
+def test_a_read_brings_no_more_lines_than_asked() -> None:
+    """The rest stays undecoded; each call brings some of it, without a read, and in the end all lines were told."""
+    sock = ScriptedSocket(receives=[b"1\n2\n3\n4\n5\nhal", b"f\n", b""])
+    conn, told = connection(sock), list[object]()
+    while not conn.peer_end:
+        told.append((conn.receive(100, 2), conn.has_input))
+    assert told == [(["1", "2"], True), (["3", "4"], True), (["5"], False), (["half"], False), ([], False)]
+
+
+def test_small_pieces_are_copied() -> None:
+    """A member that waits for a few bytes of a batch doesn't keep the batch, also when the kernel takes the most."""
+    batch = b"x" * 100_000
+    for sends in ([None], [99_990, None]):
+        conn = connection(ScriptedSocket(sends))
+        conn.write_pieces([memoryview(batch)[:10]]) if sends == [None] else conn.write(batch)
+        (piece,) = pending_pieces(conn)
+        assert isinstance(piece, bytearray)
+        assert len(piece) == conn.private_bytes == 10
+
+
+def test_a_member_whose_answers_wait_is_not_read() -> None:
+    """Not while all members together hold too much, unless its conversation ends; shared bytes don't count."""
+    share = a_share(Limits(max_private_bytes=100))
+    asks, reads = connection(ScriptedSocket([None]), share), connection(ScriptedSocket([None]), share)
+    asks.write_pieces([b"x" * 100])
+    reads.write(b"x" * 1000)
+    assert asks.interest == reads.interest == BOTH
+    asks.write_pieces([b"x"])
+    assert (asks.interest, reads.interest) == (selectors.EVENT_WRITE, BOTH)
+    asks.begin_end()
+    assert asks.interest == BOTH

@@ -215,6 +215,19 @@ def test_required(serve: Serve, store: Scripted, log: Log) -> None:
     assert started.server.stats.unstored == 2
 
 
+def test_required_of_a_lone_message(serve: Serve, store: Scripted, log: Log) -> None:
+    """Also the one whose commit fails first, and alone, is shown to nobody."""
+    started = serve(history=store, history_required=True)
+    ann, bob = started.peers(2)
+    store.failure = HistoryError("the disk is full")
+    ann.send(b"alone\n")
+    assert ann.line() == b"*** not sent: the room's history can't be kept now"
+    store.failure = None
+    log.wait_for("writing to the history again")
+    ann.send(b"next\n")
+    assert bob.line().endswith(b": next")
+
+
 def test_required_needs_a_history() -> None:
     """The memory can't fail."""
     with pytest.raises(ValueError, match="needs a history"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from contextlib import suppress
 
 import pytest
 
@@ -25,7 +26,7 @@ def test_a_dead_worker_ends_the_server(monkeypatch: pytest.MonkeyPatch, caplog: 
         except RuntimeError as error:
             thread_error.append(error)
 
-    thread = threading.Thread(target=serve_forever)
+    thread = threading.Thread(target=serve_forever, daemon=True)
     thread.start()
 
     def fail(self: Room, arrivals: object) -> None:
@@ -44,6 +45,26 @@ def test_a_dead_worker_ends_the_server(monkeypatch: pytest.MonkeyPatch, caplog: 
         server.shutdown()
     assert "died" in caplog.text
     peer.close()
+
+
+def test_the_other_workers_end_with_a_dead_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """At once, though nobody calls `serve_forever` or `shutdown`: each member's conversation ends."""
+    server = Server(port=0, threads=3)
+    server.start()
+    peers = [Peer(server.port) for _ in range(6)]
+
+    def fail(self: Room, arrivals: object) -> None:
+        raise MemoryError("of the test")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Room, "receive", fail)
+        peers[0].send(b"x\n")
+        for peer in peers:
+            with suppress(ConnectionResetError):
+                assert peer.rest() == b""
+            peer.close()
+    with pytest.raises(RuntimeError, match="a thread of the server died"):
+        server.shutdown()
 
 
 def test_a_start_that_is_interrupted_leaves_no_thread(

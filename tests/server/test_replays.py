@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import random
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from chatkit import Event, Gap, Limits, Message, Welcome
+from chatkit import Event, Gap, Limits, Member, Message, Welcome
 from chatkit.history.base import HistoryError
 from chatkit.history.memory import MemoryHistory
-from chatkit.protocol.formats import parse_json
-from chatkit.room.batch import Batch
+from chatkit.protocol.formats import TEXT, parse_json
+from chatkit.room.batch import Batch, BatchBuilder, Subscribe
+from chatkit.room.pages import Deliver, PageRequest
 from chatkit.server import replays
+from chatkit.server.replays import RANGE_BYTES, Replay
 from tests.helpers.inside import before_release, call_soon, committer_of, connections_of, publisher_of, workers_of
 from tests.helpers.marks import over_tls
 from tests.helpers.peers import Peer
-from tests.helpers.servers import Serve, Started
+from tests.helpers.servers import Serve, Started, a_share
 
 kept_in = pytest.mark.parametrize("kept", ["memory", "file"])
 
@@ -263,12 +266,23 @@ def test_pages_of_all_idle_readers_have_a_bound(serve: Serve, tmp_path: Path, mo
     monkeypatch.setattr(replays, "ALL_PAGES_BYTES", 200_000)
     started = serve(history=tmp_path / "chat.db", limits=Limits(stall_seconds=60))
     ann = started.peer()
+    connections = connections_of(started.server)
+    pages, requests = publisher_of(started.server).pages, list[tuple[int, int]]()
+    read = pages.read
+
+    def read_and_note(request: PageRequest, deliver: Deliver) -> None:
+        requests.append((len(connections.subscribers.replaying), request.max_bytes))
+        read(request, deliver)
+
+    monkeypatch.setattr(pages, "read", read_and_note)
     ann.send((b"x" * 1000 + b"\n") * 8000)
     sync(ann)
     idle = [started.peer(receive_buffer=4096) for _ in range(4)]
-    for peer in idle:
+    for number, peer in enumerate(idle):
         peer.send(b"/json 0\n")
-    connections = connections_of(started.server)
+        if not number:  # its first page is requested while nobody else waits for one
+            peer.line()
+            sync(ann)
     until_all_wait = threading.Event()
 
     def look() -> None:
@@ -283,6 +297,49 @@ def test_pages_of_all_idle_readers_have_a_bound(serve: Serve, tmp_path: Path, mo
     call_soon(started.server, look)
     assert until_all_wait.wait(10)
     assert sum(pending) <= 2 * 200_000
+    assert {number for number, _ in requests} >= {1, 4}
+    assert all(number * max_bytes <= 200_000 for number, max_bytes in requests)
+    assert max(max_bytes for _, max_bytes in requests) == replays.MAX_PAGE_BYTES
+
+
+def held(batches: Iterable[Batch], member: Member) -> Replay:
+    """Return a replay that holds these batches."""
+    replay = Replay(Subscribe(member, TEXT, after=0, upto=5), a_share())
+    for batch in batches:
+        replay.hold(batch)
+    return replay
+
+
+def test_every_byte_that_a_replay_holds_is_counted() -> None:
+    """Live lines, private ones, ranges of its own ids; also after messages were left to the history."""
+    ann, bob = Member("ann", ("", 1)), Member("bob", ("", 2))
+    batches = list[Batch]()
+    for number in range(6, 106, 2):
+        builder = BatchBuilder([TEXT])
+        builder.say(bob, Message("bob", "mine", number))
+        builder.say(ann, Message("ann", "hers", number + 1))
+        builder.tell(bob, TEXT, b"*** for bob alone\n")
+        batches.append(builder.batch() or Batch())
+    replay = held(batches, bob)
+    private, ranges = 50 * len(b"*** for bob alone\n"), 50 * RANGE_BYTES
+    assert replay.held_bytes == 50 * len(b"ann: hers\n") + private + ranges
+    assert replay.private_bytes >= private + ranges
+    replay.leave_to_history()
+    assert replay.exclude == [(number, number) for number in range(6, 106, 2)]
+    assert replay.held == [b"*** for bob alone\n"] * 50
+    assert replay.held_bytes == replay.private_bytes == private + ranges
+
+
+def test_a_replay_holds_no_batch_for_a_few_bytes_of_it() -> None:
+    """They are copied, and count as its own."""
+    ann, bob = Member("ann", ("", 1)), Member("bob", ("", 2))
+    builder = BatchBuilder([TEXT])
+    builder.say(bob, Message("bob", "x" * 8000, 6))
+    builder.say(ann, Message("ann", "hi", 7))
+    replay = held([builder.batch() or Batch()], bob)
+    assert replay.held == [b"ann: hi\n"]
+    assert isinstance(replay.held[0], bytes)
+    assert replay.private_bytes == len(b"ann: hi\n") + RANGE_BYTES
 
 
 def test_a_replay_holds_only_lines_for_its_member(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:

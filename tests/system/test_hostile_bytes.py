@@ -10,25 +10,23 @@ import pytest
 
 from chatkit import Client, Limits
 from tests.helpers.peers import DEADLINE, Peer, assert_healthy
-from tests.helpers.servers import Serve
+from tests.helpers.servers import Reads, Serve
 
 
 def texts(reader: Peer, number: int) -> list[str]:
     return [line.decode().partition(": ")[2] for line in reader.lines(number)]
 
 
-def test_byte_by_byte_and_at_every_split(serve: Serve) -> None:
-    """Bytes that are cut at any place give the same lines."""
+def test_byte_by_byte_and_at_every_split(serve: Serve, reads: Reads) -> None:
+    """Bytes that arrive in as many reads, or in two that part them at any place, give the same lines."""
     reader = (started := serve()).peer()
     data, lines = "hé\r\n漢👍\nx\n".encode(), ["hé", "漢👍", "x"]
     slow = started.peer()
-    for byte in data:
-        slow.send(bytes([byte]))
+    reads.send(slow, *[bytes([byte]) for byte in data])
     assert texts(reader, 3) == lines
     for cut in range(1, len(data)):
         talker = started.peer()
-        talker.send(data[:cut])
-        talker.send(data[cut:])
+        reads.send(talker, data[:cut], data[cut:])
         assert texts(reader, 3) == lines
         talker.close()
 
@@ -51,13 +49,11 @@ def test_length_around_the_limit(serve: Serve, end: bytes) -> None:
 
 
 @pytest.mark.parametrize("in_pieces", [False, True])
-def test_a_line_of_three_times_the_limit(serve: Serve, in_pieces: bool) -> None:
+def test_a_line_of_three_times_the_limit(serve: Serve, reads: Reads, in_pieces: bool) -> None:
     """The sender is told once, no part of it is passed on, the next line is intact."""
     started = serve(limits=Limits(max_line_bytes=64))
     talker, reader = started.peers(2)
-    for piece in [b"x" * 64] * 3 if in_pieces else [b"x" * 192]:
-        talker.send(piece)
-        assert_healthy(reader, started.peer())  # a pause in which the server has read that piece
+    reads.send(talker, *[b"x" * 64] * 3 if in_pieces else [b"x" * 192])
     talker.send(b"\nnext\n")
     assert texts(reader, 1) == ["next"]
     talker.send(b"exit\n")
@@ -181,14 +177,15 @@ HTTP = b"POST / HTTP/1.1\r\nHost: 127.0.0.1:12345\r\nContent-Length: 20\r\n\r\nl
     ids=["post", "any method", "long method", "long", "http2", "half-closed", "tls"],
 )
 @pytest.mark.parametrize("split", [False, True])
-def test_other_protocols_are_refused(serve: Serve, first: bytes, answer: bytes, split: bool) -> None:
+def test_other_protocols_are_refused(serve: Serve, reads: Reads, first: bytes, answer: bytes, split: bool) -> None:
     """One reply that explains, closed within a second, and nothing reaches the room."""
     started = serve()
     reader, foreigner = started.peer(), started.peer()
     begun = time.monotonic()
     try:
-        for piece in [first[:1], first[1:2], first[2:]] if split else [first]:
-            foreigner.send(piece)
+        if split:
+            reads.send(foreigner, first[:1], first[1:2])
+        foreigner.send(first[2:] if split else first)
         foreigner.send_eof()
     except OSError:
         pass  # it was closed before it had said all

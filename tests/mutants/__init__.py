@@ -1,0 +1,1 @@
+"""Small changes of the source, each of which must turn a test red: see mutants.toml."""

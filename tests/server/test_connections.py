@@ -1,0 +1,110 @@
+"""`Connections` over scripted sockets: limits are judged in the right order, at the right time."""
+
+from __future__ import annotations
+
+import selectors
+from types import SimpleNamespace
+
+import pytest
+
+from chatkit import Limits, Member
+from chatkit.protocol.formats import TEXT
+from chatkit.server.connection import Connection
+from chatkit.server.connections import Connections
+from tests.helpers.servers import a_share
+from tests.helpers.transports import ScriptedSocket
+
+
+class Selector:
+    """A selector that never selects: a socket that a script speaks for has no descriptor."""
+
+    def __init__(self) -> None:
+        self.keys: dict[object, object] = {}
+
+    def get_map(self) -> dict[object, object]:
+        return self.keys
+
+    def register(self, transport: object, events: int, data: object) -> None:
+        self.keys[transport] = SimpleNamespace(events=events, data=data)
+
+    modify = register
+
+    def unregister(self, transport: object) -> None:
+        del self.keys[transport]
+
+
+class Served:
+    """The connections of a worker, with a clock by hand."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, limits: Limits) -> None:
+        self.now = 1000.0
+        clock = SimpleNamespace(monotonic=lambda: self.now)
+        for module in ("connections", "connection"):
+            monkeypatch.setattr(f"chatkit.server.{module}.time", clock)
+        selector: selectors.BaseSelector = Selector()  # type: ignore[assignment]
+        self.connections = Connections(limits, selector, a_share(limits))
+
+    def member(self, sock: ScriptedSocket) -> Connection:
+        """Return a member that receives text."""
+        connection = Connection(sock, self.connections.share)
+        connection.member = Member("1", ("127.0.0.1", 1))
+        self.connections.subscribers.by_format[TEXT][connection.member] = connection
+        self.connections.add(connection)
+        return connection
+
+    def write(self, connection: Connection, data: bytes) -> None:
+        """Write shared data, as a worker does."""
+        if not connection.write(data):
+            self.connections.mark_behind(connection)
+
+
+def test_append_then_flush_then_judge(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A member that is over the limit stays if the kernel takes its bytes now: it reads."""
+    served = Served(monkeypatch, Limits(max_pending_bytes=100))
+    reads, deaf = ScriptedSocket([None]), ScriptedSocket([None, None, None])
+    for sock in (reads, deaf):
+        served.write(served.member(sock), b"x" * 200)
+    served.connections.tick()
+    assert reads.sent == b"x" * 200
+    assert [received.end for received in served.connections.received] == ["slow consumer"]
+    assert served.connections.counters.slow_consumers == 1
+    assert deaf.sent == b""
+
+
+@pytest.mark.parametrize(("takes", "closed_after"), [(None, 2), (1, 30)], ids=["nothing", "a byte a second"])
+def test_a_member_that_leaves_while_it_is_behind_is_given_up(
+    monkeypatch: pytest.MonkeyPatch, takes: int | None, closed_after: int
+) -> None:
+    """It has `drain_seconds` from each progress on, and `stall_seconds` in all."""
+    served = Served(monkeypatch, Limits(drain_seconds=2, stall_seconds=30))
+    sock = ScriptedSocket([None] + [takes, None] * 100)
+    connection = served.member(sock)
+    served.write(connection, b"x" * 1000)
+    served.connections.end(connection)
+    seconds = 0
+    while "close" not in sock.calls:
+        assert len(served.connections) == 1
+        seconds += 1
+        served.now += 1
+        connection.flush()
+        served.connections.tick()
+        assert seconds < 100
+    assert seconds == closed_after
+    assert "linger" in sock.calls
+    assert len(served.connections) == 0
+
+
+def test_answers_of_all_members_have_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond it those that hold the most are told and disconnected, and keep a few whole lines."""
+    served = Served(monkeypatch, Limits(max_private_bytes=300_000))
+    most, some = ScriptedSocket([None] * 9), ScriptedSocket([None] * 9)
+    for sock, lines in ((some, 100), (most, 200)):
+        served.connections.write(served.member(sock), (b"x" * 999 + b"\n") * lines)
+    assert not served.connections.share.budget.is_exceeded
+    served.connections.tick()
+    assert served.connections.received == []
+    served.connections.write(served.member(ScriptedSocket([None] * 9)), b"x")
+    served.connections.tick()
+    assert [received.end for received in served.connections.received] == ["slow consumer"]
+    assert served.connections.share.private_bytes < 300_000
+    assert (served.connections.counters.slow_consumers, most.sent, some.sent) == (1, b"", b"")
