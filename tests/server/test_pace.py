@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -78,6 +79,8 @@ class Flooder:
 
     login = member = resume_at = peer_end = None
     is_closing, has_input, line_due = False, False, math.inf
+    transport = SimpleNamespace(is_ready=True)
+    replay = None
 
     def __init__(self, order: list[Flooder]) -> None:
         self.order = order

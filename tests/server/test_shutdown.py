@@ -136,7 +136,7 @@ def test_broadcast_while_it_shuts_down() -> None:
         threads = [threading.Thread(target=talk) for _ in range(2)]
         for thread in threads:
             thread.start()
-        server.shutdown(grace=1)
+        server.shutdown(grace=5)
         for thread in threads:
             thread.join(DEADLINE)
         assert [type(error) for error in refused] == [RuntimeError, RuntimeError]
