@@ -6,6 +6,7 @@ stream. So a mutation moves a cut, or changes the stream, and seldom both.
 
 from __future__ import annotations
 
+import re
 import sys
 import unicodedata
 from contextlib import suppress
@@ -23,6 +24,8 @@ with atheris.instrument_imports(include=["chatkit"]):
 
 # Sequences that a fuzzer seldom finds. Each is written as one byte that valid UTF-8 never contains.
 PIECES = {
+    0xF5: b"hello /",
+    0xF6: b" HTTP/1.1\r\n",
     0xF7: b"\r\r\n",
     0xF8: b"GET / HTTP/1.1",
     0xF9: BYTE_ORDER_MARK,
@@ -44,6 +47,19 @@ def decode(chunks: list[bytes], max_line_bytes: int) -> list[Line]:
         lines += decoder.receive_data(chunk)
         assert len(decoder._partial) <= max_line_bytes + 1, f"holds {decoder._partial!r}"
     return lines + decoder.receive_eof()
+
+
+REQUEST_LINE = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+ [/*]\S* HTTP/[0-9]\.[0-9]\r?\n")
+
+
+def check_start(stream: bytes, lines: list[Line]) -> None:
+    """Check that nothing follows another protocol, and that a request by any method is one."""
+    foreign = [isinstance(line, Foreign) for line in lines]
+    assert not any(foreign[:-1]), "a line follows another protocol"
+    if any(foreign) or REQUEST_LINE.match(stream):
+        assert foreign[-1], "a request was taken for chat"
+        assert all(isinstance(line, BadLine) for line in lines[:-1]), "a part of another protocol is a line"
+        assert len(lines) <= 2
 
 
 def is_harmless(text: str) -> bool:
@@ -97,6 +113,7 @@ def test_one_input(data: bytes) -> None:
     assert decode([bytes([byte]) for byte in stream], max_line_bytes) == lines, "single bytes make a difference"
     if not stream.startswith(BYTE_ORDER_MARK) and not any(isinstance(line, Foreign) for line in lines):
         assert decode([BYTE_ORDER_MARK + stream], max_line_bytes) == lines, "a byte-order mark makes a difference"
+    check_start(stream, lines)
     for line in lines:
         check_line(line, max_line_bytes)
     text = stream.decode(errors="replace")

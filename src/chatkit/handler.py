@@ -17,8 +17,9 @@ class Handler:
     Attributes:
         dropped: the number of lines that the handler lost, such as lines of a transcript; `Server.stats` includes it.
 
-    Error handling: an exception in a hook is logged (logger `chatkit`) and ends the conversation of that member,
-    nothing else. One in `on_join` refuses the connection; one in `on_listening` is raised by `Server.start`.
+    Error handling: an exception in a hook, SystemExit included, is logged (logger `chatkit`) and ends the conversation
+    of that member, nothing else. One in `on_join` refuses the connection; one in `on_listening` is raised by
+    `Server.start`.
 
     Threads: hooks are called in the server's threads, one at a time, in the room's order, while the room waits: keep
     them quick. (`on_listening` is called in the thread that calls `start`.) They may call `broadcast`, `tell`, `kick`,

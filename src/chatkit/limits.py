@@ -33,7 +33,7 @@ class Limits:
     # Half of what nginx grants a request's header (client_header_timeout, 60 s); terminals send whole lines.
     line_seconds: float = _limit(30.0, "Time for a line from its first byte to its end.")
     # The soft limit that Redis sets for subscribers (client-output-buffer-limit pubsub, 8 MB).
-    # The kernel holds some 4 MB more for each member before anything is pending here.
+    # The kernel holds half a MiB more for each member, and the peer's own kernel what it likes.
     max_pending_bytes: int = _limit(
         8 * 1024 * 1024, "Bytes that may be pending for a member before it is disconnected."
     )

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import secrets
 import threading
-import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
@@ -27,6 +26,7 @@ from typing import Any, Self
 
 import pytest
 
+from chatkit.client.cancel import deadline_of, is_over
 from chatkit.client.client import Client
 from chatkit.errors import ConnectionClosed
 from chatkit.events import Event, Message, Private
@@ -150,7 +150,7 @@ class Guest(Client):
         probe, answered = f"/{secrets.token_hex(8)}", threading.Event()
         self._inbox.probes[probe] = answered
         self.send(probe)  # the answer to an unknown command goes to this guest alone
-        deadline = time.monotonic() + TIMEOUT_SECONDS
+        deadline = deadline_of(TIMEOUT_SECONDS)
         while not answered.is_set():
             if self._receiving.acquire(timeout=LOOK_SECONDS):  # else another thread receives, the answer perhaps
                 try:
@@ -160,7 +160,7 @@ class Guest(Client):
                         self._connection.read(deadline)
                 finally:
                     self._receiving.release()
-            elif time.monotonic() > deadline:
+            if not answered.is_set() and is_over(deadline):
                 raise TimeoutError("the server didn't answer in time")
         del self._inbox.probes[probe]
 

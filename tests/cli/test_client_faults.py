@@ -18,8 +18,12 @@ from logging.handlers import QueueHandler
 
 import pytest
 
-from chatkit import Client, ConnectionClosed, Limits, Notice, ProtocolError
-from tests.helpers.commands import CONNECTED, Running
+from chatkit import Client, ConnectionClosed, Error, Limits, Notice, ProtocolError
+from chatkit.cli.common import complain, fail
+from chatkit.protocol.formats import encode_json
+from chatkit.protocol.names import RULE
+from tests.helpers.commands import CONNECTED, Run, Running
+from tests.helpers.hostile import HOSTILE, forbidden
 from tests.helpers.peers import DEADLINE, Peer
 from tests.helpers.servers import Serve, Started
 
@@ -190,6 +194,47 @@ def test_a_server_that_dies_in_a_line(fake: FakeServer, reset: bool) -> None:
         client.receive(DEADLINE)
     assert not caught.value.clean
     assert command.ends() == (3, "", f"chat-client: disconnected: {reason}\n")
+
+
+BAD_TEXT = "".join(HOSTILE.values()).replace("\n", "")
+WELCOME = b'{"type":"welcome","name":"1","newest":0,"epoch":"1"}\n'
+ENDINGS = {
+    "refused": (("--name", "ada"), f"*** {BAD_TEXT}\n".encode(), "disconnected: "),
+    "not supported": (
+        ("--name", "ada"),
+        f"*** {RULE}{BAD_TEXT}\n".encode(),
+        "disconnected: the server doesn't support",
+    ),
+    "refused on return": (("--reconnect",), f"*** {BAD_TEXT}\n".encode(), "disconnected: "),
+    "refused in JSON": (("--json",), encode_json(Notice(BAD_TEXT)), "disconnected: "),
+    "an error": (("--once",), WELCOME + encode_json(Error(BAD_TEXT, "bad_name")), ""),
+}
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_a_servers_words_on_stderr_are_shown_not_obeyed(fake: FakeServer, run: Run, ending: str) -> None:
+    """Whatever it says in an error, each complaint is one line, with nothing in it that a terminal obeys."""
+    options, said, complaint = ENDINGS[ending]
+    client = run("chat-client", "--port", str(fake.port), *options)
+    with fake.accept() as sock:
+        sock.sendall(said)
+        sock.shutdown(socket.SHUT_WR)
+        status, out, err = client.ends()
+    assert (status, forbidden(out)) == (3, [])
+    assert err.startswith(f"chat-client: {complaint}")
+    assert forbidden(err) == []
+    assert len(err.splitlines()) == err.count("chat-client: ")
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_every_complaint_is_one_harmless_line(capsys: pytest.CaptureFixture[str], name: str) -> None:
+    """All commands print their errors by these two functions."""
+    complain("chat-client", f"{HOSTILE[name]}\nchat-client: forged")
+    with pytest.raises(SystemExit):
+        fail("chat-server", HOSTILE[name], HOSTILE[name])
+    err = capsys.readouterr().err
+    assert forbidden(err) == []
+    assert [line.partition(": ")[0] for line in err.splitlines()] == ["chat-client", "chat-server"]
 
 
 def test_a_reader_that_has_seen_enough(fake: FakeServer) -> None:

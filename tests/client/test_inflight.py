@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import tracemalloc
 
 import pytest
 from hypothesis import example, given
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from chatkit import Action, ConnectionClosed, Event, Synced, Unconfirmed
 from chatkit.client import inflight
+from chatkit.client.inflight import InFlight
 from chatkit.protocol.sanitize import clean
 from tests.helpers.inside import pending_syncs, retract
 from tests.helpers.resuming import RESET, back, message, resuming, unsure
@@ -23,7 +25,7 @@ def forgotten(number: int) -> Unconfirmed:
 @pytest.fixture
 def three(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three lines of a character are remembered."""
-    monkeypatch.setattr(inflight, "MAX_REMEMBERED_CHARACTERS", 3 * (1 + inflight.LINE_OVERHEAD))
+    monkeypatch.setattr(inflight, "MAX_REMEMBERED_BYTES", 3 * inflight.size_of(b"a"))
 
 
 def test_one_sync_per_round_trip() -> None:
@@ -221,16 +223,56 @@ def test_lines_are_proved_one_by_one() -> None:
         assert state.receive(message(number, text, "ada")) == [message(number, text, "ada")]
 
 
-def test_proving_takes_no_longer_with_many_lines() -> None:
-    """Each message is looked up; the number of pending lines makes no difference."""
+@pytest.mark.parametrize(("line", "text"), [("{}", "others"), ("ok", "others"), ("{}", "{}"), ("ok", "ok")])
+def test_proving_takes_no_longer_with_many_lines(line: str, text: str) -> None:
+    """Each message is looked up; the number of pending lines makes no difference, nor of equal ones."""
     state = resuming()
     for number in range(20_000):
-        state.send(f"{number}")
+        state.send(line.format(number))
     back(state)
     begun = time.monotonic()
     for number in range(20_000):
-        state.receive(message(8 + number, "others", "ada"))
+        said = message(8 + number, text.format(number), "ada")
+        assert state.receive(said) == ([said] if text == "others" else [])
     assert time.monotonic() - begun < 5
+
+
+def test_lines_with_one_hash_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The text decides."""
+    monkeypatch.setattr(inflight, "hash_of", lambda *_: 0)
+    state = resuming()
+    for line in ("a", "b", "a", "c"):
+        state.send(line)
+    back(state)
+    for number, text, ours in ((8, "b", True), (9, "x", False), (10, "a", True), (11, "b", False)):
+        said = message(number, text, "ada")
+        assert state.receive(said) == ([] if ours else [said])
+    assert unsure(state.receive(Synced(11))) == ["c"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["{}", "ok", "/me {}", "/nick n{}", "/nick " + "n" * 500 + "{}", "é{}", "\U0001f600{}" + "x" * 500, "x" * 3000],
+)
+def test_remembered_lines_take_no_more_than_is_said(monkeypatch: pytest.MonkeyPatch, line: str) -> None:
+    """As the interpreter counts its memory, before a loss, at it, and after it."""
+    bound = 1 << 20
+    monkeypatch.setattr(inflight, "MAX_REMEMBERED_BYTES", bound)
+    lines = InFlight()
+    tracemalloc.start()
+    try:
+        for number in range(30_000):
+            lines.add(line.format(number))
+        full = tracemalloc.get_traced_memory()[0]
+        tracemalloc.reset_peak()
+        lines.connection_lost({"ada"})
+        lost, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    spare = 200_000 if "/nick" in line else 20_000  # a thousand names
+    assert bound * 0.4 < full < bound + spare
+    assert lost < bound + spare
+    assert most < bound + spare
 
 
 def test_questions_without_answers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ class Scripted(MemoryHistory):
         self.gate = threading.Event()
         self.gate.set()
         self.waits = threading.Event()
-        self.failure: Exception | None = None
+        self.failure: BaseException | None = None
         self.groups: list[int] = []
 
     def append(self, messages: Sequence[Message]) -> None:

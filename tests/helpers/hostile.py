@@ -14,6 +14,7 @@ HOSTILE = {
     "bidi": "\u202eexe.\u202c \u2066a\u2069 \u2067b\u2069 \u200f \u061c",
     "separators": "a\u2028b\u2029c",
     "marks": "e" + "\u0301" * 200,
+    "marks with fillers": "e" + ("\u0301" * 4 + "\u1160") * 50,
     "bell and return": "\x07\x07x\r127.0.0.1: forged",
     "motion": "\x08\x08\x0b\x0c\x7f\x0e\x1b[5A\x1b[?1049h\x1b[8;1;1t",
 }
@@ -26,5 +27,23 @@ def forbidden(text: str) -> list[str]:
 
     They are controls except TAB and the line end, bidi overrides, and piles of marks.
     """
-    marks = "".join("m" if unicodedata.category(char) in ("Mn", "Me") else " " for char in text)
-    return CONTROLS.findall(text) + [text[pile.start()] for pile in re.finditer("m{5,}", marks)]
+    return CONTROLS.findall(text) + piles(text)
+
+
+def piles(text: str) -> list[str]:
+    """Return the first mark of each pile of five or more; characters that take no cell of their own don't end one."""
+    seen = [char for char in text if is_mark(char) or not takes_no_cell(char)]
+    marks = "".join("m" if is_mark(char) else " " for char in seen)
+    return [seen[pile.start()] for pile in re.finditer("m{5,}", marks)]
+
+
+def is_mark(char: str) -> bool:
+    return unicodedata.category(char) in ("Mn", "Me")
+
+
+def takes_no_cell(char: str) -> bool:
+    """Tell whether a terminal may add this character to the one before it, or leave it out."""
+    name = unicodedata.name(char, "")
+    is_letter = name.startswith(("HANGUL JUNGSEONG", "HANGUL JONGSEONG")) or name.endswith(" FILLER")
+    category = unicodedata.category(char)
+    return category in ("Cf", "Mc", "Cn") or (category == "Lo" and is_letter)

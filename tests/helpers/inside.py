@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import selectors
 import socket
 import sqlite3
@@ -23,6 +22,7 @@ from chatkit.client.reconnect import ReconnectingConnection
 from chatkit.client.resume import ResumeState
 from chatkit.history import search
 from chatkit.history.base import History
+from chatkit.history.memory import MemoryHistory
 from chatkit.history.sqlite.store import SqliteHistory
 from chatkit.limits import Limits
 from chatkit.net.sockets import Waker
@@ -39,7 +39,7 @@ from chatkit.server.login import PasswordAuth
 from chatkit.server.replays import Replay, Replays
 from chatkit.server.worker import Worker
 from chatkit.testing import Guest
-from tests.helpers.peers import DEADLINE
+from tests.helpers.peers import DEADLINE, Peer
 
 # protocol
 
@@ -70,7 +70,17 @@ def fill_outgoing(transport: TlsTransport, data: bytes) -> None:
     transport._outgoing.write(data)
 
 
+def ssl_object_of(peer: Peer) -> object:
+    """Return the object of CPython that holds OpenSSL's pointer."""
+    return peer.sock._sslobj  # type: ignore[attr-defined]
+
+
 # history
+
+
+def containers_of(history: MemoryHistory) -> list[list[Any]]:
+    """Return the lists that hold its messages."""
+    return [history._blocks, *history._blocks]
 
 
 def path_of(history: SqliteHistory) -> Path:
@@ -80,16 +90,20 @@ def path_of(history: SqliteHistory) -> Path:
 
 def crash(history: SqliteHistory) -> None:
     """Leave the file as `kill -9` would: without an orderly end."""
+    history._is_open = False
     history._disconnect()
-    assert history._lock_descriptor is not None
-    os.close(history._lock_descriptor)
-    history._lock_descriptor = None
+    history._lock._close()
 
 
 def writer_of(history: SqliteHistory) -> sqlite3.Connection:
     """Return the connection that writes."""
     assert history._writer
     return history._writer
+
+
+def unsaved_ranges(history: SqliteHistory) -> int:
+    """Return how many ranges of unused ids the next append writes."""
+    return len(history._unsaved_unused)
 
 
 def reader_of(history: SqliteHistory) -> sqlite3.Connection:
@@ -129,6 +143,7 @@ def after_each_query(monkeypatch: pytest.MonkeyPatch, called: Callable[[bool], N
 
 def places(roster: Roster) -> tuple[int, dict[str, int]]:
     """Return how many places are reserved, and how many each address has."""
+    assert roster._hosts.keys() == roster._from_address.keys()
     return roster._reserved, dict(roster._from_address)
 
 

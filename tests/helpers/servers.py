@@ -75,7 +75,7 @@ class Started:
         self._stack = stack
         self.tls = options.get("tls") is not None
         self.events = EventLog()
-        self.server = stack.enter_context(Server(port=0, **{"handler": self.events, **options}))
+        self.server = stack.enter_context(Server(**{"port": 0, "handler": self.events, **options}))
         self.port = self.server.port
 
     def peer(self, **options: Any) -> Peer:

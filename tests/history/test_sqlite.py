@@ -23,7 +23,7 @@ from chatkit.history.sqlite.maintenance import STEP_SECONDS
 from chatkit.history.sqlite.queries import VERSION
 from chatkit.history.sqlite.store import RESERVED_IDS, SqliteHistory
 from tests.helpers.history_contract import ALL, TIME, DurableContract, said
-from tests.helpers.inside import checkpoint, crash, drop_cached_pages, reader_of, writer_of
+from tests.helpers.inside import checkpoint, crash, drop_cached_pages, reader_of, unsaved_ranges, writer_of
 
 Open = Callable[..., SqliteHistory]
 
@@ -132,6 +132,19 @@ def test_it_can_be_opened_while_it_cannot_be_written(path: Path, open_history: O
     history.append(said(1))
     crash(history)
     assert open_history().newest_id > RESERVED_IDS
+
+
+def test_many_skips_in_a_row_are_one_range(path: Path, open_history: Open) -> None:
+    """However many messages were refused one by one, the next append has one range to write."""
+    history = open_history()
+    history.append(said(1))
+    for number in range(2, 1002):
+        history.skip(number, number)
+    assert unsaved_ranges(history) == 1
+    history.append(said(1002))
+    history.skip(1003, 1003)
+    history.close()
+    assert rows(path, "SELECT * FROM unused") == [(2, 1001), (1003, 1003)]
 
 
 def test_a_commit_is_all_or_nothing(path: Path, open_history: Open) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import sys
 import unicodedata
 
 import pytest
 from hypothesis import given
+from hypothesis import strategies as st
 
 from chatkit import Action, Message, Private
 from chatkit.protocol.formats import parse_text
@@ -41,6 +43,30 @@ def test_names_that_deceive(name: str) -> None:
         check_name(name)
     for letter in "\uac00\U00010300\U00010a80\U00013000":
         check_name(letter)
+
+
+def answer(name: str) -> str:
+    try:
+        check_name(name)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize("before", ["", "漢"])
+def test_every_character_gets_the_rule_or_passes(before: str) -> None:
+    """In each category of Unicode, also letters without a name in this version of Python."""
+    answers: dict[str, set[str]] = {}
+    for character in map(chr, range(sys.maxunicode + 1)):
+        answers.setdefault(unicodedata.category(character), set()).add(answer(before + character))
+    assert len(answers) == 30
+    assert {category: said for category, said in answers.items() if not said <= {"", RULE}} == {}
+
+
+@given(st.lists(st.sampled_from("\U00017000\U00018b00\U00018d00a1_漢") | st.characters(), max_size=4).map("".join))
+def test_letters_without_a_name_get_the_rule(name: str) -> None:
+    """Wherever they are in a name."""
+    assert answer(name) in ("", RULE)
 
 
 @pytest.mark.parametrize(("one", "other"), SAME_BUT_FOR_CASE)

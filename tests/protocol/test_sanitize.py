@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import sys
+from itertools import chain
 from unicodedata import bidirectional
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from chatkit.protocol.sanitize import clean, visible
+from chatkit.protocol.sanitize import MAX_MARKS, clean, visible
+from tests.helpers.hostile import forbidden, is_mark, piles, takes_no_cell
+
+EVERYTHING = list(map(chr, chain(range(0xD800), range(0xE000, sys.maxunicode + 1))))
 
 # The explicit formatting characters of UAX #9.
 EMBEDDINGS = "LRE RLE LRO RLO PDF LRI RLI FSI PDI".split()
@@ -37,3 +44,38 @@ def test_visible() -> None:
     assert visible("z" + "\u0301" * 200 + "x") == "z" + "\u0301" * 4 + "…x"
     assert visible("z" + ("\u0301" * 4 + "\u200d") * 20).count("\u0301") == 4
     assert visible("z" + "\u0301" * 4) == "z" + "\u0301" * 4
+
+
+MARKS = "\u0301\u20dd\u05b7\u0e49\ufe0f\u034f"
+NO_CELLS = "\u115f\u1160\u11a8\ud7b0\ud7cb\u3164\uffa0\u200b\u200d\u2060\u2065\u0903\ufff0\U000e0041\U000e0fff"
+heaps = st.text(MARKS + NO_CELLS, min_size=3, max_size=30)
+
+
+@given(st.lists(heaps | st.text(max_size=3), max_size=5).map("".join))
+def test_marks_never_pile_up(text: str) -> None:
+    """At most MAX_MARKS of them come in a row, whatever takes no cell between them; showing twice is showing once."""
+    seen = visible(text)
+    assert forbidden(seen) == []
+    assert visible(seen) == seen
+
+
+def test_no_character_without_a_cell_begins_a_new_pile() -> None:
+    """Each of Unicode: by its category, or by the tables of terminals."""
+    wcwidth = pytest.importorskip("wcwidth", reason="wcwidth, which comes with pyte, is not installed").wcwidth
+    without_cell = [char for char in EVERYTHING if wcwidth(char) == 0 or takes_no_cell(char)]
+    assert len(without_cell) > 3000
+    for char in without_cell:
+        if visible(char) != char:  # it is shown as characters that take cells
+            continue
+        seen = visible("e" + ("\u0301" * MAX_MARKS + char) * 3)
+        assert seen.count("\u0301") <= MAX_MARKS, f"U+{ord(char):04X}"
+
+
+@pytest.mark.parametrize(
+    "text", ["\u1112\u1161\u11ab\u1100\u1173\u11af", "\u1019\u103c\u102d\u102f\u1037", "👍🏽👩‍👩‍👧‍👦🎉🎉🎉", "————————"]
+)
+def test_texts_of_any_script_stay(text: str) -> None:
+    """Hangul letter by letter, Burmese, joined emoji, a line of dashes: none is a pile."""
+    assert visible(text) == text
+    assert piles(text) == []
+    assert sum(map(is_mark, text)) <= MAX_MARKS

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import re
+import tracemalloc
 from contextlib import nullcontext
 
 import pytest
@@ -10,6 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatkit import Limits, Member, NameTaken
+from chatkit.errors import JoinRefused
+from chatkit.net.sockets import two_tuple
 from chatkit.protocol.names import RULE, name_key
 from chatkit.room.members import Roster
 from tests.helpers.inside import places
@@ -103,7 +107,7 @@ def test_a_name_is_free_at_once() -> None:
     assert (roster.find("Ada"), roster.find("bob"), ann.present) == (cid, bob, False)
 
 
-def test_nothing_is_left_of_an_address() -> None:
+def test_places_of_an_address_are_given_back() -> None:
     """After its last member, and after a place that was given back."""
     roster = Roster(Limits())
     ann = added(roster, ("10.0.0.1", 1))
@@ -123,6 +127,47 @@ def test_a_port_is_free_when_its_member_has_a_name() -> None:
     assert added(roster, ("10.0.0.3", 7)).name == "7-2"
     with pytest.raises(ValueError, match=re.escape(RULE)):
         roster.rename(ann, "7")
+
+
+def test_members_of_one_address_share_its_text() -> None:
+    """Each socket has an equal string of its own; the members have one."""
+    roster = Roster(Limits())
+    hosts = [f"2001:db8::{number % 2}" for number in range(1, 10, 2)]
+    assert hosts[0] is not hosts[1]
+    first, *others = (added(roster, two_tuple((host, port, 0, 0))) for port, host in enumerate(hosts, 1))
+    assert all(other.address[0] is first.address[0] for other in others)
+    assert others[0].address == ("2001:db8::1", 2)
+    roster.remove(first)
+    assert added(roster, ("2001:db8::1", 1)).address[0] is others[0].address[0]
+
+
+def test_nothing_is_left_of_an_address() -> None:
+    """However many addresses come and go, refused ones too; interned strings are never freed by Python 3.12."""
+    roster = Roster(Limits(max_clients=2))
+    standing = added(roster, ("10.0.0.1", 1))
+
+    def come_and_go(numbers: range) -> None:
+        for number in numbers:
+            member = added(roster, two_tuple((f"2001:db8::{number:x}", 7, 0, 0)))
+            with pytest.raises(JoinRefused):
+                roster.reserve(two_tuple((f"::ffff:10.1.{number >> 8 & 255}.{number & 255}", 7, 0, 0)))
+            roster.remove(member)
+            roster.reserve(two_tuple((f"2001:db9::{number:x}", 7, 0, 0)))
+            roster.release((f"2001:db9::{number:x}", 7))
+
+    come_and_go(range(1000))
+    tracemalloc.start()
+    try:
+        gc.collect()
+        before = tracemalloc.get_traced_memory()[0]
+        come_and_go(range(1000, 6000))
+        gc.collect()
+        grown = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert grown < 20_000  # 5000 strings of 64 bytes are 320,000
+    assert places(roster) == (0, {"10.0.0.1": 1})
+    assert roster.members == [standing]
 
 
 def test_first_are_those_that_have_their_names_the_longest() -> None:

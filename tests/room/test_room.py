@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import logging
 import threading
@@ -126,6 +127,7 @@ class Hooks:
     def __init__(self, hook: Callable[..., Any]) -> None:
         self.on_join = lambda member: hook("join", member.name)
         self.on_message = lambda message: hook("message", message)
+        self.on_rename = lambda member, old_name: hook("rename", member.name, old_name)
         self.on_leave = lambda member, reason: hook("leave", member.name, reason)
 
 
@@ -165,14 +167,19 @@ def test_on_message_decides(answer: Callable[[Message], Any], received: bytes) -
     assert desk.room.newest_id == bool(received)
 
 
-@pytest.mark.parametrize("failing", ["join", "message", "leave", "type"])
-def test_a_failing_hook_ends_one_conversation(failing: str, caplog: pytest.LogCaptureFixture) -> None:
-    """One traceback in the log, one conversation over, everyone else untouched."""
+@pytest.mark.parametrize(
+    "error", [RuntimeError("of the test"), SystemExit(1), asyncio.CancelledError(), GeneratorExit()]
+)
+@pytest.mark.parametrize("failing", ["join", "message", "rename", "leave", "type"])
+def test_a_failing_hook_ends_one_conversation(
+    failing: str, error: BaseException, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One traceback in the log, one conversation over, everyone else untouched, whatever the hook raises."""
 
     def hook(name: str, *arguments: Any) -> Any:
         first = arguments[0].sender if name == "message" else arguments[0]
-        if first == "1" and name == failing:
-            raise RuntimeError("of the test")
+        if first in ("1", "ann") and name == failing:
+            raise error
         return "no message" if first == "1" and failing == "type" else arguments[0]
 
     desk = Desk(Room(Hooks(hook)))
@@ -184,7 +191,7 @@ def test_a_failing_hook_ends_one_conversation(failing: str, caplog: pytest.LogCa
             assert desk.room.roster.refused == {"handler": 1}
         else:
             ann = desk.join(1)
-            desk.hear(ann, "Hi", "exit")
+            desk.hear(ann, "Hi", "/nick ann", "exit")
             assert ann.left == ("exit" if failing == "leave" else "handler error")
     desk.hear(bob, "fine")
     assert cid.received.endswith(b"2: fine\n")

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from chatkit import Limits, Server
+from chatkit.server import acceptor
 from chatkit.server.acceptor import PAUSE_SECONDS, prepare
 from tests.helpers.inside import pauses_of, replace_listener
 from tests.helpers.peers import Peer
@@ -60,14 +61,16 @@ def test_the_kernel_is_told_how_patient_to_be() -> None:
         assert found == [1, 30, 10, 3, 30_000]
 
 
-def test_an_acceptor_that_dies_ends_the_server(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_acceptor_that_dies_ends_the_server(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The port is closed, the members' conversations end, `shutdown` tells the reason."""
 
-    class Handler:
-        def on_join(self, member: object) -> None:
-            raise SystemExit("of the test")
+    def die(*_: object) -> None:
+        raise SystemExit("of the test")
 
-    server = Server(port=0, handler=Handler())
+    monkeypatch.setattr(acceptor, "prepare", die)
+    server = Server(port=0)
     server.start()
     peer = Peer(server.port)
     with suppress(ConnectionResetError):

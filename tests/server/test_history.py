@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 from collections.abc import Iterator, Sequence
@@ -120,6 +121,38 @@ def test_a_history_that_fails(serve: Serve, store: Scripted, log: Log) -> None:
     store.failure = None
     log.wait_for("writing to the history again; it lacks 1 messages")
     assert (started.server.stats.unstored, started.server.stats.messages, len(log.lines)) == (6, 7, 4)
+
+
+@pytest.mark.parametrize("error", [SystemExit(1), KeyboardInterrupt(), asyncio.CancelledError()])
+def test_a_history_that_raises_an_exit(serve: Serve, store: Scripted, log: Log, error: BaseException) -> None:
+    """It has failed, as with any other exception; the chat goes on without it, and with it once it recovers."""
+    started = serve(history=store)
+    ann, bob = started.peers(2)
+    store.failure = error
+    ann.send(b"lost\n")
+    assert bob.line().endswith(b": lost")
+    store.failure = None
+    log.wait_for("writing to the history again; it lacks 1 messages")
+    ann.send(b"kept\n")
+    assert bob.line().endswith(b": kept")
+
+
+@pytest.mark.parametrize("verb", ["maintain", "close"])
+def test_a_step_of_a_history_that_raises_an_exit(
+    serve: Serve, store: Scripted, log: Log, monkeypatch: pytest.MonkeyPatch, verb: str
+) -> None:
+    """Maintenance and the end are logged as failed, and nothing else happens."""
+
+    def leave(**_: bool) -> float:
+        raise SystemExit(verb)
+
+    monkeypatch.setattr(store, verb, leave)
+    server = serve(history=store).server
+    if verb == "close":
+        server.shutdown()
+    log.wait_for(f"failed: {verb}")
+    server.shutdown()
+    assert len(log.lines) == 1
 
 
 def test_a_history_that_hangs(serve: Serve, store: Scripted, log: Log) -> None:

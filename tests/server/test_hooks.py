@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import random
@@ -282,6 +283,46 @@ def test_a_hook_cannot_shut_the_server_down(
     errors = [record.exc_info[1] for record in caplog.records if record.exc_info]
     assert [str(error) for error in errors] == ["a hook can't shut down the server: call shutdown from another thread"]
     assert isinstance(errors[0], RuntimeError)
+    assert len(started.server.members) == 2
+
+
+class Exiting(Handler):
+    """Raises an error, once it has one, in each hook."""
+
+    error: BaseException | None = None
+
+    def _called(self, what: Any, *_: str) -> Any:
+        if self.error:
+            error, self.error = self.error, None
+            raise error
+        return what
+
+    on_join = on_message = on_rename = on_leave = _called
+
+
+@pytest.mark.parametrize("line", [b"", b"x\n", b"/nick x\n", b"exit\n"])
+@pytest.mark.parametrize("error", [SystemExit(1), KeyboardInterrupt(), asyncio.CancelledError()])
+def test_a_hook_that_exits_ends_one_conversation(
+    serve: Serve, caplog: pytest.LogCaptureFixture, error: BaseException, line: bytes
+) -> None:
+    """No thread of the server ends with it: the others go on, and so does the server."""
+    handler = Exiting()
+    started = serve(handler=handler)
+    talker, reader = started.peers(2)
+    assert_healthy(talker, reader)
+    with caplog.at_level(logging.ERROR, "chatkit"):
+        if line:
+            victim = started.peer()
+            victim.send(b"/sync\n")
+            victim.line()
+            handler.error = error
+            victim.send(line)
+        else:
+            handler.error = error
+            victim = started.peer()
+        victim.rest()
+        assert_healthy(talker, reader)
+    assert [record.exc_info[1] for record in caplog.records if record.exc_info] == [error]
     assert len(started.server.members) == 2
 
 

@@ -278,8 +278,11 @@ def test_pages_of_all_idle_readers_have_a_bound(serve: Serve, tmp_path: Path, mo
     ann.send((b"x" * 1000 + b"\n") * 8000)
     sync(ann)
     idle = [started.peer(receive_buffer=4096) for _ in range(4)]
-    for peer in idle:
+    for number, peer in enumerate(idle):
         peer.send(b"/json 0\n")
+        if not number:  # its first page is requested while nobody else waits for one
+            peer.line()
+            sync(ann)
     until_all_wait = threading.Event()
 
     def look() -> None:
@@ -336,6 +339,70 @@ def test_a_replay_holds_no_batch_for_a_few_bytes_of_it() -> None:
     assert replay.held == [b"ann: hi\n"]
     assert isinstance(replay.held[0], bytes)
     assert replay.private_bytes == len(b"ann: hi\n") + RANGE_BYTES
+
+
+def test_a_replay_holds_only_lines_for_its_member(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers to others cost nothing for thousands of members that receive a replay."""
+    held = list[int]()
+    hold = replays.Replay.hold
+
+    def counted(replay: replays.Replay, batch: Batch, first: int = 0, last: int | None = None) -> None:
+        hold(replay, batch, first, last)
+        held.append(replay.held_bytes)
+
+    monkeypatch.setattr(replays.Replay, "hold", counted)
+    started = serve(limits=Limits(history_size=10_000))
+    ann = started.peer()
+    ann.send((b"x" * 1000 + b"\n") * 8000)
+    sync(ann)
+    idle = started.peer(receive_buffer=4096)
+    idle.send(b"/json 0\n")
+    assert b'"welcome"' in idle.line()
+    for _ in range(2):  # a second answer proves that the turn of the first is over
+        sync(ann)
+    held.clear()
+    for _ in range(10):
+        sync(ann)
+    assert held == []
+    ann.send(b"live\n")
+    for _ in range(2):
+        sync(ann)
+    assert len(held) == 1
+    assert held[0] > len(b"live")
+
+
+def test_a_leaver_receives_nothing_after_its_leave(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While a disk hangs, a program switches to JSON and leaves, somebody speaks, another switches and hears more.
+
+    The line between is not encoded in JSON: nobody in the room reads it. The leaver must not receive the later line.
+    """
+    store, hanging, may_go_on = MemoryHistory(100), threading.Event(), threading.Event()
+    append = store.append
+
+    def hang(messages: list[Message]) -> None:
+        hanging.set()
+        assert may_go_on.wait(10)
+        append(messages)
+
+    monkeypatch.setattr(store, "append", hang)
+    started = serve(history=store, limits=Limits(history_seconds=20))
+    ann, leaver, bob, cid = started.peers(4)
+    ann.send(b"hold\n")
+    assert hanging.wait(10)
+    leaver.send(b"/json 0\nexit\n")
+    started.events.wait_for("leave")
+    bob.send(b"between\n")
+    while started.events.wait_for("message").split(": ")[1] != "between":
+        pass
+    cid.send(b"/json\nlast\n")
+    while started.events.wait_for("message").split(": ")[1] != "last":
+        pass
+    may_go_on.set()
+    told = leaver.rest()
+    assert b'"hold"' in told
+    assert b"last" not in told or b"between" in told
+    while not bob.line().endswith(b": last"):
+        pass
 
 
 def test_a_replay_leaves_room_for_the_next_burst(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -408,25 +475,28 @@ class Holey(MemoryHistory):
     """Doesn't keep what comes while it is `broken`, nor is read then."""
 
     broken = False
+    error: type[BaseException] = HistoryError
 
     def append(self, messages: Any) -> None:
         if self.broken:
-            raise HistoryError("broken")
+            raise self.error("broken")
         super().append(messages)
 
     def read(self, after: int, upto: int, max_bytes: int) -> list[Message]:
         if self.broken:
-            raise HistoryError("broken")
+            raise self.error("broken")
         return super().read(after, upto, max_bytes)
 
 
+@pytest.mark.parametrize("error", [HistoryError, SystemExit])
 def test_gaps_are_where_they_are(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: type[BaseException]
 ) -> None:
     """Messages that weren't kept are a gap between the others. An unreadable history is a gap and one log line."""
     for module in ("room.committer",):
         monkeypatch.setattr(f"chatkit.{module}.RETRY_SECONDS", 0.01)
     store = Holey(1000)
+    store.error = error
     started = serve(history=store, limits=Limits(history_size=2))
     ann, bob = started.peers(2)
     for broken, lines in ((False, b"1\n2\n"), (True, b"3\n4\n5\n"), (False, b"6\n7\n8\n9\n")):

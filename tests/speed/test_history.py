@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from chatkit import Message
+from chatkit.history.memory import MemoryHistory
 from chatkit.history.sqlite.store import SqliteHistory
 from tests.helpers.commands import Run, start_server
 from tests.helpers.marks import needs
@@ -77,6 +78,63 @@ def test_old_messages_of_a_large_history(run: Run, connect: Connect, large: Path
     assert b"welcome" in peer.line()
     assert b'"id":%d,' % (MESSAGES - 10_000 + 1) in peer.line()
     assert time.monotonic() - begun < 0.1
+
+
+def quickest(call: Callable[[], object], times: int = 5) -> float:
+    """The seconds of the quickest of some calls: what else runs on this machine only makes others slower."""
+    took = list[float]()
+    for _ in range(times):
+        begun = time.perf_counter()
+        call()
+        took.append(time.perf_counter() - begun)
+    return min(took)
+
+
+def test_a_million_messages_in_memory() -> None:
+    """Pages from the middle, and appends beyond the size, take as long as with ten thousand; forgetting, too."""
+
+    def history_of(number: int) -> MemoryHistory:
+        history = MemoryHistory(number)
+        history.append([Message("ada", "x" * 50, given, 1.0) for given in range(1, number + 1)])
+        return history
+
+    def read_pages(history: MemoryHistory) -> None:
+        after = history.oldest_id + history.newest_id // 2
+        for _ in range(50):
+            after = history.read(after, history.newest_id, 8 * 1024)[-1].id or 0
+
+    def append(history: MemoryHistory) -> None:
+        for number in range(history.newest_id + 1, history.newest_id + 1001):
+            history.append([Message("ada", "x", number, 1.0)])
+
+    def forget(history: MemoryHistory) -> None:
+        for _ in range(100):
+            history.forget(history.oldest_id)
+
+    small, large = history_of(10_000), history_of(MESSAGES)
+    for call in (read_pages, append, forget):
+        few, many = quickest(lambda call=call: call(small)), quickest(lambda call=call: call(large))  # type: ignore[misc]
+        assert many < 3 * few, (call.__name__, few, many)
+
+
+def test_a_hundred_thousand_unused_ranges() -> None:
+    """A disk that failed so often makes no question about ids slower than one that failed a hundred times."""
+
+    def history_of(ranges: int) -> MemoryHistory:
+        history = MemoryHistory(1)
+        history.unused = [(number, number) for number in range(2, 2 * ranges + 1, 2)]
+        history.newest_id = 2 * ranges
+        return history
+
+    def ask(history: MemoryHistory) -> None:
+        for number in range(50):
+            middle = history.newest_id // 2
+            assert history.cursor_before_last(history.newest_id, middle // 2 + number) == middle - 2 * number
+            assert history.missing(1, middle + number) == (middle + number + 1) // 2
+
+    small, large = history_of(100), history_of(100_000)
+    few, many = quickest(lambda: ask(small)), quickest(lambda: ask(large))
+    assert many < 5 * few, (few, many)
 
 
 def test_a_lone_message(run: Run, connect: Connect, tmp_path: Path) -> None:

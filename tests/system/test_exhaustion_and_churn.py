@@ -128,11 +128,14 @@ def test_a_worker_that_dies_ends_the_process(run: Run) -> None:
     code = """
 import sys
 from chatkit import Server
+from chatkit.room.turn import Turn
 
 class Handler:
     def on_listening(self, address): print(address[1], flush=True)
-    def on_message(self, message): raise SystemExit("of the test")
 
+def die(*_): raise SystemExit("of the test")
+
+Turn.say = die
 Server(port=0, handler=Handler(), threads=2).serve_forever()
 """
     server = run(sys.executable, "-c", code)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import sqlite3
@@ -17,7 +18,7 @@ from chatkit.history.sqlite.store import SqliteHistory
 from tests.helpers.commands import Run, start_server, stop
 from tests.helpers.history_files import MESSAGES, fill
 from tests.helpers.servers import Serve
-from tests.helpers.witness import Log, Talk, Witness, beside, rows, wait_until
+from tests.helpers.witness import LOST, Log, Talk, Witness, beside, rows, wait_until
 
 pytestmark = pytest.mark.once
 
@@ -243,3 +244,58 @@ def test_a_file_that_another_server_has(run: Run, talk: Talk, tmp_path: Path) ->
     assert rows(path) == [(1, "before"), (2, "after")]
     server, _ = start_server(run, "--history", str(path))
     assert stop(server) == ""
+
+
+class Unmaintained(SqliteHistory):
+    """Looks at its files with each message, but not in pauses."""
+
+    def maintain(self, *, idle: bool) -> float:
+        return math.inf
+
+
+@pytest.mark.parametrize("notices", ["at once", "after the kill", "at its end"])
+@pytest.mark.parametrize("removed", ["chat.db*", "chat.db-*", "chat.db-lock"])
+def test_files_that_a_second_server_has_taken(
+    run: Run, serve: Serve, talk: Talk, tmp_path: Path, log: Log, removed: str, notices: str
+) -> None:
+    """After `rm`, a second server has the name, and is killed. The first one touches none of its files, not even then.
+
+    It says so once, its chat goes on, and its messages count as not stored. The third server has all of the second's.
+    """
+    path = tmp_path / "chat.db"
+    first = serve(history=Unmaintained(path))
+    talker = talk(first.port)
+    talker.say("before")
+    for file in list(tmp_path.glob(removed)):
+        file.unlink()
+    second, port = start_server(run, "--history", str(path))
+    other = talk(port)
+    seen = [f"text {number}" for number in range(25)]
+    other.say(*seen[:5])
+    inodes = {file.name: file.stat().st_ino for file in tmp_path.iterdir()}
+    assert set(inodes) == {"chat.db", "chat.db-lock", "chat.db-shm", "chat.db-wal"}
+
+    def notice() -> None:
+        assert talker.say("first", "second") == [2, 3]
+        assert log.line().startswith(f"{LOST}another server has taken {path}")
+        assert first.server.stats.unstored == 2
+
+    if notices == "at once":
+        notice()
+    other.say(*seen[5:])
+    second.process.kill()
+    second.ends()
+    other.close()
+    if notices == "after the kill":
+        notice()
+    with Witness(first.port, 0) as asker:
+        asker.wait_for("message", "before" if notices == "at its end" else "second")
+    talker.close()
+    first.server.shutdown()
+    assert {file.name: file.stat().st_ino for file in tmp_path.iterdir()} == inodes
+    assert log.rest() == []
+    third, port = start_server(run, "--history", str(path))
+    with Witness(port, 0) as newcomer:
+        newcomer.wait_for("message", seen[-1])
+    stop(third)
+    assert [text for _, text in newcomer.seen if text != "before"] == seen

@@ -167,12 +167,14 @@ HTTP = b"POST / HTTP/1.1\r\nHost: 127.0.0.1:12345\r\nContent-Length: 20\r\n\r\nl
     ("first", "answer"),
     [
         (HTTP, b"HTTP/1.1 400 Bad Request\r\n"),
+        (HTTP.replace(b"POST", b"hello"), b"HTTP/1.1 400 Bad Request\r\n"),
+        (HTTP.replace(b"POST", b"m" * 20_000), b"*** not sent: longer than 8192 bytes\nHTTP/1.1 400 Bad Request\r\n"),
         (b"GET /" + b"x" * 20_000 + b" HTTP/1.1\r\n\r\nlines\n", b"HTTP/1.1 400 Bad Request\r\n"),
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"HTTP/1.1 400 Bad Request\r\n"),
         (b"GET / HTTP/1.0", b"HTTP/1.1 400 Bad Request\r\n"),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\nlines\n", b"*** this port speaks plain text, not TLS\n"),
     ],
-    ids=["post", "long", "http2", "half-closed", "tls"],
+    ids=["post", "any method", "long method", "long", "http2", "half-closed", "tls"],
 )
 @pytest.mark.parametrize("split", [False, True])
 def test_other_protocols_are_refused(serve: Serve, reads: Reads, first: bytes, answer: bytes, split: bool) -> None:

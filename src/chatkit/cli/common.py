@@ -12,6 +12,7 @@ from typing import Any, NoReturn, TextIO
 import click
 
 from chatkit import __version__
+from chatkit.protocol.sanitize import visible
 
 CHAT_CLIENT = "chat-client"
 
@@ -45,9 +46,9 @@ def fail(command: str, problem: str, hint: str = "", *, status: int = 1) -> NoRe
 
 
 def complain(command: str, problem: str) -> None:
-    """Print one line on stderr, if it accepts one."""
+    """Print one line on stderr, if it accepts one. The problem may hold words of a stranger: they are made visible."""
     try:
-        click.echo(f"{command}: {problem}", err=True)
+        click.echo(visible(f"{command}: {problem}"), err=True)
     except OSError:
         abandon(sys.stderr)
 

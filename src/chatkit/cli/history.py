@@ -96,10 +96,10 @@ def main(file: Path, as_json: bool, **criteria: Any) -> None:
         messages = browse(file, **criteria)
         first = next(messages, None)
         if not first:
-            fail(COMMAND, visible(f"nothing found in {file}"))
+            fail(COMMAND, f"nothing found in {file}")
         _show(chain([first], messages), as_json)
     except HistoryError as error:
-        fail(COMMAND, visible(str(error)))
+        fail(COMMAND, str(error))
     except BrokenPipeError:  # a reader like `head` has seen enough
         abandon(sys.stdout)
     except OSError as error:

@@ -58,8 +58,11 @@ class StreamProtocol(asyncio.Protocol):
             await asyncio.sleep(0)
 
     def pause_if_full(self, events: int) -> None:
-        """Stop reading if so many events waiting for the caller are too many."""
-        if events > MAX_WAITING_EVENTS and not self.transport.is_closing():
+        """Stop reading if so many events waiting for the caller are too many.
+
+        Before the opening is answered, and while closing, something must be read, and the protocol bounds it.
+        """
+        if events > MAX_WAITING_EVENTS and self._protocol.is_open and not self.transport.is_closing():
             self.transport.pause_reading()
 
     def resume_reading(self) -> None:

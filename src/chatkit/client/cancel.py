@@ -1,4 +1,7 @@
-"""Waits for a socket: with a deadline, and with a token by which another thread ends them."""
+"""Waits for a socket: with a deadline, and with a token by which another thread ends them.
+
+A peer that never stops sending lets no read wait. So each loop around a read calls `check`, or asks `is_over`.
+"""
 
 from __future__ import annotations
 
@@ -44,6 +47,11 @@ class CancelToken:
             self._is_set.set()
             self._make_readable()
 
+    @property
+    def is_set(self) -> bool:
+        """Tell whether `set` was called."""
+        return self._is_set.is_set()
+
     def wait(self, seconds: float) -> bool:
         """Wait. Return whether the token is set."""
         return self._is_set.wait(seconds)
@@ -88,9 +96,32 @@ def wait(
         left = math.inf if deadline is None else deadline - time.monotonic()
         ready = selector.select(min(max(0, left), LONGEST_WAIT_SECONDS))
     if not ready and left <= LONGEST_WAIT_SECONDS:
-        raise TimeoutError("nothing arrived in time")
+        raise late_error()
     if cancel and any(key.fileobj is cancel for key, _ in ready):
         raise Cancelled
+
+
+def check(deadline: float | None, cancel: CancelToken | None = None) -> None:
+    """Raise the reason to give up, if there is one.
+
+    Raises:
+        TimeoutError: the deadline is over.
+        Cancelled: the token is set.
+    """
+    if cancel and cancel.is_set:
+        raise Cancelled
+    if is_over(deadline):
+        raise late_error()
+
+
+def is_over(deadline: float | None) -> bool:
+    """Tell whether a deadline has passed."""
+    return deadline is not None and time.monotonic() >= deadline
+
+
+def late_error() -> TimeoutError:
+    """Return the error for a deadline that has passed."""
+    return TimeoutError("nothing arrived in time")
 
 
 def deadline_of(timeout: float | None) -> float | None:

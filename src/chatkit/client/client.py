@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator
 from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from chatkit.client.cancel import deadline_of, lock_timeout
+from chatkit.client.cancel import deadline_of, is_over, late_error, lock_timeout
 from chatkit.client.connection import ClientConnection, Endpoint
 from chatkit.client.protocol import ClientProtocol
 from chatkit.errors import ConnectionClosed
@@ -141,14 +140,18 @@ class Client:
             return self._received.popleft()  # one atomic step, so it needs no lock
         deadline = deadline_of(timeout)
         if not self._receiving.acquire(timeout=lock_timeout(deadline)):
-            raise TimeoutError("nothing arrived in time")
+            raise late_error()
         try:
+            is_late = False  # only after one look: a timeout of 0 is one
             while True:
                 with suppress(IndexError):
                     return self._received.popleft()
                 if self._connection.ended:
                     raise self._connection.ended.with_traceback(None)
+                if is_late:
+                    raise late_error()
                 self._connection.read(deadline)
+                is_late = is_over(deadline)
         finally:
             self._receiving.release()
 
@@ -204,7 +207,7 @@ class Client:
         """
         if self._receiving.acquire(timeout=lock_timeout(deadline)):
             try:
-                while not self._connection.ended and (deadline is None or time.monotonic() < deadline):
+                while not self._connection.ended and not is_over(deadline):
                     self._connection.read(deadline)
             finally:
                 self._receiving.release()

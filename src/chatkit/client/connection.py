@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from errno import EINPROGRESS
 from typing import TYPE_CHECKING
 
-from chatkit.client.cancel import CancelToken, deadline_of, lock_timeout, wait
+from chatkit.client.cancel import CancelToken, check, deadline_of, lock_timeout, wait
 from chatkit.client.protocol import ClientProtocol
 from chatkit.errors import ChatError, ConnectionClosed, ProtocolError
 from chatkit.events import Event
@@ -102,11 +102,12 @@ class ClientConnection:
         """Send one line, as `Client.send`."""
         self.write(self._protocol.encode(text))
 
-    def write(self, data: bytes, cancel: CancelToken | None = None) -> None:
+    def write(self, data: bytes, deadline: float | None = None, cancel: CancelToken | None = None) -> None:
         """Send all of it, and wait as long as that takes.
 
         Raises:
             ConnectionClosed: the conversation is over.
+            TimeoutError: the deadline came first.
             Cancelled: by `cancel`.
         """
         with self.sending:
@@ -119,12 +120,14 @@ class ClientConnection:
                     try:
                         left = left[self._socket.send(left) :]
                     except BlockingIOError:
-                        wait(self._socket, selectors.EVENT_WRITE, None, cancel)
-            except OSError as error:
-                self.failed_in_line = self._has_broken_line = self._is_partly_sent(len(data), len(left))
-                raise self._protocol.closed_by(error) from None
-            except BaseException:  # Ctrl-C: the next line must not follow half of this one
-                if self._is_partly_sent(len(data), len(left)):
+                        wait(self._socket, selectors.EVENT_WRITE, deadline, cancel)
+            except BaseException as error:
+                is_partly_sent = self._is_partly_sent(len(data), len(left))
+                is_late = isinstance(error, TimeoutError) and error.errno is None  # the kernel's own has a number
+                if isinstance(error, OSError) and not is_late:
+                    self.failed_in_line = self._has_broken_line = is_partly_sent
+                    raise self._protocol.closed_by(error) from None
+                if is_partly_sent:  # Ctrl-C, or too late: the next line must not follow half of this one
                     self.abort()
                 raise
 
@@ -208,6 +211,7 @@ class ClientConnection:
         deadline = deadline_of(endpoint.timeout)
         inside = TlsTransport(sock, client_context() if isinstance(endpoint.tls, bool) else endpoint.tls, endpoint.host)
         while not inside.is_ready:
+            check(deadline, cancel)
             try:
                 self._protocol.receive_data(inside.recv(READ_BYTES))
             except BlockingIOError:
@@ -217,8 +221,9 @@ class ClientConnection:
 
     def _open(self, deadline: float | None, cancel: CancelToken | None) -> None:
         """Send the protocol's opening, and wait for the answers."""
-        self.write(self._protocol.opening, cancel)
+        self.write(self._protocol.opening, deadline, cancel)
         while self._protocol.is_opening:
+            check(deadline, cancel)
             self.read(deadline, cancel)
 
     def _end_sending(self, deadline: float | None) -> None:

@@ -2,18 +2,54 @@
 
 from __future__ import annotations
 
+import sys
+from array import array
+from bisect import bisect_left
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from chatkit.client.protocol import command_name, expected_echo
 from chatkit.events import Event, Message, Unconfirmed
+from chatkit.protocol.names import MAX_NAME_CHARACTERS
 
-# As much as the server keeps for a slow consumer (max_pending_bytes), here in characters.
-MAX_REMEMBERED_CHARACTERS = 8 * 1024 * 1024
-# Python's overhead for a line, in characters: many short lines must not take many times the bound.
-LINE_OVERHEAD = 100
+# As much as the server keeps for a slow consumer (max_pending_bytes), and in the same way: of memory as it is held.
+MAX_REMEMBERED_BYTES = 8 * 1024 * 1024
+# The memory for a line besides its own: a place in the deque (8 bytes), one in the index (8), another and an int while
+# that is sorted (40), and the rounding of the allocator.
+LINE_OVERHEAD = 72
+# Of the names in sent `/nick` lines the newest are kept at a loss.
+MAX_REQUESTED_NAMES = 1000
 # The caller's own `/sync` lines are tracked one by one up to this number, later ones together.
 MAX_PENDING_SYNCS = 1000
+# In the index: 2^24 lines are 1.5 GiB at least, far more than are remembered.
+PLACE_BITS = (1 << 24) - 1
+HASH_BITS = (1 << 64) - 1 - PLACE_BITS
+
+
+class _EchoIndex:
+    """The messages that lines become, by hash, for the lines of a lost connection.
+
+    Operations: `find` the places of the lines that a message may be the echo of. Goal: a place for each line, and no
+    search through all of them. A dict with a deque for each message takes ten times the memory of a short line.
+    Plan: one sorted array of integers. The upper bits of each are those of a hash, the lower bits the place of a line,
+    so that lines with one hash are neighbours, in order. The hash is short: the caller compares the text.
+    """
+
+    def __init__(self, lines: Iterable[bytes]) -> None:
+        entries = array("Q")
+        for place, line in enumerate(lines):
+            if echo := expected_echo(line.decode()):
+                entries.append(hash_of(*echo) | place)
+        self._entries = array("Q", sorted(entries))
+
+    def find(self, message: Message, after: int) -> Iterable[int]:
+        """Return the places of possible lines, oldest first, from `after` on."""
+        key = hash_of(type(message), message.text)
+        at = bisect_left(self._entries, key | after)
+        while at < len(self._entries) and self._entries[at] & HASH_BITS == key:
+            yield self._entries[at] & PLACE_BITS
+            at += 1
 
 
 @dataclass(slots=True)
@@ -24,14 +60,16 @@ class _SentLines:
         first: the number of the oldest line here. All lines of a connection are numbered from 0.
         acknowledged: how many lines of the connection the room has acknowledged; at most `first`.
         senders: set when the connection is lost: the names under which the room may have relayed the lines.
-        numbers: set when the connection is lost: for each message, the numbers of the lines that become it.
+        echoes: set when the connection is lost: the index of the messages that the lines become.
+        indexed_from: the number of the first line in the index.
     """
 
     senders: set[str] = field(default_factory=set)
-    numbers: dict[tuple[type[Message], str], deque[int]] = field(default_factory=dict)
-    lines: deque[str] = field(default_factory=deque)
+    echoes: _EchoIndex | None = None
+    lines: deque[bytes] = field(default_factory=deque)  # bytes, whose size is known: a str may grow by its UTF-8 form
     first: int = 0
     acknowledged: int = 0
+    indexed_from: int = 0
 
     @property
     def end(self) -> int:
@@ -45,10 +83,25 @@ class _SentLines:
 
     def number_of(self, message: Message) -> int | None:
         """Return the number of the oldest line here that the room turns into `message`."""
-        numbers = self.numbers.get((type(message), message.text)) or deque()
-        while numbers and numbers[0] < self.first:
-            numbers.popleft()
-        return numbers[0] if numbers and numbers[0] < self.end else None
+        for place in self.echoes.find(message, self.first - self.indexed_from) if self.echoes else ():
+            number = self.indexed_from + place
+            if number < self.end and expected_echo(self._line(number)) == (type(message), message.text):
+                return number
+        return None
+
+    def requested_names(self) -> Iterable[str]:
+        """Return the names in `/nick` lines, the newest ones."""
+        asked = (line for line in map(bytes.decode, self.lines) if command_name(line) == "nick")
+        names = (line.split(maxsplit=1)[-1].strip() for line in asked)
+        return deque((name for name in names if len(name) <= MAX_NAME_CHARACTERS), MAX_REQUESTED_NAMES)
+
+    def connection_lost(self, names: set[str]) -> None:
+        """Prepare the look-up of echoes, by messages from these names or from requested ones."""
+        self.senders = names.union(self.requested_names())
+        self.echoes, self.indexed_from = _EchoIndex(self.lines), self.first
+
+    def _line(self, number: int) -> str:
+        return self.lines[number - self.first].decode()
 
 
 @dataclass(slots=True)
@@ -72,8 +125,8 @@ class InFlight:
     Operations: `add` a line that is sent, `acknowledge` lines by the answer to a `/sync`, `match_echo` a message of
     the replay with a line of a lost connection, `report_unknown` for the lines that nothing can acknowledge any more.
 
-    The size is bounded by MAX_REMEMBERED_CHARACTERS, or by the newest line if that is longer. Beyond it the oldest
-    lines are dropped and only their number is kept.
+    The memory is bounded by MAX_REMEMBERED_BYTES, or by the newest line if that is longer, before and after a loss.
+    Beyond it the oldest lines are dropped and only their number is kept.
     """
 
     def __init__(self) -> None:
@@ -103,19 +156,20 @@ class InFlight:
 
     def add(self, line: str) -> None:
         """Remember a line that is about to be sent."""
-        self._sent.lines.append(line)
-        self._size += _size_of(line)
+        data = line.encode()
+        self._sent.lines.append(data)
+        self._size += size_of(data)
         if command_name(line) == "sync":
             self.add_sync(is_ours=False)
-        while self._size > max(MAX_REMEMBERED_CHARACTERS, _size_of(line)):
+        while self._size > max(MAX_REMEMBERED_BYTES, size_of(data)):
             self._drop_oldest()
 
     def retract(self) -> None:
         """Forget the newest line, which could not be sent. The connection may be known as lost by now."""
         if self._sent.lines:
-            self._size -= _size_of(self._sent.lines.pop())
+            self._size -= size_of(self._sent.lines.pop())
         elif self._lost:
-            self._size -= _size_of(self._lost[-1].lines.pop())
+            self._size -= size_of(self._lost[-1].lines.pop())
 
     def add_sync(self, *, is_ours: bool) -> None:
         """Remember a `/sync` that is sent after the newest line.
@@ -148,12 +202,8 @@ class InFlight:
         """
         sent, self._sent = self._sent, _SentLines()
         self._syncs.clear()
-        requested = {line.split(maxsplit=1)[-1].strip() for line in sent.lines if command_name(line) == "nick"}
-        sent.senders = names | requested
-        for number, line in enumerate(sent.lines, sent.first):
-            if echo := expected_echo(line):
-                sent.numbers.setdefault(echo, deque()).append(number)
         if sent.lines or sent.dropped:
+            sent.connection_lost(names)
             self._lost.append(sent)
 
     # Lost connections
@@ -174,13 +224,15 @@ class InFlight:
     def report_unknown(self) -> list[Event]:
         """Return an event for each lost connection's line, and one for all dropped lines; then forget them."""
         dropped = self._dropped + sum(lost.dropped for lost in self._lost)
-        lines = [line for lost in self._lost for line in lost.lines]
-        self._lost.clear()
-        self._dropped = 0
-        self._size -= sum(map(_size_of, lines))
         many = f"the room may not have received {dropped} earlier lines, too many to remember"
         events = list[Event]([Unconfirmed(many, "")] if dropped else [])
-        return events + [Unconfirmed(f"the room may not have received: {line}", line) for line in lines]
+        for lost in self._lost:
+            while lost.lines:  # each is freed before the next event is made
+                line = self._pop(lost).decode()
+                events.append(Unconfirmed(f"the room may not have received: {line}", line))
+        self._lost.clear()
+        self._dropped = 0
+        return events
 
     def _acknowledge(self, sent: _SentLines, upto: int) -> None:
         """Forget the lines of a connection with numbers below `upto`."""
@@ -196,10 +248,18 @@ class InFlight:
         else:
             self._dropped += self._lost.pop(0).dropped
 
-    def _pop(self, sent: _SentLines) -> None:
-        self._size -= _size_of(sent.lines.popleft())
+    def _pop(self, sent: _SentLines) -> bytes:
+        line = sent.lines.popleft()
+        self._size -= size_of(line)
         sent.first += 1
+        return line
 
 
-def _size_of(line: str) -> int:
-    return len(line) + LINE_OVERHEAD
+def size_of(line: bytes) -> int:
+    """Return the memory that a remembered line takes, in bytes."""
+    return sys.getsizeof(line) + LINE_OVERHEAD
+
+
+def hash_of(kind: type[Message], text: str) -> int:
+    """Return the upper bits of an entry of the index."""
+    return hash((kind, text)) & HASH_BITS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import deque
 
 from chatkit.errors import ChatError, ConnectionClosed, NameTaken, PasswordRefused, ProtocolError
@@ -22,6 +23,11 @@ from chatkit.protocol.replies import (
 from chatkit.protocol.sanitize import clean
 
 MAX_RECEIVED_BYTES = 1024 * 1024
+# Events that wait until the opening is answered, as memory. A replay comes before the answer to `/nick`: a thousand of
+# the longest lines (history_size, max_line_bytes) in characters of four bytes fit.
+MAX_OPENING_BYTES = 32 * 1024 * 1024
+# The memory of an event besides its strings: an object, an id, a time and a place in a deque.
+EVENT_BYTES = 120
 
 
 class ClientProtocol:
@@ -69,6 +75,7 @@ class ClientProtocol:
         self._expected = self._expected_answers(events)
         self._unknown = [f"unknown command {line.partition(' ')[0]}" for line in opening]
         self._closing = False
+        self._opening_bytes = 0
         # Sanitizing makes at most three bytes of one, and a name is added. The rest is for servers with higher limits.
         self._decoder = LineDecoder(max(3 * max_line_bytes + 1024, MAX_RECEIVED_BYTES))
 
@@ -85,6 +92,11 @@ class ClientProtocol:
                 raise ConnectionClosed(last.text, clean=self.ended.clean)  # such as: the room is full
             raise self.ended
         return bool(self._expected)
+
+    @property
+    def is_open(self) -> bool:
+        """Tell whether `opening` is answered, and `begin_close` wasn't called."""
+        return not self._expected and not self._closing
 
     @property
     def is_closing(self) -> bool:
@@ -139,6 +151,20 @@ class ClientProtocol:
             event = parse_json(line) if line.startswith("{") else parse_text(line)
             if event and (not self._expected or self._match_opening(event)):
                 self.received.append(event)
+                if self._expected:
+                    self._count_waiting(event)
+
+    def _count_waiting(self, event: Event) -> None:
+        """Count the memory of an event that waits for the end of the opening.
+
+        Raises:
+            ProtocolError: too much waits.
+        """
+        strings = (getattr(event, field, "") for field in ("text", "sender", "code"))
+        self._opening_bytes += EVENT_BYTES + sum(map(sys.getsizeof, strings))
+        if self._opening_bytes > MAX_OPENING_BYTES:
+            self.received.clear()
+            raise ProtocolError(f"the server sent over {MAX_OPENING_BYTES} bytes of lines before its answer")
 
     def _expected_answers(self, events: bool) -> list[tuple[Event | type[Welcome], ...]]:
         """Return the possible answers to each line of the opening, in order."""

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 from chatkit.client.backoff import Backoff, is_final
-from chatkit.client.cancel import Cancelled, CancelToken, lock_timeout
+from chatkit.client.cancel import Cancelled, CancelToken, late_error, lock_timeout
 from chatkit.client.connection import ClientConnection, Endpoint
 from chatkit.client.protocol import closed_error
 from chatkit.client.resume import MAX_WAITING_EVENTS, ResumeState, left_error
@@ -19,6 +19,8 @@ from chatkit.protocol.lines import encode_line, is_exit
 
 # The only step of the thread that can't be cancelled is the look-up of a host's name.
 LOOK_UP_SECONDS = 1.0
+# A sender reads no more than this before its line is sent: 1 MiB, however much the server has to say.
+CATCH_UP_READS = 16
 
 
 class Reconnector(threading.Thread):
@@ -135,7 +137,7 @@ class ReconnectingConnection:
         """
         encode_line(text, self._max_line_bytes)
         if (connection := self._connection) and self._state.should_catch_up:
-            self._catch_up(connection, MAX_WAITING_EVENTS)
+            self._catch_up(connection, MAX_WAITING_EVENTS, CATCH_UP_READS)
         with self.sending:
             if not self._send_line(text):
                 self._enqueue(text)
@@ -156,7 +158,7 @@ class ReconnectingConnection:
         elif self._changed.wait(None if deadline is None else lock_timeout(deadline)):
             self._changed.clear()
         else:
-            raise TimeoutError("nothing arrived in time")
+            raise late_error()
 
     def send_eof(self) -> None:
         """End the stream of lines, after the queued ones. During an absence, end the conversation."""
@@ -219,7 +221,7 @@ class ReconnectingConnection:
                     self._state.retract(text)
                 if connection is self._connection:
                     connection.shutdown()
-            self._catch_up(connection, math.inf)  # read the events before the loss, and then the loss
+            self._catch_up(connection, math.inf, math.inf)  # read the events before the loss, and then the loss
             return connection.failed_in_line
         except BaseException:  # Ctrl-C: the state takes the line as sent
             if connection:
@@ -281,12 +283,15 @@ class ReconnectingConnection:
         while connection.received:
             self.received.extend(self._state.receive(connection.received.popleft()))
 
-    def _catch_up(self, connection: ClientConnection, max_events: float) -> None:
+    def _catch_up(self, connection: ClientConnection, max_events: float, max_reads: float) -> None:
         """Read without waiting, until `max_events` wait for the caller. If another thread is reading, it does it."""
         if self.receiving.acquire(blocking=False):
             try:
-                while self._connection is connection and len(self.received) < max_events and connection.read_nowait():
+                while self._connection is connection and len(self.received) < max_events and max_reads > 0:
+                    if not connection.read_nowait():
+                        break
                     self._process(connection)
+                    max_reads -= 1
             finally:
                 self.receiving.release()
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import selectors
 import socket
 import struct
-import sys
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +19,7 @@ def two_tuple(address: Any) -> Address:
     host, port, *_ = address
     if "." in host:
         host = host.removeprefix("::ffff:")
-    return sys.intern(host), port  # one string for all members of one address
+    return host, port
 
 
 def host_and_port(address: Address) -> str:

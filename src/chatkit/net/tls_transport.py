@@ -16,6 +16,9 @@ AHEAD_BYTES = 64 * 1024
 
 # The first byte of a handshake record. A peer that begins with another byte doesn't speak TLS; it gets plain text.
 HANDSHAKE = 0x16
+# A line of one letter is 24 bytes in TLS 1.3, twelve times its size (RFC 8446, 5.2), and up to 69 in TLS 1.2 with CBC.
+MAX_OVERHEAD, MAX_OWN_BYTES = 48, 16 * 1024
+
 NOT_TLS = f"*** {SPEAKS_TLS}\n".encode()
 
 
@@ -53,6 +56,7 @@ class TlsTransport:
         self._encrypted = b""
         self._sealed = 0  # the number of plain bytes that are encrypted but not counted by `send` yet
         self._has_begun = False  # the peer has sent something, or its end
+        self._own_bytes = 0
         self._is_broken = False  # a send has failed
         self._eof_follows = False
         if not self._is_server:
@@ -82,6 +86,7 @@ class TlsTransport:
             return b""
         data = self._sock.recv(max_bytes)
         had_begun, self._has_begun = self._has_begun, True
+        was_ready = self.is_ready
         if data and not had_begun and self._is_server and data[0] != HANDSHAKE:
             self._sock.send(NOT_TLS)
             raise ssl.SSLError("the peer doesn't speak TLS")
@@ -95,11 +100,23 @@ class TlsTransport:
                 self.flush()  # an answer of the handshake, or the alert for an error
         if self._outgoing.pending > AHEAD_BYTES:  # each request for new keys has an answer (RFC 8446, 4.6.3)
             raise ssl.SSLError("the peer doesn't read the answers of TLS")
+        if was_ready and self._is_server:
+            self._count_own_records(len(data), len(plain))
         if not plain and not self.at_eof:
             if not data:
                 raise ConnectionResetError("the connection was cut inside TLS")
             raise BlockingIOError
         return plain
+
+    def _count_own_records(self, received: int, plain: int) -> None:
+        """Bound the records that TLS sends for itself: a request for new keys costs as much as a hundred lines.
+
+        Raises:
+            ssl.SSLError: there are too many.
+        """
+        self._own_bytes = max(0, self._own_bytes + received - MAX_OVERHEAD * plain)
+        if self._own_bytes > MAX_OWN_BYTES:
+            raise ssl.SSLError("the peer sends little but records of TLS itself")
 
     def send(self, data: bytes | bytearray | memoryview) -> int:
         """Send bytes. Returns how many of them the kernel has taken.

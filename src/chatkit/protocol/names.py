@@ -48,9 +48,13 @@ def name_key(name: str) -> str:
 
 
 def _is_letter(character: str) -> bool:
-    """Tell whether a character is a visible letter; Hangul fillers and Egyptian blanks are invisible ones."""
-    visible = not {"FILLER", "BLANK"} & set(unicodedata.name(character, "").split())
-    return unicodedata.category(character) in _LETTERS and visible
+    """Tell whether a character is a visible letter of a known script.
+
+    Hangul fillers and Egyptian blanks are invisible. Some letters have no name here, and so no script: which ones
+    depends on the version of Python (Tangut in 3.13).
+    """
+    words = set(unicodedata.name(character, "").split())
+    return unicodedata.category(character) in _LETTERS and bool(words) and not words & {"FILLER", "BLANK"}
 
 
 def _script(letter: str) -> str:

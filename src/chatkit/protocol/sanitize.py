@@ -16,7 +16,12 @@ _VISIBLE = {**_CLEAN, **{code: f"\\u{code:04x}" for code in (0x2028, 0x2029, *_R
 
 # More combining marks than any language uses on one letter run over the lines above and below.
 MAX_MARKS = 4
-_MAYBE_MARKS = re.compile(rf"[^\w\s\x00-\x7f]{{{MAX_MARKS + 1},}}")  # no mark is a letter, space or ASCII
+# Format characters, spacing marks, and characters that this Python doesn't know yet: they may take no cell.
+_NO_CELL = ("Cf", "Mc", "Cn")
+# Letters that take no cell of their own: the vowels and finals of Hangul syllables, and fillers.
+_NO_CELL_LETTERS = "\u115f-\u11ff\ud7b0-\ud7ff\u3164\uffa0"
+_IS_NO_CELL_LETTER = re.compile(f"[{_NO_CELL_LETTERS}]").match
+_MAYBE_MARKS = re.compile(rf"(?:[^\w\s\x00-\x7f]|[{_NO_CELL_LETTERS}]){{{MAX_MARKS + 1},}}")  # no mark is \w or \s
 
 
 def clean(text: str) -> str:
@@ -39,8 +44,10 @@ def _thin_marks(match: re.Match[str]) -> str:
     shown, marks = "", 0
     for character in match[0]:
         category = unicodedata.category(character)
-        # Format characters (Cf) have no width, so they don't begin a new pile.
-        marks = marks + 1 if category in ("Mn", "Me") else marks if category == "Cf" else 0
+        if category in ("Mn", "Me"):
+            marks += 1
+        elif category not in _NO_CELL and not _IS_NO_CELL_LETTER(character):
+            marks = 0
         if marks <= MAX_MARKS:
             shown += character
         elif marks == MAX_MARKS + 1:

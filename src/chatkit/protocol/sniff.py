@@ -9,8 +9,17 @@ from chatkit.protocol.replies import SPEAKS_TEXT
 
 TLS_HELLO = b"\x16\x03"
 
-_HTTP_REQUEST = re.compile(rb"[A-Z]{1,20} \S+ HTTP/[0-9.]+\s*")
-_HTTP_BEGINNING = re.compile(rb"[A-Z]{1,20} (/|\*|[a-z]+:)")
+# A page chooses the method: `fetch` lets every token pass but CONNECT, TRACE and TRACK.
+_METHOD = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # a token (RFC 9110, 5.6.2)
+# A path, an asterisk, a URL, or a host with its port (RFC 9112, 3.2). So "nginx speaks HTTP/2" is chat.
+_TARGET = rb"(?:/|\*|[^\s:]+:)\S*"
+_REQUEST = re.compile(_METHOD + b" " + _TARGET + rb" HTTP/[0-9.]+\s*")
+# The same, cut off behind the beginning of its target, or before it.
+_CUT_REQUEST = re.compile(_METHOD + b" " + _TARGET + rb"(?: [HTP/0-9.]*\s*)?")
+_CUT_METHOD = re.compile(_METHOD + rb"(?: \S*)?")
+_REQUEST_END = re.compile(rb" HTTP/[0-9.]+\s*\Z")
+_END_BYTES = 16
+
 _HTTP_BODY = b"This is a chat room, not a web server. Join it with chat-client, or with nc.\n"
 _HTTP_HEAD = "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: {}\r\nConnection: close\r\n\r\n"
 
@@ -28,35 +37,62 @@ def sniff(first_line: bytes, *, whole: bool) -> Foreign | None:
     """
     if first_line.startswith(TLS_HELLO):
         return _TLS
-    return _HTTP if (_HTTP_REQUEST.fullmatch if whole else _HTTP_BEGINNING.match)(first_line) else None
+    return _HTTP if (_REQUEST if whole else _CUT_REQUEST).fullmatch(first_line) else None
 
 
 class SniffingDecoder(LineDecoder):
-    """A `LineDecoder` whose only line is a `Foreign` when the stream begins as another protocol."""
+    """A `LineDecoder` whose last line is a `Foreign` when the stream begins as another protocol.
 
-    __slots__ = ("_is_foreign",)
+    Operations: as `LineDecoder`. Goal: nothing that follows a request line becomes a line, however long that is. Plan:
+    the first line is judged when it is complete. One that is too long is judged by its beginning. If that is one long
+    word, it may be chat as well as a method: then the line is reported as too long, and its end decides.
+    """
+
+    __slots__ = ("_end", "_is_foreign")
 
     def __init__(self, max_line_bytes: int) -> None:
         super().__init__(max_line_bytes)
         self._is_foreign = False
+        self._end: bytes | None = None  # the last bytes so far of a first line whose end decides
 
     def _begin(self, data: bytes) -> list[Line]:
         if self._is_foreign:
             return []
+        if self._end is not None:
+            return self._skip(data)
         line, ended, _ = (self._partial + data).partition(b"\n")
         fits = len(line) <= self._max_line_bytes + 1
         if fits and not ended and not line.startswith(TLS_HELLO):
             self._partial = line
             return []
         # Always the same number of bytes, so that the result doesn't depend on the chunks.
-        if foreign := sniff(line[: self._max_line_bytes + 2], whole=fits):
-            self._is_foreign, self._partial = True, b""
-            return [foreign]
+        beginning = line[: self._max_line_bytes + 2]
+        if foreign := sniff(beginning, whole=fits):
+            return self._reject(foreign)
+        if not fits and _CUT_METHOD.fullmatch(beginning):
+            data, self._partial, self._end = self._partial + data, b"", b""
+            return [self._too_long(), *self._skip(data)]
         return super()._begin(data)
+
+    def _skip(self, data: bytes) -> list[Line]:
+        """Skip the first line. At its end, return the other protocol, or the lines behind it."""
+        assert self._end is not None
+        line, ended, _ = data.partition(b"\n")
+        self._end = (self._end + line)[-_END_BYTES:]
+        self.skipped_bytes += len(line)
+        if not ended:
+            return []
+        if _REQUEST_END.search(self._end):
+            return self._reject(_HTTP)
+        self._at_start = False
+        return super().receive_data(data[len(line) :])
+
+    def _reject(self, foreign: Foreign) -> list[Line]:
+        self._is_foreign, self._partial, self.skipped_bytes = True, b"", 0
+        return [foreign]
 
     def receive_eof(self) -> list[Line]:
         """Return the last line, if it has no line end, or the other protocol in it."""
         if self._at_start and (foreign := sniff(self._partial, whole=True)):
-            self._is_foreign, self._partial = True, b""
-            return [foreign]
+            return self._reject(foreign)
         return super().receive_eof()

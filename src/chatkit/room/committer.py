@@ -4,6 +4,8 @@ Operations: `put` queues an item; the committer's thread commits everything queu
 Goal: no member sees a message before it is stored, and a disk that hangs blocks neither the room nor the workers.
 Plan: three threads. The writer calls the history; the committer waits for it, at most `Limits.history_seconds`, then
 goes on without it; the reader serves replays. So a hanging disk blocks the writer and the reader only.
+
+In these threads a history fails with whatever it raises: SystemExit in one must not end the room.
 """
 
 from __future__ import annotations
@@ -104,7 +106,7 @@ class HistoryReader:
                 messages = self._history.read(request.after, request.upto, request.max_bytes)
                 self._failures = 0
                 return messages
-            except Exception as error:
+            except BaseException as error:
                 self._failures += 1
                 if self._failures == READ_ATTEMPTS and not self._ending.is_set():
                     logger.error("the history can't be read: %s", error)
@@ -228,7 +230,7 @@ class Committer:
         try:
             seconds = self.history.maintain(idle=idle)
             self._maintenance_fails = False
-        except Exception as error:
+        except BaseException as error:
             if not self._maintenance_fails:
                 logger.error("maintenance of the history failed: %s", error)
             self._maintenance_fails = True
@@ -241,7 +243,7 @@ class Committer:
         )  # also of messages that it lacks, so that no id is given twice
         try:
             self.history.close()
-        except Exception as error:
+        except BaseException as error:
             logger.error("closing the history failed: %s", error)
 
     # In the committer's thread
@@ -311,7 +313,7 @@ class Committer:
             return self._last_job[0].result(min(self._limits.history_seconds, threading.TIMEOUT_MAX))
         except TimeoutError:
             self.failure = f"it takes longer than {self._limits.history_seconds:g} seconds"
-        except Exception as error:
+        except BaseException as error:
             self.failure = str(error) or repr(error)
         self._maintain_at = time.monotonic() + self._next_retry()
         self._unstored_before = self.unstored

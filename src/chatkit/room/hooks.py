@@ -14,6 +14,11 @@ from chatkit.room.members import Member
 logger = logging.getLogger("chatkit")
 
 
+# What a hook raises ends one conversation, whatever it is: SystemExit or asyncio's CancelledError would end the thread,
+# and with it the server. No Ctrl-C is lost: it goes to the main thread, and hooks run in threads of the server.
+# `on_listening` runs in the caller's thread, and so isn't called here.
+
+
 class HookFailed(Exception):
     """An exception in a hook; its traceback is in the log."""
 
@@ -21,7 +26,7 @@ class HookFailed(Exception):
 class Hooks:
     """The hooks of `handler`. A missing one lets everything pass.
 
-    Each method raises `HookFailed` if the hook raises an exception.
+    Each method raises `HookFailed` if the hook raises an exception, SystemExit and its like included.
     """
 
     def __init__(self, handler: object) -> None:
@@ -45,7 +50,7 @@ class Hooks:
                 raise TypeError(f"on_message returned {result!r}, not a Message or None")
             text = clean(result.text)
             text.encode()  # a lone surrogate can't be sent: it is an error of the handler
-        except Exception:
+        except BaseException:
             raise _failed() from None
         return replace(message, text=text) if text else None
 
@@ -60,7 +65,7 @@ class Hooks:
         try:
             if hook:
                 hook(*arguments)
-        except Exception:
+        except BaseException:
             raise _failed() from None
 
 

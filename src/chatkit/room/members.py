@@ -54,6 +54,7 @@ class Roster:
         self._clients_per_address = limits.clients_per_address or math.inf
         self._by_key: dict[str, Member] = {}
         self._from_address: Counter[str] = Counter()
+        self._hosts: dict[str, str] = {}  # one string for all members of one address, as long as there are some
         self._reserved = 0
 
     @property
@@ -86,6 +87,7 @@ class Roster:
             raise self.refusal("address", ADDRESS_FULL)
         self._reserved += 1
         self._from_address[address[0]] += 1
+        self._hosts.setdefault(address[0], address[0])
 
     def release(self, address: tuple[str, int]) -> None:
         """Give a reserved place back."""
@@ -95,7 +97,8 @@ class Roster:
     def add(self, address: tuple[str, int]) -> Member:
         """Return a new member in the reserved place, named after its port."""
         self._reserved -= 1
-        member = Member(self._free_name(str(address[1])), address)
+        host, port = address
+        member = Member(self._free_name(str(port)), (self._hosts[host], port))
         self._by_key[member.name] = member
         return member
 
@@ -127,7 +130,7 @@ class Roster:
     def _forget(self, address: tuple[str, int]) -> None:
         self._from_address[address[0]] -= 1
         if not self._from_address[address[0]]:
-            del self._from_address[address[0]]
+            del self._from_address[address[0]], self._hosts[address[0]]
 
     def _free_name(self, base: str) -> str:
         """Return `base`, or `base-2` and so on if it is taken: two hosts can use the same port."""

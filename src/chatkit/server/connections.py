@@ -32,6 +32,7 @@ class Connections:
     Attributes:
         subscribers: the members among the connections.
         received: received lines, for the worker to publish.
+        touched: the connections that a write, a flush or a page has changed since the last `tick`: these are judged.
         counters: the worker's counters, changed here and by the worker.
         share: the private bytes of its members, as part of the server's budget.
     """
@@ -39,6 +40,7 @@ class Connections:
     def __init__(self, limits: Limits, selector: selectors.BaseSelector, share: Share) -> None:
         self.subscribers = Subscribers()
         self.received: list[Received] = []
+        self.touched: dict[Connection, None] = {}
         self.counters = Counters()
         self._limits = limits
         self._selector = selector
@@ -102,7 +104,8 @@ class Connections:
             self.mark_behind(connection)
 
     def mark_behind(self, connection: Connection) -> None:
-        """Mark a connection to be judged in each `tick`: the kernel didn't take all of a write."""
+        """Have a connection judged: the kernel didn't take all of a write."""
+        self.touched[connection] = None
         if connection not in self._behind:
             self._behind.add(connection)
             self.arm(connection)
@@ -144,10 +147,15 @@ class Connections:
             self._selector.modify(connection.transport, connection.interest, connection)
 
     def tick(self) -> None:
-        """Judge the connections that are behind, and handle those whose deadline has come."""
-        while self.share.budget.is_exceeded and self._disconnect_largest():
-            pass
-        self._judge_behind()
+        """Judge the connections that are behind and were touched, and handle those whose deadline has come."""
+        touched, self.touched = self.touched, {}
+        if self.share.budget.is_exceeded:
+            while self.share.budget.is_exceeded and self._disconnect_largest():
+                pass
+            touched |= dict.fromkeys(self._behind)  # some may be read again
+        for connection in touched:
+            if connection in self._behind:
+                self._judge(connection)
         now = time.monotonic()
         for connection in self._deadlines.due(now):
             self._handle_due(connection, now)
@@ -195,22 +203,21 @@ class Connections:
         largest.truncate()
         return True
 
-    def _judge_behind(self) -> None:
-        """Flush each connection that is behind, and disconnect it if it still has too much pending.
+    def _judge(self, connection: Connection) -> None:
+        """Flush a connection that is behind, and disconnect it if it still has too much pending.
 
         The order is append, flush, then judge: judged before the flush, a member that reads would be disconnected, too.
         """
-        for connection in list(self._behind):
-            if connection.pending_bytes > self._limits.max_pending_bytes:
-                connection.flush()
-            if not connection.pending_bytes:
-                self._behind.remove(connection)
-            if connection.is_closing and not connection.pending_bytes:
-                self.end(connection)
-            elif self._exceeds_limit(connection):
-                self.disconnect(connection, f"more than {self._limits.max_pending_bytes} bytes were waiting")
-            else:
-                self.watch(connection)
+        if connection.pending_bytes > self._limits.max_pending_bytes:
+            connection.flush()
+        if not connection.pending_bytes:
+            self._behind.remove(connection)
+        if connection.is_closing and not connection.pending_bytes:
+            self.end(connection)
+        elif self._exceeds_limit(connection):
+            self.disconnect(connection, f"more than {self._limits.max_pending_bytes} bytes were waiting")
+        else:
+            self.watch(connection)
 
     def _handle_due(self, connection: Connection, now: float) -> None:
         """Handle the deadline of a connection, if it has come."""
@@ -227,6 +234,7 @@ class Connections:
             self.watch(connection)
         elif connection.pending_bytes:
             connection.flush()  # the kernel reports a socket as writable only when a third of its buffer is free
+            self.touched[connection] = None
             if connection.pending_bytes and connection.last_sent + self._limits.stall_seconds <= now:
                 self.disconnect(connection, f"nothing was read for {self._limits.stall_seconds:g} seconds")
 

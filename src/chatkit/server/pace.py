@@ -11,7 +11,7 @@ MIN_LINES, FIRST_LINES, MAX_LINES = 64, 2048, 16384
 
 
 class Pace:
-    """The budget of a turn's input: lines to decode, and time.
+    """The budget of a turn's input, in lines and in time.
 
     Operations: `begin`, `share` and `use` for the connections in turn, `end` when their lines are published. Goal: that
     takes about INPUT_SECONDS, whatever the lines cost: two bytes that become a hundred in JSON, a hundred names, an RSA

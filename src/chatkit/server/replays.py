@@ -30,7 +30,7 @@ ALL_PAGES_BYTES = 16 * 1024 * 1024
 
 
 class Replay:
-    """A member's replay. Live batches are held until it has caught up.
+    """A member's replay: old messages, page by page. Live batches wait behind it.
 
     Attributes:
         member: the member that receives the replay.
@@ -146,30 +146,25 @@ class Replays:
         self._subscribers = connections.subscribers
         self._post = post
 
-    @property
-    def is_ready(self) -> bool:
-        """Whether a replay can continue now."""
-        replaying = self._subscribers.replaying.values()
-        return any(not each.pending_bytes and each.replay and not each.replay.is_awaiting for each in replaying)
-
     def tick(self) -> None:
-        """Continue each replay whose last page the kernel has taken."""
-        for connection, replay in self._all():
-            if self._holds_many_messages(replay) and self._publisher.can_replay_after(replay.upto):
-                replay.leave_to_history()
-            if connection.state is ConnectionState.BROKEN:
-                self._finish(connection, replay)
-            elif replay.held_bytes > self._limits.max_pending_bytes and not replay.leaving:
-                reason = f"more than {self._limits.max_pending_bytes} bytes were waiting behind the replay"
-                self._connections.disconnect(connection, reason)
-            elif not replay.is_awaiting and not connection.pending_bytes:
-                self._request_page(connection, replay) if replay.after < replay.upto else self._finish(
-                    connection, replay
-                )
+        """Continue each replay that was touched, if the kernel has taken its last page."""
+        for connection in list(self._connections.touched):
+            if connection.replay:
+                self._continue(connection, connection.replay)
 
-    def _all(self) -> list[tuple[Connection, Replay]]:
-        found = [(connection, connection.replay) for connection in self._subscribers.replaying.values()]
-        return [(connection, replay) for connection, replay in found if replay]
+    def _continue(self, connection: Connection, replay: Replay) -> None:
+        if self._holds_many_messages(replay) and self._publisher.can_replay_after(replay.upto):
+            replay.leave_to_history()
+        if connection.state is ConnectionState.BROKEN:
+            self._finish(connection, replay)
+        elif replay.held_bytes > self._limits.max_pending_bytes and not replay.leaving:
+            reason = f"more than {self._limits.max_pending_bytes} bytes were waiting behind the replay"
+            self._connections.disconnect(connection, reason)
+        elif not replay.is_awaiting and not connection.pending_bytes:
+            if replay.after < replay.upto:
+                self._request_page(connection, replay)
+            else:
+                self._finish(connection, replay)
 
     def begin(self, connection: Connection, subscribe: Subscribe) -> None:
         """Begin a replay, or deliver live batches at once if there is nothing to replay."""
@@ -187,6 +182,7 @@ class Replays:
         if replay.after < replay.upto:
             connection.replay = replay
             self._subscribers.replaying[member] = connection
+            self._connections.touched[connection] = None
         else:
             self._subscribers.by_format[subscribe.format][member] = connection
         if is_new:
@@ -214,6 +210,7 @@ class Replays:
         if connection.replay is replay:
             replay.is_awaiting = False
             replay.after = upto
+            self._connections.touched[connection] = None
             if lines:
                 self._connections.write(connection, lines)
 

@@ -48,7 +48,7 @@ BACKLOG_SECONDS = 0.05
 Call = Callable[[], None]
 
 # For each member the points from which it receives batches: after how many batches, and how.
-Points = dict[Member, list[tuple[int, Subscribe]]]
+Points = dict[Member, list[tuple[int, Subscribe | None]]]
 
 
 class Worker(threading.Thread):
@@ -170,7 +170,7 @@ class Worker(threading.Thread):
 
     def _patience(self) -> float | None:
         """Return how many seconds the selector may wait; None if nothing is due."""
-        if self._inbox or self._connections.received or self._with_input or self._replays.is_ready:
+        if self._inbox or self._connections.received or self._with_input or self._connections.touched:
             return 0
         due = self._connections.next_due
         return None if due == math.inf else min(max(0, due - time.monotonic()), LONGEST_WAIT_SECONDS)
@@ -192,6 +192,7 @@ class Worker(threading.Thread):
                 continue
             if events & selectors.EVENT_WRITE:
                 connection.flush()
+                self._connections.touched[connection] = None
             if events & selectors.EVENT_READ:
                 readable[connection] = None
         self._receive_all(readable)
@@ -201,14 +202,22 @@ class Worker(threading.Thread):
         return bool(readable)
 
     def _receive_all(self, readable: dict[Connection, None]) -> None:
-        """Receive from connections in turn: those that the last turn had no time for come first."""
+        """Receive from connections in turn. Connections that the last turn had no time for come first."""
         number = len(readable) or 1
         max_bytes = min(MAX_READ_BYTES, max(MIN_READ_BYTES, TURN_BYTES // number))
         max_lines = self._pace.share(number)
-        first = [each for each in self._waiting if each in readable]
+        first, handshakes = [each for each in self._waiting if each in readable], list[Connection]()
         self._waiting = {}
         for connection in dict.fromkeys([*first, *readable]):
-            if self._pace.is_over:
+            if not connection.transport.is_ready:
+                handshakes.append(connection)
+            elif self._pace.is_over:
+                self._waiting[connection] = None
+            else:
+                self._receive(connection, max_bytes, max_lines)
+        # A handshake may take milliseconds: one a turn, others if there is time.
+        for number, connection in enumerate(handshakes):
+            if number and self._pace.is_over:
                 self._waiting[connection] = None
             else:
                 self._receive(connection, max_bytes, max_lines)
@@ -219,6 +228,8 @@ class Worker(threading.Thread):
             return
         lines = connection.receive(max_bytes, max_lines)
         self._pace.use(len(lines) or 1)
+        if connection.replay:  # the read may have broken the connection
+            self._connections.touched[connection] = None
         self._connections.receive(connection, lines)
         if connection.has_input:
             self._with_input[connection] = None
@@ -230,6 +241,8 @@ class Worker(threading.Thread):
             item = self._inbox.popleft()
             if isinstance(item, Batch):
                 batches.append(item)
+                for member, _ in item.left:
+                    points.setdefault(member, []).append((len(batches), None))
             elif isinstance(item, Subscribe):
                 points.setdefault(item.member, []).append((len(batches), item))
             else:
@@ -242,7 +255,7 @@ class Worker(threading.Thread):
         """Write once to each member, however many batches there are.
 
         Args:
-            points: for the members that begin to receive, or receive in another format, from some batch on.
+            points: for the members that begin to receive, or receive in another format, or no more, from some batch on.
         """
         if not batches and not points:
             return
@@ -251,14 +264,23 @@ class Worker(threading.Thread):
         for format, members in subscribers.by_format.items():
             if members and format in batch.encoded:
                 self._write(batch.encoded[format], members, points)
-        for member, connection in subscribers.replaying.items():
-            if connection.replay and member not in points:
-                connection.replay.hold(batch)
+        self._hold(batch, points)
         for member in points:
             self._deliver_in_parts(member, points[member], batch)
         for member, _ in batch.left:
             if leaver := subscribers.find(member):
                 self._connections.end(leaver)
+
+    def _hold(self, batch: Batch, points: Points) -> None:
+        """Have the members' replays hold a batch, as far as it has anything for them."""
+        replaying, encoded = self._subscribers.replaying, batch.encoded.values()
+        is_shared = any(lines.data for lines in encoded)
+        concerned = replaying if is_shared else {each for lines in encoded for each in lines.edits if each in replaying}
+        for member in concerned:
+            connection = replaying[member]
+            if connection.replay and member not in points:
+                connection.replay.hold(batch)
+                self._connections.touched[connection] = None
 
     def _count_deliveries(self, batches: list[Batch], points: Points) -> None:
         joining = [points[member][0][0] for member in points if member in self._subscribers.joining]
@@ -282,14 +304,19 @@ class Worker(threading.Thread):
             if member in members and member not in points:
                 self._connections.write_pieces(members[member], lines.pieces_for(member))
 
-    def _deliver_in_parts(self, member: Member, points: list[tuple[int, Subscribe]], batch: Batch) -> None:
-        """Deliver to one member: up to each point as before, then as the point says."""
+    def _deliver_in_parts(self, member: Member, points: list[tuple[int, Subscribe | None]], batch: Batch) -> None:
+        """Deliver to one member: up to each point as before, then as the point says.
+
+        Later batches may lack its format, once it has left: it must not receive some of them and not others.
+        """
         connection = self._subscribers.joining.get(member) or self._subscribers.find(member)
         if not connection or connection.is_leaving:  # another worker's, or gone meanwhile
             return
         first = 0
         for number, subscribe in points:
             self._deliver_parts(connection, member, batch, first, number)
+            if not subscribe:
+                return
             self._replays.begin(connection, subscribe)
             first = number
         self._deliver_parts(connection, member, batch, first, None)
@@ -299,6 +326,7 @@ class Worker(threading.Thread):
     ) -> None:
         if connection.replay:
             connection.replay.hold(batch, first, last)
+            self._connections.touched[connection] = None
         elif (format := self._subscribers.format_of(member)) and first != last:
             self._connections.write_pieces(connection, batch.lines(format).pieces_for(member, first, last))
 

@@ -40,15 +40,16 @@ class TextOutput:
 
     def show(self, event: Event) -> None:
         """Print an event as one line."""
-        self._print(visible(str(event)))
+        self._print(str(event))
 
     def end(self) -> None:
         """Say that the client has left."""
         self._print("Disconnected from server.")
 
     def _print(self, line: str) -> None:
+        """Print one line, with everything in it visible: strangers write most of it."""
         try:
-            sys.stdout.write(f"{line}\n")
+            sys.stdout.write(f"{visible(line)}\n")
             sys.stdout.flush()
         except OSError as error:
             raise OutputLost(error) from None
@@ -71,11 +72,11 @@ class ReconnectOutput(TextOutput):
         """Print an event as one line, unless members with plain text don't see it."""
         if isinstance(event, Renamed) and event.old == self._name:
             self._name = event.name
-            self._print(f"*** {now_named(visible(event.name))}")
+            self._print(f"*** {now_named(event.name)}")
             return
         if isinstance(event, Disconnected) and self._explains_queue:
             self._explains_queue = False
-            self._print(f"{visible(str(event))}; lines that you type now are sent after the return")
+            self._print(f"{event}; lines that you type now are sent after the return")
             return
         if isinstance(event, Welcome | Reconnected):
             self._name = event.name
@@ -118,4 +119,4 @@ class QuietOutput(JsonOutput):
             self.is_confirmed = True
         else:
             self.has_refusal = True
-            complain(CHAT_CLIENT, visible(event.text))
+            complain(CHAT_CLIENT, event.text)

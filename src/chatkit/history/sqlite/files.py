@@ -25,6 +25,8 @@ LOG_PAGES = 4000
 HEADER_BYTES, MAGIC = 100, b"SQLite format 3\0"
 # The files that make up a database: its path with each of these behind it.
 SUFFIXES = ("", "-wal", "-shm", "-journal")
+# By suffix, which file it is; None if there is none.
+Inodes = dict[str, int | None]
 
 FOREIGN = "isn't a history of chatkit; choose another file"
 
@@ -43,6 +45,10 @@ class DamagedHistory(HistoryError):
     """A file that is a history of chatkit, but isn't whole."""
 
 
+class TakenHistory(HistoryError):
+    """A file that another server has locked."""
+
+
 @contextmanager
 def translate_errors(path: Path) -> Iterator[None]:
     """Raise errors of SQLite and the system as HistoryError, in words."""
@@ -58,31 +64,63 @@ def translate_errors(path: Path) -> Iterator[None]:
         raise HistoryError(f"{path}: {os.strerror(error.errno) if error.errno else error}") from None
 
 
-def lock(path: Path) -> int:
-    """Keep every other server off this file. Return a descriptor for `unlock`.
+class Lock:
+    """The lock of a history's file. While `is_held`, no other server acts on the file, nor on those beside it.
 
-    The lock is one of the kernel (flock), so it ends with the process. A lock file that its last owner has just removed
-    locks nothing: then try again with a new one.
+    The lock is one of the kernel (flock), so it ends with the process. It locks the lock file, not its name: once that
+    is removed, another server can lock a new one. So no file is renamed, removed or written before a look at `is_held`.
     """
-    while True:
-        descriptor = os.open(f"{path}-lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file = f"{path}-lock"
+        self._descriptor: int | None = None
+        self._inode: int | None = None  # no other file gets it while the descriptor is open
+
+    @property
+    def is_held(self) -> bool:
+        """Whether the locked file still has its name."""
+        return self._inode is not None and inode_of(self._file) == self._inode
+
+    def acquire(self) -> None:
+        """Lock the file; if the lock file was removed, a new one.
+
+        A lock file that its last owner has just removed locks nothing: then try again with a new one.
+
+        Raises:
+            TakenHistory: another server has locked it.
+        """
+        while True:
+            descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                os.close(descriptor)
+                raise TakenHistory(
+                    f"another server keeps its history in {self._path}; end that server, or choose another file"
+                ) from None
+            if inode_of(self._file) == os.fstat(descriptor).st_ino:
+                break
             os.close(descriptor)
-            raise HistoryError(
-                f"another server keeps its history in {path}; end that server, or choose another file"
-            ) from None
-        if os.fstat(descriptor).st_nlink:
-            return descriptor
-        os.close(descriptor)
+        self._close()
+        self._descriptor, self._inode = descriptor, os.fstat(descriptor).st_ino
 
+    def check(self) -> None:
+        """Raise TakenHistory unless the lock is held."""
+        if not self.is_held:
+            raise TakenHistory(f"the lock of {self._path} is lost")
 
-def unlock(path: Path, descriptor: int) -> None:
-    """Let other servers have the file."""
-    with suppress(OSError):
-        os.unlink(f"{path}-lock")
-    os.close(descriptor)
+    def release(self) -> None:
+        """Let other servers have the file."""
+        with suppress(OSError):
+            if self.is_held:
+                os.unlink(self._file)
+        self._close()
+
+    def _close(self) -> None:
+        descriptor, self._descriptor, self._inode = self._descriptor, None, None
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 def connect(path: Path, *, mode: str) -> sqlite3.Connection:
@@ -97,12 +135,12 @@ def connect(path: Path, *, mode: str) -> sqlite3.Connection:
     )
 
 
-def open_writer(path: Path, *, sync: str) -> sqlite3.Connection:
+def open_writer(path: Path, lock: Lock, *, sync: str) -> sqlite3.Connection:
     """Open a history for writing: make it if there is none, migrate it if an older chatkit wrote it.
 
     A damaged file isn't migrated: it can be put aside as it is.
     """
-    create_if_missing(path)
+    create_if_missing(path, lock)
     check_header(path)
     writer = connect(path, mode="rw")
     try:
@@ -118,7 +156,21 @@ def open_writer(path: Path, *, sync: str) -> sqlite3.Connection:
     return writer
 
 
-def create_if_missing(path: Path) -> None:
+def open_reader(path: Path) -> sqlite3.Connection:
+    """Open a history for reading, and hold SQLite's lock on it.
+
+    While this connection is open, another one that ends doesn't remove the log; and this one, read-only, never does.
+    """
+    reader = connect(path, mode="ro")
+    try:
+        queries.identify(reader)
+    except BaseException:
+        reader.close()
+        raise
+    return reader
+
+
+def create_if_missing(path: Path, lock: Lock) -> None:
     """Make a new history, readable for its owner alone, if there is no file or an empty one.
 
     It is made under another name and renamed at the end: killed halfway, it leaves nothing that the next start would
@@ -130,21 +182,23 @@ def create_if_missing(path: Path) -> None:
     if size_of(path):
         os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC))  # refuse a read-only file now
         return
-    if size_of(Path(f"{path}-wal")):
+    if size_of(f"{path}-wal"):
         raise DamagedHistory(f"{path} is damaged (nothing but its log is left)")
     path = path.resolve()  # a link stays one
     unfinished = Path(f"{path}-new")
-    with suppress(FileNotFoundError):
-        os.unlink(unfinished)
+    lock.check()
+    unfinished.unlink(missing_ok=True)
     os.close(os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     connection = connect(unfinished, mode="rw")
     try:
         queries.create(connection, os.urandom(8).hex())
         connection.close()
+        lock.check()
         os.rename(unfinished, path)
     except BaseException:
         connection.close()
-        os.unlink(unfinished)
+        if lock.is_held:
+            unfinished.unlink(missing_ok=True)
         raise
 
 
@@ -159,7 +213,7 @@ def check_header(path: Path) -> None:
     check_version(path, int.from_bytes(header[68:72], "big"), int.from_bytes(header[60:64], "big"))
     page_bytes, pages = int.from_bytes(header[16:18], "big"), int.from_bytes(header[28:32], "big")
     is_whole = path.stat().st_size >= pages * (65536 if page_bytes == 1 else page_bytes)
-    if not is_whole and not size_of(Path(f"{path}-wal")):  # else the log may have the rest
+    if not is_whole and not size_of(f"{path}-wal"):  # else the log may have the rest
         raise DamagedHistory(f"{path} is damaged (its end is missing)")
 
 
@@ -172,7 +226,7 @@ def check_version(path: str | Path, application_id: int, version: int) -> None:
         raise HistoryError(f"{path} was written by a newer chatkit ({known}); upgrade chatkit")
 
 
-def put_aside(path: Path) -> Path:
+def put_aside(path: Path, inodes: Inodes, lock: Lock) -> Path:
     """Rename a damaged file together with its log. Return its new name, which no file had."""
     stem = f"{path}.damaged-{time.strftime('%Y%m%d-%H%M%S')}"
     aside = Path(stem)
@@ -181,33 +235,48 @@ def put_aside(path: Path) -> Path:
         number += 1
         aside = Path(f"{stem}-{number}")
     for suffix in SUFFIXES:
-        with suppress(FileNotFoundError):
+        if _is_ours(path, suffix, inodes, lock):
             os.rename(f"{path}{suffix}", f"{aside}{suffix}")
     return aside
 
 
-def remove_log(path: Path) -> None:
+def remove_log(path: Path, inodes: Inodes, lock: Lock) -> None:
     """Clear away the log of a file that was renamed: a new file of this name must not take it for its own.
 
     A log that still has messages is renamed, never deleted.
     """
     for suffix in SUFFIXES[1:]:
         beside = Path(f"{path}{suffix}")
+        if not _is_ours(path, suffix, inodes, lock):
+            continue
         if suffix == "-wal" and size_of(beside):
             os.rename(beside, f"{path}.removed-{time.time_ns()}-wal")
-        beside.unlink(missing_ok=True)
+        else:
+            beside.unlink()
 
 
-def inode_of(path: Path) -> int | None:
+def _is_ours(path: Path, suffix: str, inodes: Inodes, lock: Lock) -> bool:
+    """Tell whether a name still belongs to the file that had it when `inodes` was made. Raises without the lock."""
+    lock.check()
+    return inodes.get(suffix) is not None and inode_of(f"{path}{suffix}") == inodes[suffix]
+
+
+def inodes_of(path: Path) -> Inodes:
+    """Return which files make up the database now. Their inodes are theirs alone while they are open."""
+    return {suffix: inode_of(f"{path}{suffix}") for suffix in SUFFIXES}
+
+
+def inode_of(path: str | Path) -> int | None:
     """Return which file has this name now; None if there is none."""
-    with suppress(FileNotFoundError):
-        return path.stat().st_ino
-    return None
+    try:
+        return os.stat(path).st_ino
+    except FileNotFoundError:
+        return None
 
 
-def size_of(path: Path) -> int:
+def size_of(path: str | Path) -> int:
     """Return the file's size in bytes, 0 if there is no file."""
     try:
-        return path.stat().st_size
+        return os.stat(path).st_size
     except FileNotFoundError:
         return 0

@@ -103,9 +103,13 @@ def configure_writer(connection: sqlite3.Connection, *, sync: str, log_pages: in
     connection.execute("PRAGMA secure_delete = ON")  # pruned text is overwritten in the file
 
 
-def checkpoint(connection: sqlite3.Connection, mode: str) -> None:
-    """Move the log into the file, and sync both. mode: PASSIVE, or TRUNCATE to empty the log too."""
-    connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
+def checkpoint(connection: sqlite3.Connection, mode: str) -> bool:
+    """Move the log into the file, and sync both. Tell whether all of it was moved: a reader may still need a part.
+
+    mode: PASSIVE, or TRUNCATE to empty the log too.
+    """
+    _, pages, moved = connection.execute(f"PRAGMA wal_checkpoint({mode})").fetchone()
+    return bool(pages == moved)
 
 
 def identify(connection: sqlite3.Connection) -> tuple[int, int]:

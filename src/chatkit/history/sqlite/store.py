@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import sqlite3
 import threading
@@ -14,7 +15,7 @@ from pathlib import Path
 from chatkit.events import Message
 from chatkit.history.base import History, HistoryError
 from chatkit.history.sqlite import files, queries
-from chatkit.history.sqlite.files import DamagedHistory, translate_errors
+from chatkit.history.sqlite.files import DamagedHistory, TakenHistory, translate_errors
 from chatkit.history.sqlite.maintenance import Maintenance
 
 logger = logging.getLogger("chatkit")
@@ -43,7 +44,8 @@ class SqliteHistory(History):
 
     Resource handling: `open` takes two connections and a lock file beside `path`; `close` frees them. A file of an
         older version is migrated. A damaged file is renamed, never overwritten, and a new one is begun; the logger
-        `chatkit` says so. A file that is removed or replaced while it is open stays as it is: appends go to `path`.
+        `chatkit` says so. A file that is removed or replaced while it is open stays as it is: appends go to `path`. If
+        the lock file was removed, too, and another server has taken `path`, each append raises HistoryError.
 
     Threads: `read` has a connection of its own; one thread may call it while another calls the other methods.
     """
@@ -59,13 +61,15 @@ class SqliteHistory(History):
         self.newest_id = 0
         self.unused = []
         self._path = Path(os.path.realpath(path))  # the log and the lock are beside the file, not beside a link
+        self._names = {suffix: f"{self._path}{suffix}" for suffix in files.SUFFIXES}
         self._sync, self._keep, self._days = sync, keep, days
         self._reader_lock = threading.Lock()
-        self._lock_descriptor: int | None = None  # None while closed
+        self._lock = files.Lock(self._path)
+        self._is_open = self._is_taken = False
         self._writer: sqlite3.Connection | None = None
         self._reader: sqlite3.Connection | None = None
         self._maintenance: Maintenance | None = None
-        self._inode: int | None = None
+        self._inodes: files.Inodes = {}  # of the files that are open
         self._reserved = 0  # ids up to this one are reserved in the file
         self._unsaved_unused: list[tuple[int, int]] = []
         self._is_damaged = False  # set by the reader
@@ -79,7 +83,8 @@ class SqliteHistory(History):
                 disk fails. Also for a damaged file, if one was put aside within the last minute.
         """
         with translate_errors(self._path):
-            self._lock_descriptor = files.lock(self._path)
+            self._lock.acquire()
+        self._is_open, self._is_taken = True, False
         try:
             try:
                 self._connect()
@@ -100,7 +105,11 @@ class SqliteHistory(History):
 
     def skip(self, first: int, last: int) -> None:
         """Mark ids as unused; the next `append` or `close` writes that to the file."""
-        self._unsaved_unused.append(self.add_unused(first, last))
+        added = self.add_unused(first, last)
+        if self._unsaved_unused and self._unsaved_unused[-1][0] == added[0]:
+            self._unsaved_unused[-1] = added  # it continues the last one
+        else:
+            self._unsaved_unused.append(added)
         self.newest_id = last
 
     def read(self, after: int, upto: int, max_bytes: int) -> list[Message]:
@@ -108,7 +117,8 @@ class SqliteHistory(History):
         with self._reader_lock, translate_errors(self._path):
             self._check_open()
             if not self._reader:
-                self._reader = files.connect(self._path, mode="ro")
+                self._lock.check()
+                self._reader = files.open_reader(self._path)
             try:
                 return queries.select(self._reader, after, upto, max_bytes)
             except sqlite3.DatabaseError as error:
@@ -116,7 +126,10 @@ class SqliteHistory(History):
                 raise
 
     def maintain(self, *, idle: bool) -> float:
-        """Prune, checkpoint, and if idle index, for a few milliseconds. Return the seconds until the next call."""
+        """Prune, checkpoint, and if idle index, for a few milliseconds. Return the seconds until the next call.
+
+        There is nothing to do in a file that another server has taken: `append` says so.
+        """
         oldest_to_keep = None if self._keep is None else self.cursor_before_last(self.newest_id, self._keep) + 1
         try:
             self._check_file()
@@ -127,32 +140,47 @@ class SqliteHistory(History):
                 seconds = self._maintenance.step(idle=idle, oldest_to_keep=oldest_to_keep)
             self.pruned_upto = max(self.pruned_upto, self._maintenance.pruned_upto)
             return seconds
+        except TakenHistory:
+            return math.inf
         except DamagedHistory as damaged:
             self._put_aside(damaged)
             return 0.0
 
     def close(self) -> None:
         """Write the last ids, close the file and unlock it. Errors are ignored: every commit is in the file already."""
+        if not self._is_open:
+            return
         with suppress(HistoryError), translate_errors(self._path):
+            self._check_lock()
             if self._writer:
                 self._append_in_transaction(self._writer, (), self.newest_id)
-        descriptor, self._lock_descriptor = self._lock_descriptor, None  # from here on no method connects again
+        self._is_open = False  # from here on no method connects again
         self._disconnect()
-        if descriptor is not None:
-            files.unlock(self._path, descriptor)
+        self._lock.release()
 
     def _connect(self) -> sqlite3.Connection:
         """Open the file for writing. A file that is new to a running epoch goes on with the epoch and its ids."""
         with translate_errors(self._path):
-            writer = files.open_writer(self._path, sync=self._sync)
             try:
-                self._load_state(writer)
-            except BaseException:
-                writer.close()
-                raise
-            self._writer, self._inode = writer, files.inode_of(self._path)
+                writer = files.open_writer(self._path, self._lock, sync=self._sync)
+                try:
+                    self._load_state(writer)
+                    self._replace_reader()
+                except BaseException:
+                    writer.close()
+                    raise
+            finally:
+                self._inodes = files.inodes_of(self._path)
+            self._writer = writer
             self._maintenance = Maintenance(writer, self._days)
             return writer
+
+    def _replace_reader(self) -> None:
+        """Open the file for reading. Another read may have opened it as it was before."""
+        with self._reader_lock:
+            if self._reader:
+                self._reader.close()
+            self._reader = files.open_reader(self._path)
 
     def _load_state(self, writer: sqlite3.Connection) -> None:
         """Go on after the ids of the file, or of the running epoch. Reserve ids before the first is given."""
@@ -207,24 +235,73 @@ class SqliteHistory(History):
 
     def _check_open(self) -> None:
         """Raise HistoryError unless the history is open."""
-        if self._lock_descriptor is None:
+        if not self._is_open:
             raise HistoryError(f"{self._path} is closed; call open() first")
 
+    def _check_lock(self) -> None:
+        """Raise TakenHistory, now and ever after, once another server has taken the files.
+
+        If only the lock file was removed, and no other server came, lock a new one.
+        """
+        with translate_errors(self._path):
+            if self._lock.is_held and not self._is_taken:
+                return
+            if not self._is_taken and self._is_untouched():
+                with suppress(TakenHistory):
+                    self._lock.acquire()
+                    return
+            self._is_taken = True
+            if self._writer and self._has_moved(""):
+                self._write_log(self._writer)  # into a file that was renamed; it isn't the other server's
+            self._close_writer()
+        raise TakenHistory(
+            f"another server has taken {self._path}, since its lock file was removed; "
+            "end this server, or start it again with another file"
+        )
+
+    def _is_untouched(self) -> bool:
+        """Tell whether nobody wrote where the files of this history are or were. Each server that starts writes."""
+        for suffix in ("", "-wal"):
+            if self._has_moved(suffix) and files.size_of(self._names[suffix]):
+                return False
+        return not self._writer or queries.read_state(self._writer) == (self.epoch, self._reserved)
+
     def _check_file(self) -> None:
-        """Raise DamagedHistory if the reader has found damage. Let go of a file that was removed or replaced."""
+        """Raise DamagedHistory if the reader has found damage. Let go of files that were removed or replaced."""
+        self._check_open()
+        self._check_lock()
+        with translate_errors(self._path):
+            if self._writer and self._has_moved(""):
+                self._release_renamed(self._writer, self._path)
+            # Without its name a log would be lost at a crash. A reader may need it until its transaction ends.
+            elif self._writer and self._has_moved("-wal") and queries.checkpoint(self._writer, "PASSIVE"):
+                self._release_renamed(self._writer, self._names["-wal"])
         if self._is_damaged:
             raise DamagedHistory(f"{self._path} is damaged (old messages can't be read)")
-        if self._writer and files.inode_of(self._path) != self._inode:
-            logger.error("%s was removed or replaced: new messages go into the new file of this name", self._path)
-            self._release_renamed()
 
-    def _release_renamed(self) -> None:
-        """Write the log into the file, wherever it is now, and close it."""
-        assert self._writer
-        with suppress(sqlite3.Error):
-            queries.checkpoint(self._writer, "TRUNCATE")
+    def _has_moved(self, suffix: str) -> bool:
+        """Tell whether a file that is open has lost its name."""
+        return files.inode_of(self._names[suffix]) != self._inodes.get(suffix)
+
+    def _release_renamed(self, writer: sqlite3.Connection, name: str | Path) -> None:
+        """Write the log into the file, wherever it is now, and close it. Remove no files but its own."""
+        logger.error("%s was removed or replaced: new messages go into the new file of this name", name)
+        self._write_log(writer)
+        files.remove_log(self._path, self._inodes, self._lock)
+        self._close_writer()
         self._disconnect()
-        files.remove_log(self._path)
+        self._is_damaged = False
+
+    def _write_log(self, writer: sqlite3.Connection) -> None:
+        with suppress(sqlite3.Error):
+            queries.checkpoint(writer, "TRUNCATE")
+
+    def _close_writer(self) -> None:
+        """Close the writer, and leave the log alone, or the one that has its name now: the reader is still open."""
+        if self._writer:
+            with suppress(sqlite3.Error):
+                self._writer.close()
+        self._writer = self._maintenance = None
 
     def _put_aside(self, damaged: DamagedHistory) -> None:
         """Rename the damaged file, and go on with the epoch in a new one; but only once in PUT_ASIDE_SECONDS."""
@@ -234,7 +311,7 @@ class SqliteHistory(History):
             raise HistoryError(str(damaged))
         self._put_aside_until = time.monotonic() + PUT_ASIDE_SECONDS
         with translate_errors(self._path):
-            aside = files.put_aside(self._path)
+            aside = files.put_aside(self._path, self._inodes, self._lock)
         logger.error("%s: it is kept as %s, and a new history begins", damaged, aside)
         self._connect()
 
