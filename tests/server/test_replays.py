@@ -297,9 +297,8 @@ def test_pages_of_all_idle_readers_have_a_bound(serve: Serve, tmp_path: Path, mo
     call_soon(started.server, look)
     assert until_all_wait.wait(10)
     assert sum(pending) <= 2 * 200_000
-    assert {number for number, _ in requests} >= {1, 4}
-    assert all(number * max_bytes <= 200_000 for number, max_bytes in requests)
-    assert max(max_bytes for _, max_bytes in requests) == replays.MAX_PAGE_BYTES
+    assert 4 in [number for number, _ in requests]
+    assert all(max_bytes <= min(replays.MAX_PAGE_BYTES, 200_000 // number) for number, max_bytes in requests)
 
 
 def held(batches: Iterable[Batch], member: Member) -> Replay:
