@@ -22,6 +22,7 @@ from tests.helpers.inside import (
     after_forgetting,
     before_waiting_for_publisher,
     break_committer,
+    call_soon,
     committer_of,
     publisher_of,
     threads_of,
@@ -69,6 +70,9 @@ def test_nobody_sees_a_message_before_it_is_kept(serve: Serve, store: Scripted) 
     ann.send(b"Hi!\n/sync\n")
     assert store.waits.wait(DEADLINE)
     assert not store.read(0, 10, 10)
+    delivered = threading.Event()
+    call_soon(started.server, delivered.set)  # the worker has done all that was posted before
+    assert delivered.wait(DEADLINE)
     for peer in (ann, bob):
         peer.sock.setblocking(False)
         with pytest.raises(BlockingIOError):
