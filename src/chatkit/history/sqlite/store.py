@@ -63,7 +63,7 @@ class SqliteHistory(History):
         self._path = Path(os.path.realpath(path))  # the log and the lock are beside the file, not beside a link
         self._names = {suffix: f"{self._path}{suffix}" for suffix in files.SUFFIXES}
         self._sync, self._keep, self._days = sync, keep, days
-        self._reader_lock = threading.Lock()
+        self._reader_lock = threading.RLock()
         self._lock = files.Lock(self._path)
         self._is_open = self._is_taken = False
         self._writer: sqlite3.Connection | None = None
@@ -305,15 +305,16 @@ class SqliteHistory(History):
 
     def _put_aside(self, damaged: DamagedHistory) -> None:
         """Rename the damaged file, and go on with the epoch in a new one; but only once in PUT_ASIDE_SECONDS."""
-        self._disconnect()
-        self._is_damaged = False
-        if time.monotonic() < self._put_aside_until:
-            raise HistoryError(str(damaged))
-        self._put_aside_until = time.monotonic() + PUT_ASIDE_SECONDS
-        with translate_errors(self._path):
-            aside = files.put_aside(self._path, self._inodes, self._lock)
-        logger.error("%s: it is kept as %s, and a new history begins", damaged, aside)
-        self._connect()
+        with self._reader_lock:  # a read waits for the new file: between the two there is none
+            self._disconnect()
+            self._is_damaged = False
+            if time.monotonic() < self._put_aside_until:
+                raise HistoryError(str(damaged))
+            self._put_aside_until = time.monotonic() + PUT_ASIDE_SECONDS
+            with translate_errors(self._path):
+                aside = files.put_aside(self._path, self._inodes, self._lock)
+            logger.error("%s: it is kept as %s, and a new history begins", damaged, aside)
+            self._connect()
 
     def _disconnect(self) -> None:
         """Close both connections; the reader's once no read is under way."""
