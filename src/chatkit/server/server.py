@@ -31,6 +31,9 @@ from chatkit.server.stats import Stats
 if TYPE_CHECKING:
     import ssl
 
+# The handler of a signal that comes just before a wait is called after it. So no wait of `serve_forever` is longer.
+SIGNAL_SECONDS = 1.0
+
 
 class Server:
     """A chat room on a TCP port; use it in a `with` block, or call `start` and `shutdown`, or `serve_forever`.
@@ -141,7 +144,8 @@ class Server:
         if self._lifecycle.state < ServerState.RUNNING:
             self.start()
         try:
-            self._lifecycle.wait_for(ServerState.STOPPING)
+            while not self._lifecycle.wait_for(ServerState.STOPPING, SIGNAL_SECONDS):
+                pass
         finally:
             self.shutdown(grace)
 
