@@ -175,7 +175,10 @@ def check_password(password: str, max_line_bytes: int) -> str:
     if not password:
         raise ValueError("the password is empty")
     line = f"{PASSWORD_COMMAND}{password}"
-    size = len(line.encode(errors="replace"))
-    if clean(line) != line or size > max_line_bytes or any("\ud800" <= letter <= "\udfff" for letter in password):
+    try:
+        fits = len(line.encode()) <= max_line_bytes
+    except UnicodeEncodeError:
+        fits = False
+    if not fits or clean(line) != line:
         raise ValueError("the password must fit into one line of UTF-8, without control characters")
     return password
