@@ -71,6 +71,21 @@ def test_append_then_flush_then_judge(monkeypatch: pytest.MonkeyPatch) -> None:
     assert deaf.sent == b""
 
 
+def test_any_byte_is_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A member that reads a byte in `stall_seconds` stays, though the kernel does not call its socket writable."""
+    served = Served(monkeypatch, Limits(stall_seconds=30))
+    sock = ScriptedSocket([None] + [1, None] * 9 + [None] * 9)
+    served.write(served.member(sock), b"x" * 1000)
+    for _ in range(9):
+        served.now += 30
+        served.connections.tick()
+        assert served.connections.received == []
+    served.now += 30
+    served.connections.tick()
+    assert [received.end for received in served.connections.received] == ["slow consumer"]
+    assert sock.sent == b"x" * 9
+
+
 @pytest.mark.parametrize(("takes", "closed_after"), [(None, 2), (1, 30)], ids=["nothing", "a byte a second"])
 def test_a_member_that_leaves_while_it_is_behind_is_given_up(
     monkeypatch: pytest.MonkeyPatch, takes: int | None, closed_after: int

@@ -48,11 +48,14 @@ def test_length_around_the_limit(serve: Serve, end: bytes) -> None:
     assert talker.lines(3) == [b"*** not sent: longer than 64 bytes"] * 3
 
 
+@pytest.mark.parametrize("first", [b"", b"hello\n"])
 @pytest.mark.parametrize("in_pieces", [False, True])
-def test_a_line_of_three_times_the_limit(serve: Serve, reads: Reads, in_pieces: bool) -> None:
+def test_a_line_of_three_times_the_limit(serve: Serve, reads: Reads, in_pieces: bool, first: bytes) -> None:
     """The sender is told once, no part of it is passed on, the next line is intact."""
     started = serve(limits=Limits(max_line_bytes=64))
     talker, reader = started.peers(2)
+    talker.send(first)
+    assert texts(reader, first.count(b"\n")) == ["hello"] * first.count(b"\n")
     reads.send(talker, *[b"x" * 64] * 3 if in_pieces else [b"x" * 192])
     talker.send(b"\nnext\n")
     assert texts(reader, 1) == ["next"]
