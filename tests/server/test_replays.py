@@ -386,7 +386,9 @@ def test_a_leaver_receives_nothing_after_its_leave(serve: Serve, monkeypatch: py
 
     monkeypatch.setattr(store, "append", hang)
     started = serve(history=store, limits=Limits(history_seconds=20))
-    ann, leaver, bob, cid = started.peers(4)
+    ann, leaver, bob, cid = peers = started.peers(4)
+    for peer in peers:  # a member is read from once its join is through, and that takes the same way as messages
+        sync(peer)
     ann.send(b"hold\n")
     assert hanging.wait(10)
     leaver.send(b"/json 0\nexit\n")
