@@ -363,6 +363,17 @@ def failed_addresses(auth: PasswordAuth) -> int:
     return len(auth._failures)
 
 
+def read_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have each turn of each worker tell that there was something to read."""
+    turn = Worker._turn
+
+    def turn_and_tell(worker: Worker, patience: float | None) -> bool:
+        turn(worker, patience)
+        return True
+
+    monkeypatch.setattr(Worker, "_turn", turn_and_tell)
+
+
 def drive(worker: Worker, selector: Any) -> None:
     """Give a worker that runs by hand a selector, which is its waker, too."""
     worker.release()

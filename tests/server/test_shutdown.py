@@ -9,7 +9,7 @@ import time
 import pytest
 
 from chatkit import Limits, Message, Server
-from tests.helpers.inside import wait_for_end, workers_of
+from tests.helpers.inside import read_without_end, wait_for_end, workers_of
 from tests.helpers.marks import over_tls
 from tests.helpers.peers import DEADLINE, Peer, flood
 from tests.helpers.servers import EventLog, Serve
@@ -54,6 +54,19 @@ def test_shutdown_delivers_lines_that_another_worker_still_reads(serve: Serve) -
     assert bob.rest().count(b"\n") == 50_000
     for thread in (sender, ending):
         thread.join(DEADLINE)
+
+
+def test_the_end_beside_input_without_end(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Reading takes half of `grace` at most: what was said is delivered, and no thread is left behind."""
+    started = serve()
+    ann, bob = started.peers(2)
+    read_without_end(monkeypatch)
+    ann.send(b"last\n")
+    started.server.shutdown(grace=1.0)
+    assert bob.rest() == f"{ann.name}: last\n".encode()
+    assert "left behind" not in caplog.text
 
 
 def test_shutdown_with_a_member_that_never_reads(serve: Serve) -> None:
