@@ -12,7 +12,7 @@ import pytest
 
 from chatkit import Limits, Server
 from chatkit.server import acceptor
-from chatkit.server.acceptor import PAUSE_SECONDS, prepare
+from chatkit.server.acceptor import PAUSE_SECONDS, SEND_BUFFER_BYTES, prepare
 from tests.helpers.inside import pauses_of, replace_listener
 from tests.helpers.peers import Peer
 from tests.helpers.servers import Serve
@@ -59,6 +59,13 @@ def test_the_kernel_is_told_how_patient_to_be() -> None:
         names = ["TCP_NODELAY", "TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT", "TCP_USER_TIMEOUT"]
         found = [sock.getsockopt(socket.IPPROTO_TCP, getattr(socket, name)) for name in names]
         assert found == [1, 30, 10, 3, 30_000]
+
+
+def test_the_kernel_holds_little_for_a_member() -> None:
+    """Without a bound it grows to 4 MB for each that reads nothing. Linux counts twice as much, for its own needs."""
+    with socket.socket() as sock:
+        prepare(sock, Limits())
+        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) in (SEND_BUFFER_BYTES, 2 * SEND_BUFFER_BYTES)
 
 
 def test_an_acceptor_that_dies_ends_the_server(

@@ -10,7 +10,7 @@ import pytest
 from chatkit import Limits, Member
 from chatkit.protocol.formats import TEXT
 from chatkit.server.connection import Connection
-from chatkit.server.connections import Connections
+from chatkit.server.connections import RETRY_SECONDS, Connections
 from tests.helpers.servers import a_share
 from tests.helpers.transports import ScriptedSocket
 
@@ -84,6 +84,39 @@ def test_any_byte_is_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     served.connections.tick()
     assert [received.end for received in served.connections.received] == ["slow consumer"]
     assert sock.sent == b"x" * 9
+
+
+def test_a_kernel_that_takes_nothing_is_asked_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without memory for TCP it calls sockets writable and takes nothing: no worker may spin over that."""
+    served = Served(monkeypatch, Limits(stall_seconds=30))
+    sock = ScriptedSocket([None, None, None, 5])
+    connection = served.member(sock)
+    served.write(connection, b"x" * 10)
+    assert connection.interest & selectors.EVENT_WRITE
+    served.connections.flush(connection)
+    assert not connection.interest & selectors.EVENT_WRITE
+    assert served.connections.next_due == served.now + RETRY_SECONDS
+    served.now += RETRY_SECONDS
+    served.connections.tick()
+    assert connection.interest & selectors.EVENT_WRITE
+    served.connections.flush(connection)
+    assert (sock.sent, bool(connection.interest & selectors.EVENT_WRITE)) == (b"x" * 10, False)
+
+
+def test_members_that_wait_cost_a_turn_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Thousands may be behind: a turn looks at those alone that it wrote to, or whose kernel took something."""
+    served = Served(monkeypatch, Limits())
+    members = [served.member(ScriptedSocket([None] * 9)) for _ in range(100)]
+    for connection in members:
+        served.write(connection, b"x" * 10)
+    served.connections.tick()
+    judged = list[Connection]()
+    monkeypatch.setattr(served.connections, "_judge", judged.append)
+    served.connections.tick()
+    assert judged == []
+    served.write(members[7], b"x")
+    served.connections.tick()
+    assert judged == [members[7]]
 
 
 @pytest.mark.parametrize(("takes", "closed_after"), [(None, 2), (1, 30)], ids=["nothing", "a byte a second"])

@@ -19,12 +19,13 @@ from chatkit.protocol.replies import NO_DESCRIPTOR
 
 logger = logging.getLogger("chatkit")
 
-# The length of the kernel's queue of connections that wait for accept; the kernel caps it at net.core.somaxconn.
-BACKLOG = 4096
+# The length of the kernel's queue of connections that wait for accept; the kernel caps it at net.core.somaxconn. A line
+# waits until all of these are accepted, since they must hear it: in a flood of connections, a tenth of a second.
+BACKLOG = 1024
 
-# The kernel keeps twice as much at the most for each member that doesn't read, instead of 4 MB; on a link with 100 ms
-# of delay that is still 5 MB a second.
-SEND_BUFFER_BYTES = 256 * 1024
+# The kernel keeps twice as much at the most for each member that doesn't read, instead of 4 MB: with 5,000 of these its
+# memory for TCP would be used up, and nobody could be written to. On a link with 100 ms of delay it is still 1 MB/s.
+SEND_BUFFER_BYTES = 64 * 1024
 
 # If accept() fails for lack of descriptors or memory, the listener stays ready: pause instead of spinning.
 PAUSE_SECONDS = 0.1

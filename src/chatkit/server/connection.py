@@ -64,12 +64,14 @@ class Connection:
         peer_end: the reason why the peer's side has ended, or None.
         last_sent: the time when the kernel last took some of the pending bytes.
         close_at: the time when a closing connection is checked again, and closed unless its peer reads.
+        write_at: the time when the kernel is asked again, after it called the socket writable and took nothing; else
+            `math.inf`.
         line_due: the time when the unfinished line must have ended, `math.inf` between lines.
     """
 
     __slots__ = (
         "_decoder", "_pending", "_share", "_throttle", "_undecoded", "close_at", "last_sent", "line_due", "login",
-        "member", "peer_end", "replay", "state", "transport",
+        "member", "peer_end", "replay", "state", "transport", "write_at",
     )  # fmt: skip
 
     def __init__(self, transport: Transport, share: Share) -> None:
@@ -80,7 +82,7 @@ class Connection:
         self.state = ConnectionState.OPEN
         self.peer_end: str | None = None
         self.last_sent = 0.0
-        self.close_at = self.line_due = math.inf
+        self.close_at = self.line_due = self.write_at = math.inf
         self._share = share
         self._undecoded = b""
         self._decoder = SniffingDecoder(share.limits.max_line_bytes)
@@ -112,7 +114,7 @@ class Connection:
     @property
     def due(self) -> float:
         """The time (`time.monotonic`) of its next deadline."""
-        due = min(self.close_at, self.login.due if self.login else math.inf)
+        due = min(self.close_at, self.write_at, self.login.due if self.login else math.inf)
         if not self.is_leaving:
             if self._pending:
                 due = min(due, self.last_sent + self._share.limits.stall_seconds)
@@ -225,8 +227,10 @@ class Connection:
             sent = self._failed(error)
         return sent == sum(map(len, pieces)) or self._keep(pieces, sent, is_shared=False)
 
-    def flush(self) -> None:
-        """Write pending bytes, as far as the kernel takes them."""
+    def flush(self) -> bool:
+        """Write pending bytes, as far as the kernel takes them. Returns whether it took any."""
+        self.write_at = math.inf
+        size_before = self.pending_bytes
         taken_before = self.transport.taken_bytes
         if self.transport.has_unsent:
             try:
@@ -236,6 +240,8 @@ class Connection:
         self._flush_pending()
         if self.transport.taken_bytes > taken_before:  # a part of the encrypted bytes is progress, too
             self.last_sent = time.monotonic()
+            return True
+        return self.pending_bytes < size_before
 
     def _flush_pending(self) -> None:
         while self._pending:
@@ -266,6 +272,7 @@ class Connection:
             reads = self.is_closing  # its own answers wait: it gets no more of them
         # Pending bytes can't be written before the handshake is done; encrypted ones must be.
         writes = (self._pending and self.transport.is_ready) or self.transport.has_unsent
+        writes = writes and self.write_at == math.inf
         return (selectors.EVENT_READ if reads else 0) | (selectors.EVENT_WRITE if writes else 0)
 
     @property

@@ -25,6 +25,9 @@ logger = logging.getLogger("chatkit")
 
 SLOW_CONSUMER = "slow consumer"
 
+# When its memory for TCP is used up, the kernel calls a socket writable and takes nothing: ask again after this time.
+RETRY_SECONDS = 0.5
+
 
 class Connections:
     """The connections of one worker, in its selector. Used by the worker's thread alone, except `add`.
@@ -108,6 +111,13 @@ class Connections:
         self.touched[connection] = None
         if connection not in self._behind:
             self._behind.add(connection)
+            self.arm(connection)
+
+    def flush(self, connection: Connection) -> None:
+        """Write pending bytes of a connection that the selector calls writable."""
+        self.touched[connection] = None
+        if not connection.flush():
+            connection.write_at = time.monotonic() + RETRY_SECONDS
             self.arm(connection)
 
     def end(self, connection: Connection) -> None:
@@ -221,7 +231,11 @@ class Connections:
 
     def _handle_due(self, connection: Connection, now: float) -> None:
         """Handle the deadline of a connection, if it has come."""
-        if connection.close_at <= now:
+        if connection.write_at <= now:
+            connection.flush()
+            self.touched[connection] = None
+            self.watch(connection)
+        elif connection.close_at <= now:
             self._end_or_close(connection, now)
         elif connection.login and connection.login.due <= now:
             connection.login.tick(now)

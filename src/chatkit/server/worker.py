@@ -191,8 +191,7 @@ class Worker(threading.Thread):
                 self._waker.clear()
                 continue
             if events & selectors.EVENT_WRITE:
-                connection.flush()
-                self._connections.touched[connection] = None
+                self._connections.flush(connection)
             if events & selectors.EVENT_READ:
                 readable[connection] = None
         self._receive_all(readable)
