@@ -33,6 +33,7 @@ from tests.helpers.witness import Talk, Talker
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kill-rounds", type=int, default=3, metavar="N", help="how often a test kills a server (3)")
+    parser.addoption("--long-attacks", action="store_true", help="attack ten times as long, with every kind of members")
 
 
 @pytest.fixture

