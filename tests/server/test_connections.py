@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import selectors
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -84,6 +86,23 @@ def test_any_byte_is_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     served.connections.tick()
     assert [received.end for received in served.connections.received] == ["slow consumer"]
     assert sock.sent == b"x" * 9
+
+
+def test_a_stranger_that_is_reset_in_a_line_is_closed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its login ends while its last bytes are received: nothing of it is left for a deadline."""
+    served = Served(monkeypatch, Limits())
+    sock = ScriptedSocket(receives=[b"abc", ConnectionResetError()])
+    connection = Connection(sock, served.connections.share)
+    served.connections.add(connection)
+    login: Any = SimpleNamespace(due=math.inf)
+    login.receive = lambda lines: served.connections.end(connection) if connection.peer_end else lines
+    connection.login = login
+    for _ in range(2):
+        served.connections.receive(connection, connection.receive(100, 100))
+    assert len(served.connections) == 0
+    served.now += 100
+    served.connections.tick()
+    assert sock.calls.count("close") == 1
 
 
 def test_a_kernel_that_takes_nothing_is_asked_later(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,8 +80,8 @@ class Connections:
         return len(self._refused)
 
     def arm(self, connection: Connection) -> None:
-        """Set the deadline of a connection from its `due`."""
-        if (due := connection.due) != math.inf:
+        """Set the deadline of a connection from its `due`, unless it is closed: a refusal may close it at once."""
+        if connection in self._all and (due := connection.due) != math.inf:
             self._deadlines.arm(connection, due)
 
     def receive(self, connection: Connection, lines: list[Line]) -> None:
@@ -169,8 +169,7 @@ class Connections:
         now = time.monotonic()
         for connection in self._deadlines.due(now):
             self._handle_due(connection, now)
-            if connection in self._all:
-                self.arm(connection)
+            self.arm(connection)
 
     def release_throttled(self) -> None:
         """Receive the lines that the members' rates hold back: at the end they count as arrived."""
