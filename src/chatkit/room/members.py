@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from itertools import count, islice
+from itertools import islice
 
 from chatkit.errors import JoinRefused, NameTaken
 from chatkit.limits import Limits
@@ -133,7 +133,16 @@ class Roster:
             del self._from_address[address[0]], self._hosts[address[0]]
 
     def _free_name(self, base: str) -> str:
-        """Return `base`, or `base-2` and so on if it is taken: two hosts can use the same port."""
+        """Return `base`, or `base-2` and so on if it is taken: two hosts can use the same port.
+
+        Thousands of addresses may use the same port: so only few of the numbers are tried.
+        """
         if base not in self._by_key:
             return base
-        return next(name for n in count(2) if (name := f"{base}-{n}") not in self._by_key)
+        taken, free = 1, 2
+        while f"{base}-{free}" in self._by_key:
+            taken, free = free, 2 * free
+        while free - taken > 1:
+            number = (taken + free) // 2
+            taken, free = (number, free) if f"{base}-{number}" in self._by_key else (taken, number)
+        return f"{base}-{free}"
