@@ -95,6 +95,9 @@ class ScriptedSocket:
     def close(self) -> None:
         self.calls.append("close")
 
+    def take_sealed(self) -> int:
+        return 0
+
     def flush(self) -> bool:
         return True
 

@@ -11,6 +11,7 @@ import pytest
 
 from chatkit import Limits, Member
 from chatkit.protocol.formats import TEXT
+from chatkit.protocol.replies import CUT_OFF
 from chatkit.server.connection import Connection
 from chatkit.server.connections import RETRY_SECONDS, Connections
 from tests.helpers.servers import a_share
@@ -161,17 +162,31 @@ def test_a_member_that_leaves_while_it_is_behind_is_given_up(
     assert len(served.connections) == 0
 
 
-def test_answers_of_all_members_have_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Beyond it those that hold the most are told and disconnected, and keep a few whole lines."""
+def test_answers_of_all_members_have_a_bound(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """Beyond it those that hold the most are told and disconnected, as few as suffice; they keep the line begun."""
     served = Served(monkeypatch, Limits(max_private_bytes=300_000))
-    most, some = ScriptedSocket([None] * 9), ScriptedSocket([None] * 9)
-    for sock, lines in ((some, 100), (most, 200)):
-        served.connections.write(served.member(sock), (b"x" * 999 + b"\n") * lines)
-    assert not served.connections.share.budget.is_exceeded
+    line = b"x" * 999 + b"\n"
+    holders = {lines: ScriptedSocket([100] + [None] * 8) for lines in (40, 41, 42, 43, 44, 45, 46)}
+    members = [served.member(sock) for sock in holders.values()]
+    for connection, lines in zip(members, holders, strict=True):
+        served.connections.write(connection, line * lines)
     served.connections.tick()
-    assert served.connections.received == []
-    served.connections.write(served.member(ScriptedSocket([None] * 9)), b"x")
-    served.connections.tick()
-    assert [received.end for received in served.connections.received] == ["slow consumer"]
+    assert [received.member for received in served.connections.received] == [members[-1].member]
+    assert served.connections.counters.slow_consumers == 1
     assert served.connections.share.private_bytes < 300_000
-    assert (served.connections.counters.slow_consumers, most.sent, some.sent) == (1, b"", b"")
+    holders[46].sends.clear()
+    members[-1].flush()
+    reason = "all members together held more than 300000 private bytes, and you the most"
+    assert holders[46].sent == line + f"*** {CUT_OFF}: {reason}\n".encode()
+    served.connections.close_all()
+    told = [record.getMessage() for record in caplog.records if reason in record.getMessage()]
+    assert [message.split(": ")[1] for message in told] == ["46 lines undelivered"]
+
+
+def test_many_that_hold_the_same_are_not_all_cut_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each that is disconnected gives back what it holds, at once."""
+    served = Served(monkeypatch, Limits(max_private_bytes=1_000_000))
+    for _ in range(30):
+        served.connections.write(served.member(ScriptedSocket([None] * 9)), (b"x" * 999 + b"\n") * 40)
+    served.connections.tick()
+    assert len(served.connections.received) == 6

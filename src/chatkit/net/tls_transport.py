@@ -72,6 +72,11 @@ class TlsTransport:
         """Whether bytes that `send` hasn't counted yet are encrypted: the peer may receive them."""
         return bool(self._sealed)
 
+    def take_sealed(self) -> int:
+        """Return the number of bytes that are encrypted and that `send` hasn't counted; now they count as sent."""
+        sealed, self._sealed = self._sealed, 0
+        return sealed
+
     def fileno(self) -> int:
         return self._sock.fileno()
 

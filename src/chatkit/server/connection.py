@@ -295,8 +295,8 @@ class Connection:
         self.transport.close()
 
     def truncate(self) -> None:
-        """Drop pending bytes but for a few whole lines: they must not take so much memory until the peer reads them."""
-        if self._pending and not self._pending.truncate():
+        """Drop pending bytes, but for the rest of the first line: they must not take memory until the peer reads."""
+        if self._pending and not self._pending.truncate(self.transport.take_sealed()):
             self._break()
 
     def _watch_line(self, new_line: bool) -> None:

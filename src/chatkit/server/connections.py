@@ -52,6 +52,7 @@ class Connections:
         self._refused: set[Connection] = set()
         self._behind: set[Connection] = set()
         self._cut: dict[Connection, str] = {}  # those that the server disconnected, and why
+        self._dropped: dict[Connection, str] = {}  # the number of lines that some of these had to give up at once
         self._give_up_at: dict[Connection, float] = {}  # when a closing one is closed although its peer reads
         self._deadlines = Deadlines[Connection]()
 
@@ -208,8 +209,9 @@ class Connections:
             return False
         largest = max(holders, key=lambda connection: connection.private_bytes)
         limit = self._limits.max_private_bytes
-        self.disconnect(largest, f"all members together held more than {limit} private bytes, and you the most")
+        self._dropped[largest] = largest.undelivered
         largest.truncate()
+        self.disconnect(largest, f"all members together held more than {limit} private bytes, and you the most")
         return True
 
     def _judge(self, connection: Connection) -> None:
@@ -278,5 +280,6 @@ class Connections:
         self._give_up_at.pop(connection, None)
         if connection.member and (cut or connection.pending_bytes):
             reason = cut or "the rest was read too slowly after the end of the conversation"
-            logger.warning("%s: %s lines undelivered: %s", connection.member.name, connection.undelivered, reason)
+            undelivered = self._dropped.pop(connection, connection.undelivered)
+            logger.warning("%s: %s lines undelivered: %s", connection.member.name, undelivered, reason)
         connection.close()

@@ -51,7 +51,7 @@ class Pending:
         for piece in pieces:
             if sent < len(piece):
                 rest = unpinned(memoryview(piece)[sent:]) if sent else unpinned(piece)
-                if isinstance(rest, memoryview) or (is_shared and rest is piece):
+                if (is_shared or isinstance(piece, memoryview)) and (rest is piece or isinstance(rest, memoryview)):
                     self._pieces.append(rest)
                 else:
                     self._append_private(rest)
@@ -91,13 +91,20 @@ class Pending:
                 self._charge(len(rest))
             self._pieces[0] = rest
 
-    def truncate(self) -> bool:
-        """Keep the whole lines of the first WRITE_BYTES. Returns whether there is one: else half a line is pending."""
+    def truncate(self, sent: int) -> bool:
+        """Drop everything but the rest of the first line. Returns whether there is one: else half a line is pending.
+
+        Args:
+            sent: the number of bytes that are on their way already.
+        """
+        if sent == self.size:
+            self.clear()
+            return True
         kept = bytearray()
-        while self._pieces and len(kept) < WRITE_BYTES:
-            kept += self._pieces.popleft()[: WRITE_BYTES - len(kept)]
-        del kept[kept.rfind(b"\n") + 1 :]
+        while self._pieces and len(kept) < sent + WRITE_BYTES:
+            kept += self._pieces.popleft()[: sent + WRITE_BYTES - len(kept)]
         self.clear()
+        kept = kept[sent : kept.find(b"\n", sent) + 1]
         if kept:
             self._append_private(kept)
             self.size = len(kept)
@@ -114,7 +121,7 @@ class Pending:
         """The number of line ends, of the first COUNTED_BYTES at the most."""
         number, left = 0, COUNTED_BYTES
         for piece in self._pieces:
-            number += bytes(piece[:left]).count(b"\n")
+            number += (bytes(piece[:left]) if isinstance(piece, memoryview) else piece).count(b"\n", 0, left)
             left -= len(piece)
             if left <= 0:
                 break
