@@ -383,7 +383,8 @@ class World:
                 return
             if not woken and not self.waiting:
                 readers = [peer for peer in self.connections if not peer.deaf and not peer.closed]
-                late = [peer.port for peer in readers if self.connections[peer].pending_bytes]
+                asked = [peer for peer in readers if self.connections[peer].write_at == math.inf]  # the others: later
+                late = [peer.port for peer in asked if self.connections[peer].pending_bytes]
                 assert not late, f"{late} read, but wait for a clock"
                 self.now = min(self.wakes_at.values())
                 assert self.now < math.inf, "every worker sleeps, and nothing will wake one"

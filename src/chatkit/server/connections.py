@@ -264,6 +264,7 @@ class Connections:
         reads_until = min(connection.last_sent + self._limits.drain_seconds, self._give_up_at.get(connection, now))
         if connection.pending_bytes and reads_until > now and not connection.replay:
             connection.close_at = reads_until
+            self.watch(connection)
         else:
             self._close(connection)
 
