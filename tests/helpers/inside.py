@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import ctypes
 import selectors
 import socket
 import sqlite3
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -39,7 +41,7 @@ from chatkit.server.login import PasswordAuth
 from chatkit.server.replays import Replay, Replays
 from chatkit.server.worker import Worker
 from chatkit.testing import Guest
-from tests.helpers.peers import DEADLINE, Peer
+from tests.helpers.peers import DEADLINE
 
 # protocol
 
@@ -70,9 +72,18 @@ def fill_outgoing(transport: TlsTransport, data: bytes) -> None:
     transport._outgoing.write(data)
 
 
-def ssl_object_of(peer: Peer) -> object:
-    """Return the object of CPython that holds OpenSSL's pointer."""
-    return peer.sock._sslobj  # type: ignore[attr-defined]
+def asking_for_keys(client: TlsTransport) -> Callable[[], object] | None:
+    """Return a function with which a client asks for new keys (RFC 8446, 4.6.3), or None if that is impossible."""
+    with suppress(OSError):
+        for line in Path("/proc/self/maps").read_text().splitlines():
+            if "libssl" in line and sys.implementation.name == "cpython":
+                library = ctypes.CDLL(line.split()[-1])
+                library.SSL_key_update.argtypes = [ctypes.c_void_p, ctypes.c_int]
+                library.SSL_do_handshake.argtypes = [ctypes.c_void_p]
+                # In CPython's object the pointer to OpenSSL's comes after the header and a weak reference.
+                inner = ctypes.c_void_p.from_address(id(client._tls._sslobj) + 24)  # type: ignore[attr-defined]
+                return lambda: (library.SSL_key_update(inner, 1), library.SSL_do_handshake(inner))
+    return None
 
 
 # history

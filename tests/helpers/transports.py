@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import socket
+import sys
+import termios
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -42,6 +45,11 @@ def received(end: TlsTransport, max_bytes: int = 65536) -> bytes:
         return end.recv(max_bytes)
     except BlockingIOError:
         return b""
+
+
+def unread(sock: socket.socket) -> int:
+    """Return the number of bytes that have arrived and aren't read."""
+    return int.from_bytes(fcntl.ioctl(sock, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
 @contextmanager

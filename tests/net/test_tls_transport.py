@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import random
 import socket
+import ssl
 import time
 from contextlib import suppress
 
 import pytest
 
-from chatkit.net.tls_transport import TlsTransport
+from chatkit.net.tls_transport import FIRST_READ_BYTES, READ_BYTES, TlsTransport
 from chatkit.tls import client_context, server_context
+from tests.helpers.inside import asking_for_keys
 from tests.helpers.papers import HOST, Papers
 from tests.helpers.peers import DEADLINE
-from tests.helpers.transports import received, shaken, sockets, stalled
+from tests.helpers.transports import received, shaken, sockets, stalled, unread
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -53,8 +55,10 @@ def test_the_end_of_one_side_leaves_the_other_free_to_speak(papers: Papers, firs
             got += received(ender)
         got += received(ender)
         other.shutdown(socket.SHUT_WR)
-        while data := ender.recv(65536):
-            got += data
+        for _ in range(1000):
+            other.flush()
+            got += received(ender)
+        assert ender.at_eof
         assert got == payload
 
 
@@ -92,3 +96,41 @@ def test_the_last_words_of_a_peer_that_is_gone_are_heard(papers: Papers) -> None
         assert client.send(b"last words\n") == 11
         client.close()
         assert server.recv(100) == b"last words\n"
+
+
+def reads(server: TlsTransport, sock: socket.socket) -> list[int]:
+    """Read everything that has arrived; return how many bytes each read took."""
+    taken = []
+    while left := unread(sock):
+        received(server)
+        taken.append(left - unread(sock))
+    return taken
+
+
+def test_requests_for_new_keys_are_read_few_at_a_time(papers: Papers) -> None:
+    """Each costs as much as a hundred lines: others have their turn after a few. Data are read in larger pieces."""
+    with sockets() as (near, far):
+        client, server = shaken(papers, near, far)
+        if not (ask := asking_for_keys(client)):
+            pytest.skip("needs a libssl to call")
+        for _ in range(3):
+            for _ in range(3000):
+                ask()
+            client.flush()
+            taken = reads(server, far)
+            assert sum(taken) > 40_000
+            assert max(taken[-3:]) <= FIRST_READ_BYTES
+            assert max(taken) <= READ_BYTES
+            received(client)
+            client.send(b"x" * 100_000)
+            assert max(reads(server, far)) == READ_BYTES
+
+
+def test_an_endless_handshake_is_ended(papers: Papers) -> None:
+    """The TLS object keeps all of a hello until it is complete, up to 128 KiB."""
+    record = b"\x16\x03\x01\x40\x00" + bytes(0x4000)
+    with sockets() as (near, far):
+        server = TlsTransport(far, server_context(papers.good))
+        near.send(b"\x16\x03\x01\x00\x04\x01\x01\xff\x00" + record)  # a hello of 130,816 bytes begins
+        with pytest.raises(ssl.SSLError, match="too long"):
+            server.recv(65536)

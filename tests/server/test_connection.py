@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import errno
+import math
 import selectors
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -11,7 +14,7 @@ from hypothesis import strategies as st
 
 from chatkit import Limits
 from chatkit.server.budget import Share
-from chatkit.server.connection import Connection
+from chatkit.server.connection import CAREFUL_LINES, Connection
 from chatkit.server.pending import WRITE_BYTES
 from tests.helpers.inside import pending_pieces
 from tests.helpers.servers import a_share
@@ -190,3 +193,28 @@ def test_a_member_whose_answers_wait_is_not_read() -> None:
     assert (asks.interest, reads.interest) == (selectors.EVENT_WRITE, BOTH)
     asks.begin_end()
     assert asks.interest == BOTH
+
+
+def test_few_lines_are_held_though_many_arrive_at_once() -> None:
+    """A record of TLS is read as a whole. If its lines have to wait for a rate, most of it isn't decoded yet."""
+    sock = ScriptedSocket(receives=[b"ab\n" * 5000])
+    conn = connection(sock, a_share(Limits(messages_per_second=1)))
+    passed = conn.receive(65536, 10_000)
+    assert len(passed + conn.release()) == CAREFUL_LINES
+    assert conn.has_input
+
+
+@pytest.mark.parametrize("waits_for", ["rate", "login"])
+def test_input_is_not_wanted_while_lines_wait(waits_for: str) -> None:
+    """It stays in the kernel, or undecoded, until they may pass."""
+    sock = ScriptedSocket(receives=[b"ab\n" * 5000])
+    conn = connection(sock, a_share(Limits(messages_per_second=1 if waits_for == "rate" else None)))
+    login: Any = SimpleNamespace(is_waiting=waits_for == "login", due=math.inf)
+    conn.login = login
+    assert conn.takes_input == (waits_for == "rate")
+    conn.receive(65536, 10_000)
+    assert not conn.takes_input
+    assert not conn.interest & selectors.EVENT_READ
+    login.is_waiting = False
+    conn.release()
+    assert conn.takes_input

@@ -78,7 +78,7 @@ class Flooder:
     """A connection that has always more lines than a turn takes."""
 
     login = member = resume_at = peer_end = None
-    is_closing, has_input, line_due = False, False, math.inf
+    is_closing, has_input, takes_input, line_due = False, False, True, math.inf
     transport = SimpleNamespace(is_ready=True)
     replay = None
 

@@ -341,6 +341,15 @@ def test_a_replay_holds_no_batch_for_a_few_bytes_of_it() -> None:
     assert replay.private_bytes == len(b"ann: hi\n") + RANGE_BYTES
 
 
+def test_replays_hold_one_view_of_a_batch() -> None:
+    """A view takes more memory than a short line, and nothing counts that."""
+    ann, bob, cid = (Member(name, ("127.0.0.1", 1)) for name in ("ann", "bob", "cid"))
+    builder = BatchBuilder([TEXT])
+    builder.say(ann, Message("ann", "hi", 6))
+    batches = [builder.batch() or Batch()]
+    assert held(batches, bob).held[0] is held(batches, cid).held[0]
+
+
 def test_a_replay_holds_only_lines_for_its_member(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     """Answers to others cost nothing for thousands of members that receive a replay."""
     held = list[int]()

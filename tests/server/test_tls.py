@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import re
 import socket
 import ssl
@@ -13,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,8 +20,7 @@ from chatkit import AsyncClient, Client, ConnectionClosed, Limits, Message, Noti
 from chatkit.net.tls_transport import NOT_TLS
 from chatkit.server.connection import Connection
 from chatkit.tls import client_context, server_context
-from tests.helpers.inside import fill_outgoing, ssl_object_of
-from tests.helpers.marks import needs
+from tests.helpers.inside import fill_outgoing
 from tests.helpers.papers import HOST, Papers
 from tests.helpers.peers import DEADLINE, Peer
 from tests.helpers.servers import Started, a_share
@@ -453,35 +450,3 @@ def test_a_peer_that_reads_no_answers_of_tls_is_disconnected(papers: Papers) -> 
         client.send(b"hello\n")
         assert connection.receive(65536, 1000) == []
         assert connection.peer_end == "connection reset"
-
-
-def openssl_of_this_python() -> ctypes.CDLL | None:
-    """Return the library that `ssl` uses, where the system can say which it is."""
-    with suppress(OSError):
-        for line in Path("/proc/self/maps").read_text().splitlines():
-            if "libssl" in line:
-                return ctypes.CDLL(line.split()[-1])
-    return None
-
-
-@needs(openssl_of_this_python() and sys.implementation.name == "cpython", "a libssl to call")
-def test_a_peer_that_asks_for_new_keys_over_and_over_is_ended(serve_tls: ServeTls) -> None:
-    """Each request (RFC 8446, 4.6.3) costs as much as a hundred lines; a few are fine."""
-    started = serve_tls()
-    library, ann, asking = openssl_of_this_python(), started.client(), started.plain_ssl()
-    assert library
-    # In CPython's object the pointer to OpenSSL's comes after the header and a weak reference.
-    inner = ctypes.c_void_p.from_address(id(ssl_object_of(asking)) + 24)
-    for name in ("SSL_key_update", "SSL_do_handshake"):
-        getattr(library, name).argtypes = [ctypes.c_void_p, *([ctypes.c_int] if name == "SSL_key_update" else [])]
-
-    def ask(number: int) -> bool:
-        return all(library.SSL_key_update(inner, 0) == 1 == library.SSL_do_handshake(inner) for _ in range(number))
-
-    assert ask(5)
-    asking.send(b"hi\n")
-    assert ann.receive(DEADLINE) == Message(asking.name, "hi")
-    assert not all(ask(100) for _ in range(300))
-    assert started.events.wait_for("leave") == "connection reset"
-    started.client().send("well")
-    assert isinstance(ann.receive(DEADLINE), Message)

@@ -16,8 +16,13 @@ AHEAD_BYTES = 64 * 1024
 
 # The first byte of a handshake record. A peer that begins with another byte doesn't speak TLS; it gets plain text.
 HANDSHAKE = 0x16
-# A line of one letter is 24 bytes in TLS 1.3, twelve times its size (RFC 8446, 5.2), and up to 69 in TLS 1.2 with CBC.
-MAX_OVERHEAD, MAX_OWN_BYTES = 48, 16 * 1024
+# The client's part of a handshake takes some 2 KB; the TLS object keeps all of it until it is complete.
+MAX_HANDSHAKE_BYTES = 16 * 1024
+# A request for new keys (RFC 8446, 4.6.3) takes 27 bytes, and as much time as a hundred lines. So a server reads few
+# bytes at a time: seventy of these requests take 2 ms, and then others have their turn. After each record of which a
+# quarter or more is data it reads twice as many, after others few again.
+FIRST_READ_BYTES, READ_BYTES = 2 * 1024, 16 * 1024
+RECORD_BYTES = 16 * 1024 + 256  # the maximum (RFC 8446, 5.2)
 
 NOT_TLS = f"*** {SPEAKS_TLS}\n".encode()
 
@@ -56,7 +61,9 @@ class TlsTransport:
         self._encrypted = b""
         self._sealed = 0  # the number of plain bytes that are encrypted but not counted by `send` yet
         self._has_begun = False  # the peer has sent something, or its end
-        self._own_bytes = 0
+        self._handshake_bytes = 0
+        self._read_bytes = FIRST_READ_BYTES  # the maximum of the next read, for a server
+        self._since_data = 0  # the bytes that were read since there was data
         self._is_broken = False  # a send has failed
         self._eof_follows = False
         if not self._is_server:
@@ -89,9 +96,9 @@ class TlsTransport:
         """
         if self.at_eof:
             return b""
-        data = self._sock.recv(max_bytes)
+        is_careful = self.is_ready and self._is_server
+        data = self._sock.recv(min(max_bytes, self._read_bytes) if is_careful else max_bytes)
         had_begun, self._has_begun = self._has_begun, True
-        was_ready = self.is_ready
         if data and not had_begun and self._is_server and data[0] != HANDSHAKE:
             self._sock.send(NOT_TLS)
             raise ssl.SSLError("the peer doesn't speak TLS")
@@ -103,25 +110,30 @@ class TlsTransport:
         finally:
             with suppress(OSError):  # the next write reports it
                 self.flush()  # an answer of the handshake, or the alert for an error
-        if self._outgoing.pending > AHEAD_BYTES:  # each request for new keys has an answer (RFC 8446, 4.6.3)
-            raise ssl.SSLError("the peer doesn't read the answers of TLS")
-        if was_ready and self._is_server:
-            self._count_own_records(len(data), len(plain))
+        self._count(len(data), len(plain))
         if not plain and not self.at_eof:
             if not data:
                 raise ConnectionResetError("the connection was cut inside TLS")
             raise BlockingIOError
         return plain
 
-    def _count_own_records(self, received: int, plain: int) -> None:
-        """Bound the records that TLS sends for itself: a request for new keys costs as much as a hundred lines.
+    def _count(self, received: int, plain: int) -> None:
+        """Bound the work and the memory of TLS itself, after a read of so many bytes, of which so many were data.
 
         Raises:
-            ssl.SSLError: there are too many.
+            ssl.SSLError: the peer exceeds a bound.
         """
-        self._own_bytes = max(0, self._own_bytes + received - MAX_OVERHEAD * plain)
-        if self._own_bytes > MAX_OWN_BYTES:
-            raise ssl.SSLError("the peer sends little but records of TLS itself")
+        if not self.is_ready and self._is_server:
+            self._handshake_bytes += received
+            if self._handshake_bytes > MAX_HANDSHAKE_BYTES:
+                raise ssl.SSLError("the peer's handshake is too long")
+        if self._outgoing.pending > AHEAD_BYTES:  # each request for new keys has an answer (RFC 8446, 4.6.3)
+            raise ssl.SSLError("the peer doesn't read the answers of TLS")
+        self._since_data += received
+        if plain or self._since_data > RECORD_BYTES:
+            is_data = 4 * plain >= self._since_data
+            self._read_bytes = min(2 * self._read_bytes, READ_BYTES) if is_data else FIRST_READ_BYTES
+            self._since_data = 0
 
     def send(self, data: bytes | bytearray | memoryview) -> int:
         """Send bytes. Returns how many of them the kernel has taken.

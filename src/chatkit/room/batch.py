@@ -68,6 +68,14 @@ class Encoded:
     part_starts: list[int] = field(default_factory=list)
     edit_parts: dict[Member, list[int]] = field(default_factory=dict)
     _ephemeral_before: list[int] | None = None  # for each range, the number of ephemeral bytes before it
+    _view: memoryview | None = None
+
+    @property
+    def view(self) -> memoryview:
+        """A view of `data`, one for all members: a view takes more memory than a short line."""
+        if self._view is None:
+            self._view = memoryview(self.data)
+        return self._view
 
     @property
     def size(self) -> int:

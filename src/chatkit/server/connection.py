@@ -39,8 +39,9 @@ if TYPE_CHECKING:
 # The number of pieces in one call; systems take at most 1024 (IOV_MAX, writev(2)).
 MAX_PIECES = 512
 
-# The size of a read if a rate is set: few lines are held back then, the rest stays in the kernel.
-THROTTLED_READ_BYTES = 512
+# What a read takes, and how much of that is decoded at a time, if lines may have to wait, for a rate or before a login:
+# few are held then, the rest stays in the kernel, or undecoded (a record of TLS is always read as a whole).
+CAREFUL_READ_BYTES, CAREFUL_LINES = 512, 64
 
 
 class ConnectionState(Enum):
@@ -145,10 +146,12 @@ class Connection:
         return bool(self._undecoded)
 
     def _read(self, max_bytes: int, max_lines: int) -> list[Line]:
+        if self._throttle or (self.login and self.transport.is_ready):
+            max_bytes, max_lines = min(max_bytes, CAREFUL_READ_BYTES), min(max_lines, CAREFUL_LINES)
         try:
             data, self._undecoded = self._undecoded, b""
             if not data:
-                data = self.transport.recv(min(max_bytes, THROTTLED_READ_BYTES) if self._throttle else max_bytes)
+                data = self.transport.recv(max_bytes)
         except (BlockingIOError, InterruptedError):
             return []
         except OSError:
@@ -260,20 +263,28 @@ class Connection:
 
     def begin_end(self) -> None:
         """Begin to end: receive no more lines, write the pending bytes, then the end of stream."""
+        self._undecoded = b""
         self.state = ConnectionState.CLOSING if self.state is ConnectionState.OPEN else ConnectionState.ENDED
         if not self._pending:
             self._end_sending()
 
     @property
+    def takes_input(self) -> bool:
+        """Whether it is read from now: else input stays in the kernel, or undecoded."""
+        if self.peer_end or self.is_closing:
+            return not self.peer_end
+        if self.resume_at is not None or (self.login and self.login.is_waiting):
+            return False
+        # While its own answers wait, it gets no more of them.
+        return not (self._pending and self._pending.private_bytes and self._share.budget.is_exceeded)
+
+    @property
     def interest(self) -> int:
         """The events that it waits for: `selectors.EVENT_READ`, `EVENT_WRITE`, both or neither (0)."""
-        reads = not self.peer_end and (not self._throttle or self._throttle.resume_at is None or self.is_closing)
-        if reads and self._pending and self._pending.private_bytes and self._share.budget.is_exceeded:
-            reads = self.is_closing  # its own answers wait: it gets no more of them
         # Pending bytes can't be written before the handshake is done; encrypted ones must be.
         writes = (self._pending and self.transport.is_ready) or self.transport.has_unsent
         writes = writes and self.write_at == math.inf
-        return (selectors.EVENT_READ if reads else 0) | (selectors.EVENT_WRITE if writes else 0)
+        return (selectors.EVENT_READ if self.takes_input else 0) | (selectors.EVENT_WRITE if writes else 0)
 
     @property
     def may_close(self) -> bool:

@@ -36,6 +36,7 @@ class Connections:
         subscribers: the members among the connections.
         received: received lines, for the worker to publish.
         touched: the connections that a write, a flush or a page has changed since the last `tick`: these are judged.
+        with_input: the connections with undecoded input that is wanted now: the selector doesn't know of it.
         counters: the worker's counters, changed here and by the worker.
         share: the private bytes of its members, as part of the server's budget.
     """
@@ -44,6 +45,7 @@ class Connections:
         self.subscribers = Subscribers()
         self.received: list[Received] = []
         self.touched: dict[Connection, None] = {}
+        self.with_input: dict[Connection, None] = {}
         self.counters = Counters()
         self._limits = limits
         self._selector = selector
@@ -147,6 +149,8 @@ class Connections:
         """Wait for the events that the connection needs next; close it when it needs nothing more."""
         if connection not in self._all:  # closed already
             return
+        if connection.has_input and connection.takes_input:
+            self.with_input[connection] = None
         key = self._selector.get_map().get(connection.transport)
         if connection.may_close:
             self._close(connection)
@@ -240,6 +244,7 @@ class Connections:
             self._end_or_close(connection, now)
         elif connection.login and connection.login.due <= now:
             connection.login.tick(now)
+            self.watch(connection)
         elif connection.is_leaving:
             return
         elif connection.member and connection.line_due <= now:

@@ -22,7 +22,6 @@ from chatkit.protocol.replies import (
     ASKS_PASSWORD,
     PASSWORD_COMMAND,
     TOO_MANY_PASSWORDS,
-    TOO_MUCH_BEFORE_PASSWORD,
     WRONG_PASSWORD,
 )
 from chatkit.room.members import Member
@@ -85,11 +84,6 @@ def _origin(host: str) -> str:
     return host
 
 
-# The limit of lines that are held while an attempt must wait; each line also costs some memory of its own.
-MAX_HELD_BYTES = 256 * 1024
-LINE_BYTES = 64
-
-
 class PendingLogin:
     """The stage of a connection before it is a member: the TLS handshake, then the password.
 
@@ -101,18 +95,19 @@ class PendingLogin:
 
     Attributes:
         due: the time (`time.monotonic`) when `tick` must be called: a deadline, or an attempt that may be verified.
+        is_waiting: whether an attempt must wait: nothing is read meanwhile.
     """
 
     __slots__ = (
         "_connection",
         "_failures",
         "_has_asked",
-        "_held_bytes",
         "_lines",
         "_logins",
         "_until",
         "address",
         "due",
+        "is_waiting",
     )
 
     def __init__(self, logins: Logins, connection: Connection, address: Address, until: float) -> None:
@@ -122,13 +117,12 @@ class PendingLogin:
         self._connection = connection
         self._has_asked = False
         self._failures = 0
-        self._held_bytes = 0  # of `_lines`, at four bytes per character
+        self.is_waiting = False
         self._lines: list[Line] = []  # not checked yet
 
     def receive(self, lines: list[Line]) -> list[Line]:
         """Check lines from the peer. If it becomes a member, returns the lines that are left for the room."""
         self._lines += lines
-        self._held_bytes += sum(LINE_BYTES + (4 * len(line) if isinstance(line, str) else 0) for line in lines)
         self.ask()
         if self._connection.transport.is_ready and (not self._logins.auth or self._verify(self._logins.auth)):
             return self._logins.join(self._connection, self._lines)
@@ -161,24 +155,18 @@ class PendingLogin:
                 self._fail(line.reply if isinstance(line, Foreign) else ASKS_PASSWORD)
                 continue
             next_attempt_at = auth.next_attempt_at(self.address[0])
-            if next_attempt_at > time.monotonic():
-                self._wait(next_attempt_at)
+            self.is_waiting = next_attempt_at > time.monotonic()
+            if self.is_waiting:
+                self.due = min(next_attempt_at, self._until)
                 return False
             is_right = auth.verify(self.address[0], line.removeprefix(PASSWORD_COMMAND))
             if is_right:
                 del self._lines[0]
                 return True
             if is_right is False:  # None: another worker counted a failure meanwhile, so this attempt must wait
-                self._held_bytes = 0
                 self._lines.clear()  # lines after a wrong password were meant for another room
                 self._fail(WRONG_PASSWORD)
         return False
-
-    def _wait(self, next_attempt_at: float) -> None:
-        """Hold the lines, within bounds, until the next attempt may be verified."""
-        self.due = min(next_attempt_at, self._until)
-        if self._held_bytes > MAX_HELD_BYTES:
-            self._leave(TOO_MUCH_BEFORE_PASSWORD)
 
     def _fail(self, answer: str | bytes) -> None:
         """Count and answer a failure; end the login after too many, or after bytes of another protocol."""

@@ -72,7 +72,7 @@ class Replay:
             return
         lines = batch.lines(self.format)
         whole = lines.pieces_for(self.member, first, last)
-        pieces = [memoryview(piece) if piece is lines.data else unpinned(piece) for piece in whole]
+        pieces = [lines.view if piece is lines.data else unpinned(piece) for piece in whole]
         ephemeral = list(map(unpinned, lines.ephemeral_for(self.member, first, last)))
         size = sum(map(len, pieces))
         self.held += pieces

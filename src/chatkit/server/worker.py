@@ -87,7 +87,6 @@ class Worker(threading.Thread):
         self._replays = Replays(room.publisher, limits, self._connections, self.post)
         self._logins = Logins(room, limits, auth, self._connections, self.admit)
         self._pace = Pace()
-        self._with_input: dict[Connection, None] = {}  # those with undecoded input
         self._waiting: dict[Connection, None] = {}  # those that the last turn had no time for
         self._stopping: tuple[float, threading.Barrier] | None = None
         room.add_inbox(self.post)
@@ -162,7 +161,7 @@ class Worker(threading.Thread):
             self._connections.received = []
             self._accept_waiting()
             self._room.receive(received)
-        self._pace.end(has_more=bool(self._with_input or self._waiting))
+        self._pace.end(has_more=bool(self._connections.with_input or self._waiting))
         self._take_inbox()
         self._replays.tick()
         self._connections.tick()
@@ -170,7 +169,8 @@ class Worker(threading.Thread):
 
     def _patience(self) -> float | None:
         """Return how many seconds the selector may wait; None if nothing is due."""
-        if self._inbox or self._connections.received or self._with_input or self._connections.touched:
+        connections = self._connections
+        if self._inbox or connections.received or connections.with_input or connections.touched:
             return 0
         due = self._connections.next_due
         return None if due == math.inf else min(max(0, due - time.monotonic()), LONGEST_WAIT_SECONDS)
@@ -184,7 +184,7 @@ class Worker(threading.Thread):
         """Read from connections, as far as the turn's budget goes. Returns whether there was anything to read."""
         selected = self._selector.select(patience)
         self._pace.begin()
-        readable = self._with_input.copy()
+        readable, self._connections.with_input = self._connections.with_input, {}
         for key, events in selected:
             connection: Connection | None = key.data
             if connection is None:
@@ -211,19 +211,23 @@ class Worker(threading.Thread):
             if not connection.transport.is_ready:
                 handshakes.append(connection)
             elif self._pace.is_over:
-                self._waiting[connection] = None
+                self._put_off(connection)
             else:
                 self._receive(connection, max_bytes, max_lines)
         # A handshake may take milliseconds: one a turn, others if there is time.
         for number, connection in enumerate(handshakes):
             if number and self._pace.is_over:
-                self._waiting[connection] = None
+                self._put_off(connection)
             else:
                 self._receive(connection, max_bytes, max_lines)
 
+    def _put_off(self, connection: Connection) -> None:
+        """Leave a connection to the next turn."""
+        self._waiting[connection] = None
+        self._connections.watch(connection)
+
     def _receive(self, connection: Connection, max_bytes: int, max_lines: int) -> None:
-        self._with_input.pop(connection, None)
-        if connection.is_closing and connection.has_input:
+        if not connection.takes_input:
             return
         lines = connection.receive(max_bytes, max_lines)
         self._pace.use(len(lines) or 1)
@@ -231,7 +235,7 @@ class Worker(threading.Thread):
             self._connections.touched[connection] = None
         self._connections.receive(connection, lines)
         if connection.has_input:
-            self._with_input[connection] = None
+            self._connections.watch(connection)
 
     def _take_inbox(self) -> None:
         """Deliver the batches of the inbox, and do its calls, in order."""
