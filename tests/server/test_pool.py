@@ -8,10 +8,12 @@ from contextlib import suppress
 
 import pytest
 
-from chatkit import Server
+from chatkit import Limits, Server
 from chatkit.room.room import Room
-from tests.helpers.inside import interrupt_starts
+from chatkit.server import pool
+from tests.helpers.inside import interrupt_starts, workers_of
 from tests.helpers.peers import DEADLINE, Peer
+from tests.helpers.servers import Serve
 
 
 def test_a_dead_worker_ends_the_server(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
@@ -78,3 +80,22 @@ def test_a_start_that_is_interrupted_leaves_no_thread(
     for thread in set(threading.enumerate()) - before:
         thread.join(DEADLINE)
     assert not caplog.records
+
+
+@pytest.mark.parametrize("how", [b"exit\n", b"GET / HTTP/1.1\r\n\r\n", b"/json 0\nexit\n"])
+def test_few_connections_are_kept_after_their_end(serve: Serve, monkeypatch: pytest.MonkeyPatch, how: bytes) -> None:
+    """Peers that leave and don't close give their place back; only so many keep a descriptor meanwhile."""
+    monkeypatch.setattr(pool, "ending_places", lambda: 4)
+    started = serve(threads=1, limits=Limits(max_clients=3, drain_seconds=100, stall_seconds=100))
+    talker, reader = started.peers(2)
+    talker.send((b"x" * 1000 + b"\n") * 1000)
+    reader.lines(1000)
+    for _ in range(20):
+        leaver = started.peer(receive_buffer=4096)
+        leaver.send(how)
+        started.events.wait_for("leave")
+    for _ in range(2):  # the turn in which the second answer is written begins after that of the last end
+        talker.send(b"/sync\n")
+        talker.pass_over(b"synced")
+    (worker,) = workers_of(started.server)
+    assert worker.load <= 2 + 4

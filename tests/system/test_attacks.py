@@ -156,7 +156,7 @@ def test_refused_peers_take_few_descriptors(attack: Attack) -> None:
     attack.start("--max-clients", "100")
     with attack.connections(2000), attack.peers(1) as (late,):
         assert late.rest() == b"*** the room is full\n"
-        assert attack.descriptors < 100 + 64 + 50
+        assert attack.descriptors < 100 + 256 + 50
 
 
 @pytest.mark.parametrize("attack", ["tls"], indirect=True)

@@ -72,7 +72,7 @@ def test_the_descriptor_limit_is_raised_and_fitted(run: Run, monkeypatch: pytest
     soft, hard = re.findall(r"Max open files\s+(\d+)\s+(\d+)", limits)[0]
     assert soft == hard != "100"
     monkeypatch.setattr(resource, "getrlimit", lambda which: (100, 100))
-    assert (fit_to_fd_limit(10_000), fit_to_fd_limit(10)) == (100 - RESERVED, 10)
+    assert (fit_to_fd_limit(10_000), fit_to_fd_limit(10)) == (100 - RESERVED - 100 // 8, 10)
     monkeypatch.setattr(resource, "getrlimit", lambda which: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     assert fit_to_fd_limit(10_000) == 10_000
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import os
 import sys
 from contextlib import suppress
 
 logger = logging.getLogger("chatkit")
 
-# Descriptors that are not members': streams, listener, selectors and wakers, the spare, refused connections.
+# Descriptors of no connection: streams, listener, selectors and wakers, the spare, the history.
 RESERVED = 32
+# Connections that are about to end: of members that have left, of refused peers. At the most an eighth of the limit.
+MAX_ENDING = 256
 
 EXHAUSTED = {errno.EMFILE, errno.ENFILE}
 
@@ -26,17 +29,27 @@ def raise_fd_limit() -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
+def ending_places() -> int:
+    """Return how many connections that are about to end may be kept at one time."""
+    return int(min(MAX_ENDING, _limit() // 8))
+
+
 def fit_to_fd_limit(clients: int) -> int:
     """Return how many of `clients` connections fit under the descriptor limit; log a warning if not all do."""
-    if sys.platform == "win32":
-        return clients
-    import resource
-
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    fit = clients if soft == resource.RLIM_INFINITY else max(1, min(clients, soft - RESERVED))
+    fit = int(max(1, min(clients, _limit() - RESERVED - ending_places())))
     if fit < clients:
         logger.warning("max_clients is %d, not %d: raise the descriptor limit (ulimit -n) for more", fit, clients)
     return fit
+
+
+def _limit() -> float:
+    """Return how many descriptors this process may have."""
+    if sys.platform == "win32":
+        return math.inf
+    import resource
+
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return math.inf if soft == resource.RLIM_INFINITY else soft
 
 
 class SpareDescriptor:

@@ -7,6 +7,7 @@ import math
 import selectors
 import time
 from collections.abc import Sequence
+from itertools import islice
 
 from chatkit.events import Error
 from chatkit.limits import Limits
@@ -51,7 +52,7 @@ class Connections:
         self._selector = selector
         self.share = share
         self._all: set[Connection] = set()
-        self._refused: set[Connection] = set()
+        self._ending: dict[Connection, None] = {}  # those that are about to end, the oldest first
         self._behind: set[Connection] = set()
         self._cut: dict[Connection, str] = {}  # those that the server disconnected, and why
         self._dropped: dict[Connection, str] = {}  # the number of lines that some of these had to give up at once
@@ -71,16 +72,21 @@ class Connections:
         """The time (`time.monotonic`) when `tick` must be called at the latest."""
         return self._deadlines.next
 
-    def add(self, connection: Connection, *, is_refused: bool = False) -> None:
+    def add(self, connection: Connection, *, is_ending: bool = False) -> None:
         """Own a connection; safe from any thread."""
         self._all.add(connection)
-        if is_refused:
-            self._refused.add(connection)
+        if is_ending:
+            self._ending[connection] = None
 
     @property
-    def refused(self) -> int:
-        """The number of connections that get the reason of their refusal and nothing else."""
-        return len(self._refused)
+    def ending(self) -> int:
+        """The number of connections that are about to end."""
+        return len(self._ending)
+
+    def close_oldest(self, number: int) -> None:
+        """Close connections that are about to end, the oldest first, until at most so many are left."""
+        for connection in list(islice(self._ending, max(0, len(self._ending) - number))):
+            self._close(connection)
 
     def arm(self, connection: Connection) -> None:
         """Set the deadline of a connection from its `due`, unless it is closed: a refusal may close it at once."""
@@ -128,6 +134,9 @@ class Connections:
 
         If a replay is unfinished, the conversation ends after it.
         """
+        if connection not in self._all:  # closed already
+            return
+        self._ending[connection] = None
         if connection.member:
             self.subscribers.remove(connection.member)
             if connection in self._cut:
@@ -280,7 +289,7 @@ class Connections:
         if self.subscribers.end_replay(connection):
             reset_on_close(connection.transport)  # the rest of the replay is missing: a reset shows that
         self._behind.discard(connection)
-        self._refused.discard(connection)
+        self._ending.pop(connection, None)
         self._deadlines.clear(connection)
         cut = self._cut.pop(connection, None)
         self._give_up_at.pop(connection, None)

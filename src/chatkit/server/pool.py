@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from chatkit.errors import JoinRefused
 from chatkit.limits import Limits
+from chatkit.net.descriptors import ending_places
 from chatkit.net.sockets import Address
 from chatkit.net.transport import PlainTransport
 from chatkit.room.room import Room
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
 FAILED_GRACE_SECONDS = 1.0
 # A thread that is asked to end has at least so long, whatever the grace; it takes milliseconds.
 HARD_SECONDS = 0.5
-# Refused peers that each worker keeps until they have read why; further ones are told and closed at once.
-MAX_REFUSED = 64
 
 logger = logging.getLogger("chatkit")
 
@@ -92,6 +91,7 @@ class WorkerPool:
             name, share = f"chatkit-worker-{number}", self._budget.share()
             accept_waiting = acceptor.accept_waiting
             worker = Worker(name, self._room, self._limits, accept_waiting, self.fail, self._auth, share)
+            worker.max_ending = max(1, ending_places() // self._threads)
             self._workers.append(worker)
         self._lifecycle.advance(ServerState.RUNNING)  # hooks may use the server from the first connection on
         for thread in (*self._workers, acceptor):
@@ -154,7 +154,7 @@ class WorkerPool:
             else:
                 self._room.join(address, partial(worker.admit, connection))
         except JoinRefused as refusal:
-            if worker.refused < MAX_REFUSED:
+            if worker.ending < worker.max_ending:
                 worker.refuse(connection, refusal.reason)
             else:
                 turn_away(sock, refusal.reason)

@@ -19,6 +19,7 @@ from itertools import accumulate
 
 from chatkit.events import Notice
 from chatkit.limits import Limits
+from chatkit.net.descriptors import MAX_ENDING
 from chatkit.net.sockets import LONGEST_WAIT_SECONDS, Address, Waker
 from chatkit.protocol.formats import TEXT
 from chatkit.room.batch import Batch, Encoded, Received, Subscribe
@@ -62,6 +63,9 @@ class Worker(threading.Thread):
         failed: called as failed(error) in this thread when an exception ends it; its connections are closed then.
         auth: the room's password, or None.
         share: its share of the server's budget of private bytes.
+
+    Attributes:
+        max_ending: how many connections that are about to end it keeps, until the room ends.
     """
 
     def __init__(
@@ -82,6 +86,7 @@ class Worker(threading.Thread):
         self._selector = selectors.DefaultSelector()
         self._waker = Waker(self._selector)
         self.share = share or Budget(limits).share()
+        self.max_ending = MAX_ENDING
         self._connections = Connections(limits, self._selector, self.share)
         self._subscribers = self._connections.subscribers
         self._replays = Replays(room.publisher, limits, self._connections, self.post)
@@ -97,9 +102,9 @@ class Worker(threading.Thread):
         return len(self._connections)
 
     @property
-    def refused(self) -> int:
-        """The number of refused connections that it owns."""
-        return self._connections.refused
+    def ending(self) -> int:
+        """The number of connections that are about to end."""
+        return self._connections.ending
 
     @property
     def counters(self) -> Counters:
@@ -125,7 +130,7 @@ class Worker(threading.Thread):
 
     def refuse(self, connection: Connection, reason: str) -> None:
         """Take over a refused connection: it receives the reason and the end of stream."""
-        self._connections.add(connection, is_refused=True)
+        self._connections.add(connection, is_ending=True)
         self.post(partial(self._refuse, connection, reason))
 
     def stop(self, deadline: float, all_read: threading.Barrier) -> None:
@@ -165,6 +170,8 @@ class Worker(threading.Thread):
         self._take_inbox()
         self._replays.tick()
         self._connections.tick()
+        if not self._stopping:
+            self._connections.close_oldest(self.max_ending)
         return has_read
 
     def _patience(self) -> float | None:
