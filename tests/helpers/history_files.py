@@ -60,11 +60,11 @@ def write(path: Path, messages: Sequence[Message], *, indexed: int | None = None
     return connection
 
 
-def fill(path: Path, messages: int = MESSAGES) -> None:
-    """Make a history with so many messages."""
+def fill(path: Path, messages: int = MESSAGES, text: str = "x" * 60) -> None:
+    """Make a history with so many messages, each with this text."""
     history = SqliteHistory(path)
     history.open()
-    history.append([Message("ada", f"kept {number} {'x' * 60}", number, 1.0) for number in range(1, messages + 1)])
+    history.append([Message("ada", f"kept {number} {text}", number, 1.0) for number in range(1, messages + 1)])
     history.close()
 
 

@@ -18,11 +18,12 @@ import pytest
 
 from chatkit import Message
 from chatkit.history.base import HistoryError
-from chatkit.history.sqlite import maintenance, queries
+from chatkit.history.sqlite import files, maintenance, queries
 from chatkit.history.sqlite.maintenance import STEP_SECONDS
 from chatkit.history.sqlite.queries import VERSION
 from chatkit.history.sqlite.store import RESERVED_IDS, SqliteHistory
 from tests.helpers.history_contract import ALL, TIME, DurableContract, said
+from tests.helpers.history_files import indexing
 from tests.helpers.inside import checkpoint, crash, drop_cached_pages, reader_of, unsaved_ranges, writer_of
 
 Open = Callable[..., SqliteHistory]
@@ -91,6 +92,34 @@ def test_sync(open_history: Open, sync: str, level: int) -> None:
     """SQLite is told how much a commit waits for the disk."""
     history = open_history(sync=sync)
     assert writer_of(history).execute("PRAGMA synchronous").fetchone() == (level,)
+
+
+def test_no_connection_makes_temporary_files(path: Path, open_history: Open) -> None:
+    """SQLite keeps in memory all that it would put into a file in some folder: the writer, the reader, a search."""
+    history = open_history()
+    with closing(files.connect(path, mode="ro")) as of_a_search:
+        for connection in (writer_of(history), reader_of(history), of_a_search):
+            assert connection.execute("PRAGMA temp_store").fetchone() == (2,)
+
+
+@indexing
+@pytest.mark.parametrize("match", ["", "plo AND loy"])
+@pytest.mark.parametrize("backwards", [False, True])
+def test_a_search_sorts_nothing(path: Path, open_history: Open, match: str, backwards: bool) -> None:
+    """It finds messages in the order that it shows: a chunk of a common word costs no look at all its messages."""
+    history = open_history()
+    history.append(said(1, 2, 3, text="deployed"))
+    tidy_up(history)
+    with closing(files.connect(path, mode="ro")) as connection:
+        statements = list[str]()
+        connection.set_trace_callback(statements.append)
+        found = queries.find(connection, 1, 3, 0.0, match, 2, backwards=backwards)
+        connection.set_trace_callback(None)
+        (query,) = [each for each in statements if each.endswith("LIMIT 2")]
+        plan = str(connection.execute(f"EXPLAIN QUERY PLAN {query}").fetchall())
+    assert [row[0] for row in found] == ([3, 2] if backwards else [1, 2])
+    assert "SEARCH messages" in plan
+    assert "TEMP B-TREE" not in plan
 
 
 def test_ids_are_never_given_again_after_a_crash(open_history: Open) -> None:

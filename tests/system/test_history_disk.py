@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
@@ -17,15 +18,16 @@ import pytest
 
 from chatkit.history.sqlite.store import SqliteHistory
 from tests.helpers.commands import BIN, Run, Running, err_line, start_server, stop
-from tests.helpers.history_files import fill, indexing
+from tests.helpers.history_files import MESSAGES, fill, indexing
 from tests.helpers.marks import needs
 from tests.helpers.peers import DEADLINE
 from tests.helpers.servers import Serve
-from tests.helpers.witness import BACK, LOST, REFUSING, Talk, beside, rows, tampering
+from tests.helpers.witness import BACK, LOST, REFUSING, Talk, Talker, Witness, beside, rows, tampering, wait_until
 
 pytestmark = pytest.mark.once
 
 MOST_LOG_BYTES = 24 * 1024 * 1024
+PRUNED, INDEXED = "SELECT min(id) FROM messages", "SELECT indexed FROM state"
 
 tracing = needs(shutil.which("strace"), "strace")
 
@@ -175,6 +177,58 @@ def test_a_full_disk_at_the_start(run: Run, tmp_path: Path) -> None:
     assert "Traceback" not in err
 
 
+# Run a command in a namespace where nothing but the folder $1 can be written.
+READ_ONLY = """
+    mount --bind "$1" "$1"
+    for each in / /tmp /var/tmp /dev/shm; do mount -o remount,bind,ro $each; done 2>/dev/null
+    (: > /tmp/probe) 2>/dev/null || { shift; exec "$@"; }
+"""
+
+
+def read_only(folder: Path, *command: str) -> list[str]:
+    """Return a command that runs where nothing but a folder can be written."""
+    program = [str(BIN / command[0]) if "/" not in command[0] else command[0], *command[1:]]
+    return [shutil.which("unshare") or "unshare", "-rm", "sh", "-c", READ_ONLY, "sh", str(folder), *program]
+
+
+def read_only_works() -> bool:
+    if not mount_works():
+        return False
+    with tempfile.TemporaryDirectory() as folder:
+        return subprocess.run(read_only(Path(folder), "/bin/true"), capture_output=True).returncode == 0
+
+
+@needs(read_only_works(), "mount namespaces")
+@indexing
+def test_no_folder_for_temporary_files(run: Run, talk: Talk, tmp_path: Path) -> None:
+    """In a container with a read-only root every message is kept, replayed, indexed, found and pruned all the same."""
+    path = tmp_path / "chat.db"
+    fill(path, MESSAGES, f"deployed {'x' * 3000}")
+    server = run(*read_only(tmp_path, "chat-server", "--port", "0", "--history", str(path)))
+    port = server.line().rpartition(":")[2]
+    talker = talk(port)
+    (last,) = talker.say("asked")
+    with Witness(port, 0) as asker:
+        asker.wait_for("message", "asked")
+    assert [number for number, _ in asker.seen] == [*range(1, last + 1)]
+    wait_for(path, INDEXED, talker)
+    talker.close()
+    assert stop(server) == ""
+    status, out, err = run(*read_only(tmp_path, "chat-history", str(path), "--grep", "deployed")).ends()
+    assert (status, out.count("deployed"), err) == (0, MESSAGES, "")
+    server = run(*read_only(tmp_path, "chat-server", "--port", "0", "--history", str(path), "--history-keep", "10"))
+    talker = talk(server.line().rpartition(":")[2])
+    wait_for(path, PRUNED, talker)
+    talker.close()
+    assert stop(server) == ""
+
+
+def wait_for(path: Path, query: str, talker: Talker) -> None:
+    """Let the talker say something again and again until maintenance is done with the first messages."""
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as reader:
+        wait_until(lambda: reader.execute(query).fetchone()[0] >= MESSAGES, talker)
+
+
 def test_a_file_that_may_not_be_written(run: Run, tmp_path: Path) -> None:
     """One line says so; the file is as it was, and nothing is left beside."""
     path = tmp_path / "chat.db"
@@ -226,9 +280,6 @@ def test_a_flood_leaves_a_small_log(run: Run, talk: Talk, tmp_path: Path, option
     assert "history" not in stop(server)
     kept = len(rows(path))
     assert 1000 <= kept < 10_000 if options else kept == sent + len(["end", "after"])
-
-
-PRUNED, INDEXED = "SELECT min(id) FROM messages", "SELECT indexed FROM state"
 
 
 @pytest.mark.parametrize(("keep", "done"), [(10, PRUNED), pytest.param(None, INDEXED, marks=indexing)])

@@ -17,19 +17,20 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import Any, TypeVar
 
 from chatkit.events import Message
 from chatkit.history.base import HistoryError
 from chatkit.history.sqlite import queries
-from chatkit.history.sqlite.files import FOREIGN, check_version
+from chatkit.history.sqlite.files import FOREIGN, check_version, connect
 from chatkit.protocol.names import name_key
 
 # A thousand of the longest lines are 8 MB; a thousand short ones take ten times as long to read as the file to open.
 CHUNK_ROWS = 1000
 # A few trigrams of a pattern find every message that has all of them; more only leave fewer messages to compare.
 MAX_TRIGRAMS = 32
+# A server locks the file for a moment when it ends, or recovers from a crash.
+BUSY_SECONDS = 5.0
 END_OF_TIME = 253_402_214_400.0  # 9999-12-31: a datetime has no later day in every time zone
 
 _DAMAGED = "is damaged; restore a backup"
@@ -201,9 +202,9 @@ class _Reader:
 
     def _read_once(self, query: Callable[[sqlite3.Connection], _T], *, immutable: bool) -> _T:
         """Return a query's result. immutable: SQLite takes no lock, and makes no log beside the file."""
-        uri = f"{Path(self._path).as_uri()}?mode=ro{'&immutable=1' if immutable else ''}"
+        mode = "ro&immutable=1" if immutable else "ro"
         try:
-            with closing(sqlite3.connect(uri, uri=True, isolation_level=None)) as connection:
+            with closing(connect(self._path, mode=mode, busy_seconds=BUSY_SECONDS)) as connection:
                 connection.execute("PRAGMA query_only = ON")
                 connection.execute("BEGIN")
                 check_version(self._name, *queries.identify(connection))

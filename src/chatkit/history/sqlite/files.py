@@ -123,16 +123,27 @@ class Lock:
             os.close(descriptor)
 
 
-def connect(path: Path, *, mode: str) -> sqlite3.Connection:
-    """Return a connection that commits each statement by itself. mode: rw or ro."""
-    return sqlite3.connect(
-        f"file:{quote(os.fspath(path))}?mode={mode}",
+def connect(path: str | Path, *, mode: str, busy_seconds: float = BUSY_SECONDS) -> sqlite3.Connection:
+    """Return a connection that commits each statement by itself, and needs no folder for temporary files.
+
+    Args:
+        mode: rw, ro, or `ro&immutable=1` to take no lock and make no log beside the file.
+        busy_seconds: how long to wait for a lock.
+    """
+    connection = sqlite3.connect(
+        f"file:{quote(os.fsencode(path))}?mode={mode}",
         uri=True,
-        timeout=BUSY_SECONDS,
+        timeout=busy_seconds,
         isolation_level=None,
         check_same_thread=False,
         cached_statements=16,  # one for a thousand rows takes 200 KB
     )
+    try:
+        connection.execute("PRAGMA temp_store = MEMORY")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def open_writer(path: Path, lock: Lock, *, sync: str) -> sqlite3.Connection:

@@ -54,19 +54,24 @@ MAX_READ_ROWS = 1000
 
 KINDS = {"message": Message, "action": Action}
 
-# A row's `before` is the length of the lines before it: of each its text, and about a hundred bytes around that.
+# Messages up to the last one that has less than a number of bytes before it. A line takes its text, and about a hundred
+# bytes around that. Only ids and lengths are summed up: a table of the texts would be too large for a cache.
 _SELECT = """
-    SELECT json_group_array(json_array(kind, sender, text, id, time)) FROM (
-        SELECT *, sum(length(text) + 100) OVER (ORDER BY id) - length(text) - 100 AS before FROM (
-            SELECT * FROM messages WHERE id > ? AND id <= ? ORDER BY id LIMIT ?
-        )
-    ) WHERE before < ?
+    SELECT json_group_array(json_array(kind, sender, text, id, time)) FROM messages WHERE id > :after AND id <= (
+        SELECT max(id) FROM (
+            SELECT id, sum(bytes) OVER (ORDER BY id) - bytes AS before FROM (
+                SELECT id, length(text) + 100 AS bytes FROM messages WHERE id > :after AND id <= :upto
+                ORDER BY id LIMIT :rows
+            )
+        ) WHERE before < :bytes
+    )
 """
 
 _COLUMNS = "SELECT messages.id, time, sender, kind, messages.text FROM"
-_SCAN = f"{_COLUMNS} messages WHERE id BETWEEN :first AND :last"
+_SCAN = f"{_COLUMNS} messages WHERE id BETWEEN :first AND :last AND time >= :since ORDER BY id"
+# Ordered by the index's own id: then it finds no more than a chunk, and nothing is sorted.
 _MATCH = f"""{_COLUMNS} search CROSS JOIN messages ON messages.id = search.rowid
-    WHERE search MATCH :match AND search.rowid BETWEEN :first AND :last"""
+    WHERE search MATCH :match AND search.rowid BETWEEN :first AND :last AND time >= :since ORDER BY search.rowid"""
 
 
 @contextmanager
@@ -180,7 +185,8 @@ def insert(connection: sqlite3.Connection, messages: Sequence[Message]) -> None:
 
 def select(connection: sqlite3.Connection, after: int, upto: int, max_bytes: int) -> list[Message]:
     """Return the first messages above `after` up to `upto`: at least one if there is one, about `max_bytes` in all."""
-    (found,) = connection.execute(_SELECT, (after, upto, MAX_READ_ROWS, max(1, max_bytes))).fetchone()
+    values = {"after": after, "upto": upto, "rows": MAX_READ_ROWS, "bytes": max(1, max_bytes)}
+    (found,) = connection.execute(_SELECT, values).fetchone()
     return [KINDS[kind](*fields) for kind, *fields in json.loads(found) if kind in KINDS]
 
 
@@ -266,7 +272,6 @@ def find(
         match: an FTS5 query for the index; empty to read all rows.
         backwards: begin with the newest.
     """
-    query = f"""{_MATCH if match else _SCAN} AND time >= :since
-        ORDER BY messages.id {"DESC" if backwards else "ASC"} LIMIT :rows"""
+    query = f"{_MATCH if match else _SCAN} {'DESC' if backwards else 'ASC'} LIMIT :rows"
     values = {"first": first, "last": last, "since": since, "match": match, "rows": rows}
     return connection.execute(query, values).fetchall()
