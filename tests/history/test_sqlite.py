@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import logging
+import shutil
 import sqlite3
 import stat
 import time
@@ -18,13 +21,16 @@ import pytest
 
 from chatkit import Message
 from chatkit.history.base import HistoryError
-from chatkit.history.sqlite import files, maintenance, queries
+from chatkit.history.search import browse
+from chatkit.history.sqlite import files, locks, maintenance, queries
 from chatkit.history.sqlite.maintenance import STEP_SECONDS
 from chatkit.history.sqlite.queries import VERSION
 from chatkit.history.sqlite.store import RESERVED_IDS, SqliteHistory
 from tests.helpers.history_contract import ALL, TIME, DurableContract, said
 from tests.helpers.history_files import indexing
 from tests.helpers.inside import checkpoint, crash, drop_cached_pages, reader_of, unsaved_ranges, writer_of
+from tests.helpers.leaks import open_descriptors
+from tests.helpers.marks import needs
 
 Open = Callable[..., SqliteHistory]
 
@@ -205,10 +211,11 @@ def test_a_foreign_file_is_left_alone(path: Path, open_history: Open) -> None:
         (newer, r"newer chatkit .*; upgrade chatkit$"),
         (text, "isn't a history"),
     ):
+        file.chmod(0o644)
         before = file.read_bytes()
         with pytest.raises(HistoryError, match=problem):
             SqliteHistory(file).open()
-        assert file.read_bytes() == before
+        assert (file.read_bytes(), stat.S_IMODE(file.stat().st_mode)) == (before, 0o644)
         assert not file.with_name(f"{file.name}-lock").exists()
 
 
@@ -295,6 +302,94 @@ def test_rows_that_are_no_messages(path: Path, open_history: Open) -> None:
         history.read(0, ALL, ALL)
 
 
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (BlockingIOError(errno.EAGAIN, ""), "another server keeps its history in"),
+        (OSError(errno.ENOLCK, ""), "can't be locked: No locks available; choose a folder on another file system"),
+        (OSError(errno.EOPNOTSUPP, ""), "can't be locked: Operation not supported"),
+    ],
+)
+@pytest.mark.parametrize("lock", ["flock", pytest.param("fcntl", marks=needs(locks.SET_LOCK, "locks of open files"))])
+def test_a_lock_that_fails(
+    path: Path, open_history: Open, monkeypatch: pytest.MonkeyPatch, lock: str, error: OSError, words: str
+) -> None:
+    """The reason is told as it is; only a lock of another server is called that. No lock file is left."""
+    before = open_descriptors(everything=True)
+
+    def fail(*arguments: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patched:
+        patched.setattr(fcntl, lock, fail)
+        with pytest.raises(HistoryError, match=words):
+            open_history()
+    assert open_descriptors(everything=True) == before
+    open_history().append(said(1))
+
+
+@needs(locks.SET_LOCK, "locks of open files")
+def test_a_kernel_without_locks_of_open_files(open_history: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lock file does."""
+
+    def fail(*arguments: object) -> None:
+        raise OSError(errno.EINVAL, "")
+
+    monkeypatch.setattr(fcntl, "fcntl", fail)
+    open_history().append(said(1))
+
+
+@pytest.mark.parametrize("suffixes", [[""], ["", "-wal", "-shm"]])
+def test_a_copy_that_others_can_read(
+    path: Path, open_history: Open, caplog: pytest.LogCaptureFixture, suffixes: list[str]
+) -> None:
+    """Its owner alone can read it from the next start on, with everything beside it. One line says so."""
+    history = open_history()
+    history.append(said(1))
+    for suffix in suffixes:
+        shutil.copyfile(f"{path}{suffix}", path.with_name(f"copy.db{suffix}"))
+        path.with_name(f"copy.db{suffix}").chmod(0o644)
+    copy = SqliteHistory(path.with_name("copy.db"))
+    copy.open()
+    copy.append(said(copy.newest_id + 1))
+    assert {stat.S_IMODE(file.stat().st_mode) for file in path.parent.iterdir()} == {0o600}
+    copy.close()
+    copy.open()
+    copy.close()
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{path.with_name('copy.db')} could be read by others; now its owner alone can"
+    ]
+
+
+def test_a_name_that_is_not_utf_8(path: Path) -> None:
+    """Any name that a file can have will do, for a search, too."""
+    path = path.with_name("caf\udce9 #1?%41.db")
+    with closing(SqliteHistory(path)) as history:
+        history.open()
+        history.append(said(1, 2))
+        assert [message.id for message in history.read(0, ALL, ALL)] == [1, 2]
+        assert [message.id for message in browse(path)] == [1, 2]
+    assert [message.id for message in browse(path)] == [1, 2]
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+@pytest.mark.parametrize("name", ["chat.db", r"a \b	c.db"])
+def test_a_file_that_is_mounted_alone(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """It is refused, since its log would stay behind: mount the folder."""
+    path = path.with_name(name)
+    escaped = str(path).replace("\\", r"\134").replace(" ", r"\040").replace("\t", r"\011")
+    mounts = tmp_path / "mountinfo"
+    mounts.write_text(f"22 1 8:1 / / rw - ext4 /dev/sda rw\n29 22 8:1 /x.db {escaped} rw - ext4 /dev/sda rw\n")
+    monkeypatch.setattr(locks, "MOUNTS", str(mounts))
+    path.touch()
+    with pytest.raises(HistoryError, match=r"is mounted alone, without the files beside it; mount its folder instead$"):
+        SqliteHistory(path).open()
+    assert {file.name for file in tmp_path.iterdir()} == {"mountinfo", name}
+    mounts.unlink()
+    with closing(SqliteHistory(path)) as history:
+        history.open()
+
+
 @pytest.mark.parametrize("missing", ["folder/chat.db", "."])
 def test_a_file_that_cannot_be(tmp_path: Path, missing: str) -> None:
     """No such folder, or a folder: one line."""
@@ -302,8 +397,13 @@ def test_a_file_that_cannot_be(tmp_path: Path, missing: str) -> None:
         SqliteHistory(tmp_path / missing).open()
 
 
-def test_one_server_per_file(path: Path, open_history: Open) -> None:
-    """A second one is refused, in this process or another, until the first has ended."""
+@pytest.mark.parametrize("content_lock", [True, False])
+def test_one_server_per_file(
+    path: Path, open_history: Open, monkeypatch: pytest.MonkeyPatch, content_lock: bool
+) -> None:
+    """A second one is refused, in this process or another, until the first has ended; by the lock file alone, too."""
+    if not content_lock:
+        monkeypatch.setattr(locks, "SET_LOCK", None)
     history = open_history()
     with pytest.raises(HistoryError, match="another server"):
         open_history()

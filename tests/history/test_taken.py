@@ -12,9 +12,13 @@ from pathlib import Path
 import pytest
 
 from chatkit.history.base import HistoryError
+from chatkit.history.sqlite import locks
 from chatkit.history.sqlite.store import RESERVED_IDS, SqliteHistory
 from tests.helpers.history_contract import ALL, said
 from tests.helpers.inside import checkpoint, crash, drop_cached_pages
+from tests.helpers.marks import needs
+
+linux = needs(locks.SET_LOCK, "locks of open files (Linux)")
 
 Open = Callable[[], SqliteHistory]
 
@@ -85,8 +89,86 @@ def test_another_server_has_taken_the_name(path: Path, start: Open) -> None:
     assert ids_after_kill(path) == [1, 2, 3, 4, 5, 6]
 
 
-def test_another_server_has_taken_the_file(path: Path, start: Open) -> None:
-    """After `rm chat.db-lock` both have the same file: the first one writes nothing to it any more, also at its end."""
+@linux
+@pytest.mark.parametrize("removed", ["chat.db-lock", "chat.db-*"])
+def test_the_file_itself_is_locked(path: Path, start: Open, removed: str) -> None:
+    """After `rm chat.db-lock` a second server is refused all the same; the first one locks a new lock file."""
+    history = start()
+    history.append(said(1))
+    remove(path, removed)
+    for _ in range(2):
+        with pytest.raises(HistoryError, match="another server keeps"):
+            start()
+        history.append(said(history.newest_id + 1))
+    assert ids(history) == [1, 2, 3]
+    history.close()
+    assert list(inodes(path)) == ["chat.db"]
+
+
+@linux
+def test_a_file_that_is_renamed(path: Path, start: Open) -> None:
+    """Under its new name it is still the first server's, until that has let go of it."""
+    history = start()
+    history.append(said(1, 2))
+    other = SqliteHistory(path.rename(path.with_name("other.db")))
+    with pytest.raises(HistoryError, match=r"another server keeps its history in .*other\.db"):
+        other.open()
+    history.append(said(3))
+    other.open()
+    other.append(said(RESERVED_IDS + 1))
+    assert (ids(history), ids(other)) == ([3], [1, 2, RESERVED_IDS + 1])
+    other.close()
+
+
+@linux
+def test_a_locked_file_in_place_of_ours(path: Path, start: Open) -> None:
+    """Another server's file that gets our name isn't written: appends fail until that server has ended."""
+    other = SqliteHistory(path.with_name("other.db"))
+    other.open()
+    other.append(said(1))
+    checkpoint(other)
+    history = start()
+    path.with_name("other.db").rename(path)
+    for _ in range(2):
+        with pytest.raises(HistoryError, match="another server keeps"):
+            history.append(said(2))
+    assert history.maintain(idle=True) == math.inf
+    other.close()
+    history.append(said(2))
+    assert ids(history) == [1, 2]
+
+
+def test_a_second_name_is_refused(path: Path, start: Open) -> None:
+    """A hard link would have a lock and a log of its own. One line says so, and nothing is made beside it."""
+    with closing(SqliteHistory(path)) as history:
+        history.open()
+    link = path.with_name("link.db")
+    link.hardlink_to(path)
+    for name in (path, link):
+        with pytest.raises(HistoryError, match=rf"{name} has a second name \(hard link\).*; remove one$"):
+            SqliteHistory(name).open()
+    assert sorted(inodes(path)) == ["chat.db", "link.db"]
+    link.unlink()
+    start()
+
+
+def test_a_second_name_for_a_file_in_use(path: Path, start: Open) -> None:
+    """The first server goes on as it was; a second one is refused under either name."""
+    history = start()
+    link = path.with_name("link.db")
+    link.hardlink_to(path)
+    with pytest.raises(HistoryError, match="hard link"):
+        SqliteHistory(link).open()
+    history.append(said(1))
+    assert ids_after_kill(path) == [1]
+
+
+def test_another_server_has_taken_the_file(path: Path, start: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a system can't lock the file itself, `rm chat.db-lock` lets a second server in.
+
+    The first one then writes nothing to the file any more, also at its end.
+    """
+    monkeypatch.setattr(locks, "SET_LOCK", None)
     first = start()
     first.append(said(1, 2))
     remove(path, "*-lock")
@@ -106,9 +188,10 @@ def test_another_server_has_taken_the_file(path: Path, start: Open) -> None:
 @pytest.mark.parametrize("removed", ["chat.db*", "chat.db-lock"])
 @pytest.mark.parametrize("end", [SqliteHistory.close, crash])
 def test_another_server_came_and_went(
-    path: Path, start: Open, removed: str, end: Callable[[SqliteHistory], None]
+    path: Path, start: Open, removed: str, end: Callable[[SqliteHistory], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It may come again at any moment, so its files are still left alone."""
+    monkeypatch.setattr(locks, "SET_LOCK", None)
     first = start()
     first.append(said(1))
     remove(path, removed)
@@ -134,8 +217,11 @@ def test_a_name_that_is_taken_unnoticed(path: Path, start: Open) -> None:
 
 
 @pytest.mark.parametrize(("removed", "kept"), [("chat.db-lock", [1, 2]), ("chat.db*", [2])])
-def test_the_lock_file_is_removed_and_nobody_comes(path: Path, start: Open, removed: str, kept: list[int]) -> None:
+def test_the_lock_file_is_removed_and_nobody_comes(
+    path: Path, start: Open, removed: str, kept: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It is locked anew with the next message, in a new file if that was removed, too: a second server is refused."""
+    monkeypatch.setattr(locks, "SET_LOCK", None)
     history = start()
     history.append(said(1))
     remove(path, removed)

@@ -19,7 +19,7 @@ import pytest
 from chatkit.history.sqlite.store import SqliteHistory
 from tests.helpers.commands import BIN, Run, Running, err_line, start_server, stop
 from tests.helpers.history_files import MESSAGES, fill, indexing
-from tests.helpers.marks import needs
+from tests.helpers.marks import mount_works, needs
 from tests.helpers.peers import DEADLINE
 from tests.helpers.servers import Serve
 from tests.helpers.witness import BACK, LOST, REFUSING, Talk, Talker, Witness, beside, rows, tampering, wait_until
@@ -115,11 +115,6 @@ def test_a_checkpoint_that_fails(run: Run, talk: Talk, tmp_path: Path) -> None:
     talker.close()
     assert "history" not in stop(server)
     assert rows(path) == talker.witness.seen
-
-
-def mount_works() -> bool:
-    command = ["unshare", "-rm", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]
-    return bool(shutil.which("unshare")) and subprocess.run(command, capture_output=True).returncode == 0
 
 
 @contextmanager

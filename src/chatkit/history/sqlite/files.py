@@ -1,10 +1,11 @@
-"""The file of an SQLite history: lock, make, check and migrate it, put a damaged one aside, put its errors in words."""
+"""The file of an SQLite history: make, check and migrate it, put a damaged one aside, put its errors in words."""
 
 from __future__ import annotations
 
-import fcntl
+import logging
 import os
 import sqlite3
+import stat
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -13,6 +14,9 @@ from urllib.parse import quote
 
 from chatkit.history.base import HistoryError
 from chatkit.history.sqlite import queries
+from chatkit.history.sqlite.locks import ContentLock, NameLock, check_place, inode_of
+
+logger = logging.getLogger("chatkit")
 
 # A backup, or a command in somebody's shell, locks the file for a moment: that isn't trouble yet.
 BUSY_SECONDS = 1.0
@@ -27,6 +31,8 @@ HEADER_BYTES, MAGIC = 100, b"SQLite format 3\0"
 SUFFIXES = ("", "-wal", "-shm", "-journal")
 # By suffix, which file it is; None if there is none.
 Inodes = dict[str, int | None]
+
+OTHERS = 0o077  # the bits of a file's mode for all but its owner
 
 FOREIGN = "isn't a history of chatkit; choose another file"
 
@@ -45,10 +51,6 @@ class DamagedHistory(HistoryError):
     """A file that is a history of chatkit, but isn't whole."""
 
 
-class TakenHistory(HistoryError):
-    """A file that another server has locked."""
-
-
 @contextmanager
 def translate_errors(path: Path) -> Iterator[None]:
     """Raise errors of SQLite and the system as HistoryError, in words."""
@@ -62,65 +64,6 @@ def translate_errors(path: Path) -> Iterator[None]:
         raise HistoryError(f"{words} ({path}, {name or error})") from None
     except OSError as error:
         raise HistoryError(f"{path}: {os.strerror(error.errno) if error.errno else error}") from None
-
-
-class Lock:
-    """The lock of a history's file. While `is_held`, no other server acts on the file, nor on those beside it.
-
-    The lock is one of the kernel (flock), so it ends with the process. It locks the lock file, not its name: once that
-    is removed, another server can lock a new one. So no file is renamed, removed or written before a look at `is_held`.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._file = f"{path}-lock"
-        self._descriptor: int | None = None
-        self._inode: int | None = None  # no other file gets it while the descriptor is open
-
-    @property
-    def is_held(self) -> bool:
-        """Whether the locked file still has its name."""
-        return self._inode is not None and inode_of(self._file) == self._inode
-
-    def acquire(self) -> None:
-        """Lock the file; if the lock file was removed, a new one.
-
-        A lock file that its last owner has just removed locks nothing: then try again with a new one.
-
-        Raises:
-            TakenHistory: another server has locked it.
-        """
-        while True:
-            descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                os.close(descriptor)
-                raise TakenHistory(
-                    f"another server keeps its history in {self._path}; end that server, or choose another file"
-                ) from None
-            if inode_of(self._file) == os.fstat(descriptor).st_ino:
-                break
-            os.close(descriptor)
-        self._close()
-        self._descriptor, self._inode = descriptor, os.fstat(descriptor).st_ino
-
-    def check(self) -> None:
-        """Raise TakenHistory unless the lock is held."""
-        if not self.is_held:
-            raise TakenHistory(f"the lock of {self._path} is lost")
-
-    def release(self) -> None:
-        """Let other servers have the file."""
-        with suppress(OSError):
-            if self.is_held:
-                os.unlink(self._file)
-        self._close()
-
-    def _close(self) -> None:
-        descriptor, self._descriptor, self._inode = self._descriptor, None, None
-        if descriptor is not None:
-            os.close(descriptor)
 
 
 def connect(path: str | Path, *, mode: str, busy_seconds: float = BUSY_SECONDS) -> sqlite3.Connection:
@@ -146,13 +89,15 @@ def connect(path: str | Path, *, mode: str, busy_seconds: float = BUSY_SECONDS) 
     return connection
 
 
-def open_writer(path: Path, lock: Lock, *, sync: str) -> sqlite3.Connection:
+def open_writer(path: Path, lock: NameLock, content: ContentLock, *, sync: str) -> sqlite3.Connection:
     """Open a history for writing: make it if there is none, migrate it if an older chatkit wrote it.
 
     A damaged file isn't migrated: it can be put aside as it is.
     """
     create_if_missing(path, lock)
-    check_header(path)
+    content.acquire(path)
+    check_header(path, content.descriptor)
+    make_private(path, content.descriptor)
     writer = connect(path, mode="rw")
     try:
         application_id, version = queries.identify(writer)  # after a crash the log may know better than the header
@@ -181,17 +126,14 @@ def open_reader(path: Path) -> sqlite3.Connection:
     return reader
 
 
-def create_if_missing(path: Path, lock: Lock) -> None:
+def create_if_missing(path: Path, lock: NameLock) -> None:
     """Make a new history, readable for its owner alone, if there is no file or an empty one.
 
     It is made under another name and renamed at the end: killed halfway, it leaves nothing that the next start would
     take for a history.
     """
-    if path.exists() and not path.is_file():
-        # Renaming over it would replace it: think of /dev/null.
-        raise HistoryError(f"{path} isn't an ordinary file; choose another file")
+    check_place(path)  # renaming over it would replace it: think of /dev/null
     if size_of(path):
-        os.close(os.open(path, os.O_RDWR | os.O_CLOEXEC))  # refuse a read-only file now
         return
     if size_of(f"{path}-wal"):
         raise DamagedHistory(f"{path} is damaged (nothing but its log is left)")
@@ -213,19 +155,33 @@ def create_if_missing(path: Path, lock: Lock) -> None:
         raise
 
 
-def check_header(path: Path) -> None:
+def check_header(path: Path, descriptor: int) -> None:
     """Raise HistoryError if the file isn't a history of chatkit, DamagedHistory if it was one."""
-    with open(path, "rb") as file:
-        header = file.read(HEADER_BYTES)
+    header = os.pread(descriptor, HEADER_BYTES, 0)
     if not header.strip(b"\0"):
         raise DamagedHistory(f"{path} is damaged (it begins with zeros)")
     if not header.startswith(MAGIC):
         raise HistoryError(f"{path} {FOREIGN}")
     check_version(path, int.from_bytes(header[68:72], "big"), int.from_bytes(header[60:64], "big"))
     page_bytes, pages = int.from_bytes(header[16:18], "big"), int.from_bytes(header[28:32], "big")
-    is_whole = path.stat().st_size >= pages * (65536 if page_bytes == 1 else page_bytes)
+    is_whole = os.fstat(descriptor).st_size >= pages * (65536 if page_bytes == 1 else page_bytes)
     if not is_whole and not size_of(f"{path}-wal"):  # else the log may have the rest
         raise DamagedHistory(f"{path} is damaged (its end is missing)")
+
+
+def make_private(path: Path, descriptor: int) -> None:
+    """Make a file, and those beside it, readable for their owner alone. Log a line if they weren't."""
+    mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
+    if not mode & OTHERS:
+        return
+    try:
+        os.fchmod(descriptor, mode & ~OTHERS)
+        for beside in (f"{path}{suffix}" for suffix in SUFFIXES[1:]):  # SQLite makes them like the file, changes none
+            with suppress(FileNotFoundError):
+                os.chmod(beside, mode & ~OTHERS)
+        logger.warning("%s could be read by others; now its owner alone can", path)
+    except PermissionError:
+        logger.warning("%s can be read by others, and belongs to another user: chmod 600 it", path)
 
 
 def check_version(path: str | Path, application_id: int, version: int) -> None:
@@ -237,7 +193,7 @@ def check_version(path: str | Path, application_id: int, version: int) -> None:
         raise HistoryError(f"{path} was written by a newer chatkit ({known}); upgrade chatkit")
 
 
-def put_aside(path: Path, inodes: Inodes, lock: Lock) -> Path:
+def put_aside(path: Path, inodes: Inodes, lock: NameLock) -> Path:
     """Rename a damaged file together with its log. Return its new name, which no file had."""
     stem = f"{path}.damaged-{time.strftime('%Y%m%d-%H%M%S')}"
     aside = Path(stem)
@@ -251,7 +207,7 @@ def put_aside(path: Path, inodes: Inodes, lock: Lock) -> Path:
     return aside
 
 
-def remove_log(path: Path, inodes: Inodes, lock: Lock) -> None:
+def remove_log(path: Path, inodes: Inodes, lock: NameLock) -> None:
     """Clear away the log of a file that was renamed: a new file of this name must not take it for its own.
 
     A log that still has messages is renamed, never deleted.
@@ -266,7 +222,7 @@ def remove_log(path: Path, inodes: Inodes, lock: Lock) -> None:
             beside.unlink()
 
 
-def _is_ours(path: Path, suffix: str, inodes: Inodes, lock: Lock) -> bool:
+def _is_ours(path: Path, suffix: str, inodes: Inodes, lock: NameLock) -> bool:
     """Tell whether a name still belongs to the file that had it when `inodes` was made. Raises without the lock."""
     lock.check()
     return inodes.get(suffix) is not None and inode_of(f"{path}{suffix}") == inodes[suffix]
@@ -275,14 +231,6 @@ def _is_ours(path: Path, suffix: str, inodes: Inodes, lock: Lock) -> bool:
 def inodes_of(path: Path) -> Inodes:
     """Return which files make up the database now. Their inodes are theirs alone while they are open."""
     return {suffix: inode_of(f"{path}{suffix}") for suffix in SUFFIXES}
-
-
-def inode_of(path: str | Path) -> int | None:
-    """Return which file has this name now; None if there is none."""
-    try:
-        return os.stat(path).st_ino
-    except FileNotFoundError:
-        return None
 
 
 def size_of(path: str | Path) -> int:

@@ -15,7 +15,8 @@ from pathlib import Path
 from chatkit.events import Message
 from chatkit.history.base import History, HistoryError
 from chatkit.history.sqlite import files, queries
-from chatkit.history.sqlite.files import DamagedHistory, TakenHistory, translate_errors
+from chatkit.history.sqlite.files import DamagedHistory, translate_errors
+from chatkit.history.sqlite.locks import ContentLock, NameLock, TakenHistory, inode_of
 from chatkit.history.sqlite.maintenance import Maintenance
 
 logger = logging.getLogger("chatkit")
@@ -64,7 +65,7 @@ class SqliteHistory(History):
         self._names = {suffix: f"{self._path}{suffix}" for suffix in files.SUFFIXES}
         self._sync, self._keep, self._days = sync, keep, days
         self._reader_lock = threading.RLock()
-        self._lock = files.Lock(self._path)
+        self._lock, self._content = NameLock(self._path), ContentLock()
         self._is_open = self._is_taken = False
         self._writer: sqlite3.Connection | None = None
         self._reader: sqlite3.Connection | None = None
@@ -162,7 +163,7 @@ class SqliteHistory(History):
         """Open the file for writing. A file that is new to a running epoch goes on with the epoch and its ids."""
         with translate_errors(self._path):
             try:
-                writer = files.open_writer(self._path, self._lock, sync=self._sync)
+                writer = files.open_writer(self._path, self._lock, self._content, sync=self._sync)
                 try:
                     self._load_state(writer)
                     self._replace_reader()
@@ -281,7 +282,7 @@ class SqliteHistory(History):
 
     def _has_moved(self, suffix: str) -> bool:
         """Tell whether a file that is open has lost its name."""
-        return files.inode_of(self._names[suffix]) != self._inodes.get(suffix)
+        return inode_of(self._names[suffix]) != self._inodes.get(suffix)
 
     def _release_renamed(self, writer: sqlite3.Connection, name: str | Path) -> None:
         """Write the log into the file, wherever it is now, and close it. Remove no files but its own."""
@@ -323,3 +324,4 @@ class SqliteHistory(History):
                 if connection:
                     connection.close()
         self._reader = self._writer = self._maintenance = None
+        self._content.release()
