@@ -481,6 +481,91 @@ def test_days(path: Path, open_history: Open) -> None:
     assert [message.id for message in history.read(0, ALL, ALL)] == [2, 4]
 
 
+@pytest.mark.parametrize(
+    ("ages", "kept"),
+    [
+        ([3, 2, 20_000, 1], [2, 3, 4]),  # said in 1970, as an empty battery has it
+        ([20_000, 3, 2, 1], [3, 4]),
+        ([3, 3, -30, 3, 2, -30, 1], [5, 6, 7]),  # a month ahead: the next message tells its age
+        ([3, -30, -30, 2], [2, 3, 4]),
+        ([-30, -30], [1, 2]),
+        ([3, 3], []),
+    ],
+)
+def test_days_beside_a_wrong_clock(open_history: Open, ages: list[int], kept: list[int]) -> None:
+    """Messages that were said under one protect nothing that is old, and take nothing with them that is young."""
+    now = time.time()
+    history = open_history(days=2.5)
+    history.append([Message("ada", "x", number, now - age * 86400) for number, age in enumerate(ages, 1)])
+    tidy_up(history)
+    assert [message.id for message in history.read(0, ALL, ALL)] == kept
+
+
+class Clocks:
+    """The clocks that maintenance sees: one that can be set, and one that can't."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = self.steady = 1_800_000_000.0
+        steady = {"monotonic": lambda: self.steady, "clock_gettime": lambda clock: self.steady}
+        monkeypatch.setattr(maintenance, "time", SimpleNamespace(time=lambda: self.now, **steady))
+
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+        self.steady += seconds
+
+
+DAY = 86400.0
+
+
+@pytest.fixture
+def clocks(monkeypatch: pytest.MonkeyPatch) -> Clocks:
+    return Clocks(monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("jump", "words"),
+    [
+        (30 * DAY, "clock jumped ahead by 30 days, 0:00:00: messages grow old by the time before that, until the next"),
+        (-30 * DAY, "clock jumped back by 30 days, 0:00:00: messages grow old that much later"),
+    ],
+)
+def test_a_clock_that_jumps_prunes_nothing(
+    open_history: Open, clocks: Clocks, caplog: pytest.LogCaptureFixture, jump: float, words: str
+) -> None:
+    """It is noticed, and said once. Messages go when they are old by the time before it; and so when it is over."""
+    history = open_history(days=2)
+    history.append([Message("ada", "x", 1, clocks.now - DAY), Message("ada", "x", 2, clocks.now)])
+
+    def ids_after(seconds: float) -> list[int | None]:
+        clocks.wait(seconds)
+        history.append([])
+        history.maintain(idle=True)
+        return [message.id for message in history.read(0, ALL, ALL)]
+
+    assert ids_after(0) == [1, 2]
+    clocks.now += jump
+    assert ids_after(0.9 * DAY) == [1, 2]
+    assert ids_after(0.2 * DAY) == ([2] if jump > 0 else [1, 2])
+    clocks.now -= jump
+    assert ids_after(0) == [2]
+    assert [words in record.getMessage() for record in caplog.records] == [True]
+
+
+def test_small_steps_of_the_clock_are_followed(open_history: Open, clocks: Clocks) -> None:
+    """As a time server makes them: each moves the end of `days` by as much."""
+    history = open_history(days=1)
+    history.append([Message("ada", "x", 1, clocks.now)])
+    for _ in range(100):
+        clocks.now += 59
+        history.maintain(idle=True)
+    clocks.wait(DAY - 100 * 59 - 1)
+    history.maintain(idle=True)
+    assert len(history.read(0, ALL, ALL)) == 1
+    clocks.wait(2)
+    history.maintain(idle=True)
+    assert not history.read(0, ALL, ALL)
+
+
 def test_all_of_it_is_pruned(open_history: Open) -> None:
     """Newcomers aren't told of that, also after the next start."""
     history = open_history(days=1)
@@ -494,7 +579,7 @@ def test_all_of_it_is_pruned(open_history: Open) -> None:
 def test_pruning_keeps_up_with_a_flood(path: Path, open_history: Open, monkeypatch: pytest.MonkeyPatch) -> None:
     """One step, however slow, removes more than was said since the step before, also while nobody pauses."""
     ticks = count(step=0.6 * STEP_SECONDS)
-    monkeypatch.setattr(maintenance, "time", SimpleNamespace(time=time.time, monotonic=lambda: next(ticks)))
+    monkeypatch.setattr(maintenance, "time", SimpleNamespace(**vars(time) | {"monotonic": lambda: next(ticks)}))
     history = open_history(keep=100)
     for start in range(1, 50_001, 5000):
         history.append(said(*range(start, start + 5000)))

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import sqlite3
 import time
 from collections.abc import Sequence
+from datetime import timedelta
 
 from chatkit.events import Message
 from chatkit.history.base import estimated_bytes
 from chatkit.history.sqlite import queries
+
+logger = logging.getLogger("chatkit")
 
 # With sync="normal" a power failure loses at most the commits since the last checkpoint.
 CHECKPOINT_SECONDS = 10.0
@@ -21,8 +25,42 @@ MIN_ROWS, MAX_ROWS = 250, 20_000
 STEP_SECONDS = 0.005
 # How often to look for messages older than `days`.
 AGE_SECONDS = 60.0
+# A clock that is set by so much at once has jumped. Less is followed: a message is pruned that much earlier.
+JUMP_SECONDS = 60.0
+JUMPED_AHEAD = "the system's clock jumped ahead by %s: messages grow old by the time before that, until the next start"
+JUMPED_BACK = "the system's clock jumped back by %s: messages grow old that much later"
+STEADY_CLOCK: int | None = getattr(time, "CLOCK_BOOTTIME", getattr(time, "CLOCK_MONOTONIC", None))
 # How long to leave the index to the next pause of the chat.
 PAUSE_SECONDS = 0.1
+
+
+class AgeClock:
+    """The time by which messages grow old: the system's, except that it never jumps ahead.
+
+    A clock that jumps ahead would make messages old that aren't. So it goes on from its time before, until the next
+    start or until the system's jumps back. A jump back is followed: messages only stay longer. The log says it once.
+    """
+
+    def __init__(self) -> None:
+        self._offset = time.time() - steady_time()  # before any jump
+        self._has_warned = False
+
+    def now(self) -> float:
+        """Return the Unix time in seconds."""
+        steady = steady_time()
+        offset = time.time() - steady
+        jump = offset - self._offset
+        if abs(jump) <= JUMP_SECONDS:
+            self._offset = offset
+        elif not self._has_warned:
+            self._has_warned = True
+            logger.warning(JUMPED_AHEAD if jump > 0 else JUMPED_BACK, timedelta(seconds=round(abs(jump))))
+        return steady + min(offset, self._offset)
+
+
+def steady_time() -> float:
+    """Return the seconds since some moment, also those while the machine slept, where it counts them."""
+    return time.monotonic() if STEADY_CLOCK is None else time.clock_gettime(STEADY_CLOCK)
 
 
 class Maintenance:
@@ -31,14 +69,16 @@ class Maintenance:
     Args:
         writer: the only connection that writes to the file.
         days: the age in days at which messages are pruned, None for never.
+        clock: the time by which that is judged.
 
     Attributes:
         pruned_upto: the highest id that was pruned, 0 if none was.
     """
 
-    def __init__(self, writer: sqlite3.Connection, days: float | None) -> None:
+    def __init__(self, writer: sqlite3.Connection, days: float | None, clock: AgeClock) -> None:
         self._writer = writer
         self._days = days
+        self._clock = clock
         self._log_bytes = 0  # committed since the last checkpoint
         self._log_since = math.inf
         self._appended = 0  # messages since the last step that pruned
@@ -81,11 +121,12 @@ class Maintenance:
         """Prune until the given time. Tell whether there is more to prune."""
         if oldest_to_keep is None and self._days is None:
             return False
-        oldest_time = time.time() - self._days * 86400 if self._days else -math.inf
+        now = self._clock.now() if self._days else math.inf
+        oldest_time = now - self._days * 86400 if self._days else -math.inf
         rows = max(MIN_ROWS, min(2 * self._appended, MAX_ROWS))
         self._appended = 0
         while time.monotonic() < until:
-            upto = queries.last_to_prune(self._writer, rows, oldest_to_keep or 0, oldest_time)
+            upto = queries.last_to_prune(self._writer, rows, oldest_to_keep or 0, oldest_time, now)
             if upto is None:
                 return False
             queries.prune(self._writer, upto, has_index=self._has_index())

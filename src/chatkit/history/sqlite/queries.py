@@ -67,6 +67,13 @@ _SELECT = """
     )
 """
 
+_OLDEST = "(SELECT id, time FROM messages ORDER BY id LIMIT :rows)"
+_LAST_TO_PRUNE = f"""
+    SELECT max(id) FROM {_OLDEST} WHERE (id < :keep OR time < :oldest_time) AND id < (
+        SELECT coalesce(min(id), 1 << 62) FROM {_OLDEST} WHERE id >= :keep AND time BETWEEN :oldest_time AND :now
+    )
+"""
+
 _COLUMNS = "SELECT messages.id, time, sender, kind, messages.text FROM"
 _SCAN = f"{_COLUMNS} messages WHERE id BETWEEN :first AND :last AND time >= :since ORDER BY id"
 # Ordered by the index's own id: then it finds no more than a chunk, and nothing is sorted.
@@ -196,12 +203,20 @@ def read_end(connection: sqlite3.Connection) -> None:
     select(connection, max(0, newest - MAX_READ_ROWS), newest, 1 << 30)
 
 
-def last_to_prune(connection: sqlite3.Connection, rows: int, oldest_to_keep: int, oldest_time: float) -> int | None:
-    """Return the highest id below `oldest_to_keep`, or older than `oldest_time`, among the oldest `rows` messages."""
-    (found,) = connection.execute(
-        "SELECT max(id) FROM (SELECT id, time FROM messages ORDER BY id LIMIT ?) WHERE id < ? OR time < ?",
-        (rows, oldest_to_keep, oldest_time),
-    ).fetchone()
+def last_to_prune(
+    connection: sqlite3.Connection, rows: int, oldest_to_keep: int, oldest_time: float, now: float
+) -> int | None:
+    """Return the id up to which the oldest `rows` messages are to be pruned, None if none is.
+
+    It stops at the first message that is young enough. A time in the future says nothing: the next message decides.
+
+    Args:
+        oldest_to_keep: messages with lower ids are pruned in any case.
+        oldest_time: the earliest time of a message that is young enough.
+        now: the latest one.
+    """
+    values = {"rows": rows, "keep": oldest_to_keep, "oldest_time": oldest_time, "now": now}
+    (found,) = connection.execute(_LAST_TO_PRUNE, values).fetchone()
     return found  # type: ignore[no-any-return]
 
 

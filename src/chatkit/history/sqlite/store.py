@@ -17,7 +17,7 @@ from chatkit.history.base import History, HistoryError
 from chatkit.history.sqlite import files, queries
 from chatkit.history.sqlite.files import DamagedHistory, translate_errors
 from chatkit.history.sqlite.locks import ContentLock, NameLock, TakenHistory, inode_of
-from chatkit.history.sqlite.maintenance import Maintenance
+from chatkit.history.sqlite.maintenance import AgeClock, Maintenance
 
 logger = logging.getLogger("chatkit")
 
@@ -70,6 +70,7 @@ class SqliteHistory(History):
         self._writer: sqlite3.Connection | None = None
         self._reader: sqlite3.Connection | None = None
         self._maintenance: Maintenance | None = None
+        self._clock = AgeClock()
         self._inodes: files.Inodes = {}  # of the files that are open
         self._reserved = 0  # ids up to this one are reserved in the file
         self._unsaved_unused: list[tuple[int, int]] = []
@@ -85,7 +86,7 @@ class SqliteHistory(History):
         """
         with translate_errors(self._path):
             self._lock.acquire()
-        self._is_open, self._is_taken = True, False
+        self._is_open, self._is_taken, self._clock = True, False, AgeClock()
         try:
             try:
                 self._connect()
@@ -173,7 +174,7 @@ class SqliteHistory(History):
             finally:
                 self._inodes = files.inodes_of(self._path)
             self._writer = writer
-            self._maintenance = Maintenance(writer, self._days)
+            self._maintenance = Maintenance(writer, self._days, self._clock)
             return writer
 
     def _replace_reader(self) -> None:
@@ -319,9 +320,10 @@ class SqliteHistory(History):
 
     def _disconnect(self) -> None:
         """Close both connections; the reader's once no read is under way."""
-        with self._reader_lock, suppress(sqlite3.Error):
-            for connection in (self._reader, self._writer):
-                if connection:
-                    connection.close()
-        self._reader = self._writer = self._maintenance = None
-        self._content.release()
+        with self._reader_lock:
+            with suppress(sqlite3.Error):
+                for connection in (self._reader, self._writer):
+                    if connection:
+                        connection.close()
+            self._reader = self._writer = self._maintenance = None
+            self._content.release()
