@@ -8,7 +8,8 @@ import time
 
 import pytest
 
-from chatkit import Limits, Message, Server
+from chatkit import Limits, Member, Message, Server
+from chatkit.server import lifecycle
 from tests.helpers.inside import read_without_end, wait_for_end, workers_of
 from tests.helpers.marks import over_tls
 from tests.helpers.peers import DEADLINE, Peer, flood
@@ -177,6 +178,49 @@ def test_a_signal_handler_may_interrupt_a_shutdown_by_another(serve: Serve) -> N
         stalls.close()
     assert len(interrupted) == 1
     assert interrupted[0] < 0.1
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["at once", "half a second later"])
+def test_a_second_ctrl_c(monkeypatch: pytest.MonkeyPatch, late: bool) -> None:
+    """At once after the first it changes nothing: messages are delivered. Later it ends the wait for the end."""
+
+    class Impatient(EventLog):
+        def on_leave(self, member: Member, reason: str) -> None:
+            if member.name == ann.name:
+                signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)  # in `shutdown`
+
+    def say_and_interrupt(*arguments: object) -> bool:
+        ann.send(b"last\n")
+        handler.wait_for("message")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(lifecycle, "SECOND_SIGNAL_SECONDS", 0 if late else DEADLINE)
+    monkeypatch.setattr(lifecycle.Lifecycle, "wait_for", say_and_interrupt)
+    handler = Impatient()
+    server = Server(port=0, handler=handler, limits=Limits(drain_seconds=0.3))
+    server.start()
+    ann, bob = Peer(server.port), Peer(server.port)
+    with pytest.raises(KeyboardInterrupt):
+        server.serve_forever()
+    assert any(worker.is_alive() for worker in workers_of(server)) == late
+    server.shutdown()
+    assert bob.rest() == f"{ann.name}: last\n".encode()
+    ann.close()
+    bob.close()
+
+
+def test_an_end_without_a_thread_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It needs none."""
+
+    def refuse(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with Server(port=0) as server, monkeypatch.context() as patch:
+        peer = Peer(server.port)
+        patch.setattr(threading.Thread, "start", refuse)
+        server.shutdown()
+        assert peer.rest() == b""
+    peer.close()
 
 
 def test_a_hook_that_starts_its_server_is_refused() -> None:

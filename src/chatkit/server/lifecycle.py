@@ -14,7 +14,13 @@ A state is never entered again: a server starts once.
 from __future__ import annotations
 
 import threading
+import time
+from collections.abc import Callable
 from enum import IntEnum
+
+# GNU `timeout`, supervisors, and shells that signal a process group send a signal twice within microseconds. A person
+# that means it twice needs longer.
+SECOND_SIGNAL_SECONDS = 0.5
 
 
 class ServerState(IntEnum):
@@ -45,3 +51,38 @@ class Lifecycle:
         """Wait until this state, or a later one, is entered. Returns False after `timeout` seconds."""
         with self._changed:
             return self._changed.wait_for(lambda: self.state >= state, timeout)
+
+
+def finish(end: Callable[[], None]) -> None:
+    """Call `end` in a thread of its own, and wait for it.
+
+    A KeyboardInterrupt within SECOND_SIGNAL_SECONDS is raised when all is done, a later one at once. Neither cuts `end`
+    short: an interrupted `Thread.join` would take a thread that runs for a dead one (Python 3.11 and 3.12).
+    """
+    done, until = threading.Event(), time.monotonic() + SECOND_SIGNAL_SECONDS
+    raised = list[BaseException]()
+
+    def end_and_tell() -> None:
+        try:
+            end()
+        except BaseException as error:
+            raised.append(error)
+        finally:
+            done.set()
+
+    thread = threading.Thread(target=end_and_tell, name="chatkit-end", daemon=True)
+    try:
+        thread.start()
+    except RuntimeError:  # the system has no thread left
+        end()
+        return
+    while not done.is_set():
+        try:
+            done.wait()
+        except KeyboardInterrupt as error:
+            if time.monotonic() > until:
+                raise
+            raised.append(error)
+    thread.join()
+    if raised:
+        raise raised[0]

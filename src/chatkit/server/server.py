@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -23,7 +24,7 @@ from chatkit.room.members import Member
 from chatkit.room.publisher import Publisher
 from chatkit.room.room import Room
 from chatkit.server.acceptor import listen
-from chatkit.server.lifecycle import Lifecycle, ServerState
+from chatkit.server.lifecycle import Lifecycle, ServerState, finish
 from chatkit.server.login import PasswordAuth
 from chatkit.server.pool import WorkerPool
 from chatkit.server.stats import Stats
@@ -97,6 +98,7 @@ class Server:
         self._address: Address | None = None
         self._life = threading.Lock()  # held by `start` and `shutdown`
         self._changed_by: int | None = None  # the thread that holds `_life`
+        self._ending = threading.Lock()
         self._is_interrupted = False  # that thread, by a call of `shutdown`
 
     def start(self) -> None:
@@ -156,6 +158,7 @@ class Server:
             grace: seconds until it returns at the latest; pending bytes of members that don't read are dropped then.
 
         Raises:
+            KeyboardInterrupt: at the end, if it comes within half a second; later ones at once.
             RuntimeError: an exception had ended a thread of the server; or a hook called this method, which would wait
                 for itself.
         """
@@ -166,10 +169,14 @@ class Server:
             self._is_interrupted = True
             return  # a signal handler: the call that it interrupts goes on afterwards, and ends the server
         with self._changing():
-            self._pool.end(grace)
-            self._lifecycle.advance(ServerState.STOPPED)
+            finish(partial(self._end, time.monotonic() + grace))
         if failure := self._pool.failure:
             raise RuntimeError(f"a thread of the server died: {failure!r}") from failure
+
+    def _end(self, deadline: float) -> None:
+        with self._ending:  # an interrupted `shutdown` leaves it running
+            self._pool.end(deadline - time.monotonic())
+            self._lifecycle.advance(ServerState.STOPPED)
 
     @contextmanager
     def _changing(self) -> Iterator[None]:

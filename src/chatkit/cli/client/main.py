@@ -28,6 +28,7 @@ from chatkit.cli.common import (
     reason,
     version_option,
 )
+from chatkit.cli.signals import end_on_signals
 from chatkit.limits import Limits
 from chatkit.net.sockets import host_and_port
 from chatkit.protocol.names import check_name
@@ -90,6 +91,7 @@ def main(as_json: bool, once: bool, reconnect: bool, **options: Any) -> None:
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     probe = f"/{secrets.token_hex(3)}"[: options["max_line_bytes"]]
     output = QuietOutput(probe) if once else JsonOutput() if as_json else _text_output(reconnect)
+    end_on_signals("SIGINT")
     try:
         queue = QUEUED_LINES if reconnect else 0
         client = _join(events=as_json or once, reconnect=reconnect, queue=queue, **options)

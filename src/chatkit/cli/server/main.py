@@ -6,10 +6,10 @@ import errno
 import logging
 import os
 import select
-import signal
 import sys
 import threading
 from dataclasses import fields
+from functools import partial
 from typing import Any
 
 import click
@@ -25,6 +25,7 @@ from chatkit.cli.server.options import (
     tls_options,
 )
 from chatkit.cli.server.transcript import LogPrinter, Printer, Transcript
+from chatkit.cli.signals import end_on_signals, reload_on_hangup
 from chatkit.history.base import HistoryError
 from chatkit.net.descriptors import raise_fd_limit
 from chatkit.net.sockets import host_and_port
@@ -66,7 +67,8 @@ def main(host: str, port: int, **options: Any) -> None:
     """Start a chat room, and print its messages.
 
     Join it with `chat-client`, or with plain `nc 127.0.0.1 12345`: each line goes to all other members, the line
-    `exit` leaves, `/help` lists the room's commands. Ctrl-C ends the room after every message has been delivered.
+    `exit` leaves, `/help` lists the room's commands. Ctrl-C, SIGTERM, or the end of its terminal ends the room after
+    every message has been delivered; SIGHUP otherwise reloads the certificate.
 
     Each option can also be set in the environment, --max-clients as CHATKIT_MAX_CLIENTS.
     """
@@ -80,8 +82,8 @@ def main(host: str, port: int, **options: Any) -> None:
         options["history"] = make_history(options)
         server = _server(host, port, Transcript(out, protection.warn_if_exposed), protection, **options)
         logger.addHandler(log)
-        _exit_on_signals()
-        protection.reload_on_sighup(server)
+        end = end_on_signals("SIGINT", "SIGTERM", "SIGBREAK", at_first=_start_watchdog)
+        reload_on_hangup(partial(protection.reload, server), end)
         raise_fd_limit()
         server.serve_forever(GRACE_SECONDS)
     except KeyboardInterrupt:
@@ -118,17 +120,7 @@ def _end_by_force() -> None:
     os._exit(1)
 
 
-def _exit_on_signals() -> None:
-    """Let the first Ctrl-C or SIGTERM raise KeyboardInterrupt, and a second one kill the process at once."""
-    signals = (signal.SIGINT, signal.SIGTERM)
-
-    def interrupt(number: int, frame: object) -> None:
-        for each in signals:
-            signal.signal(each, signal.SIG_DFL)
-        watchdog = threading.Timer(END_SECONDS, _end_by_force)
-        watchdog.daemon = True
-        watchdog.start()
-        raise KeyboardInterrupt
-
-    for each in signals:
-        signal.signal(each, interrupt)
+def _start_watchdog() -> None:
+    watchdog = threading.Timer(END_SECONDS, _end_by_force)
+    watchdog.daemon = True
+    watchdog.start()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import logging
-import signal
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -134,23 +133,20 @@ class Protection:
             hint = "--password-file sets a password, --tls-self-signed encrypts the chat"
             logger.warning("anyone who can reach %s can join, and the chat is unencrypted (%s)", where, hint)
 
-    def reload_on_sighup(self, server: Server) -> None:
-        """Let SIGHUP reload the certificate. If that fails, the old one stays in use, and the log says why."""
+    def reload(self, server: Server) -> None:
+        """Load the certificate again. If that fails, the old one stays in use, and the log says why."""
+        if not self.certificate:
+            logger.warning("there is nothing to reload: the room has no certificate")
+            return
+        from chatkit.tls import server_context
 
-        def reload(number: int, frame: object) -> None:
-            from chatkit.tls import server_context
-
-            assert self.certificate
-            try:
-                server.set_tls(server_context(self.certificate, self.key))
-                logger.warning("%s is in use for new connections", self.certificate)
-            except OSError as error:
-                logger.warning(
-                    "the old certificate stays in use: %s: %s", self.certificate, describe_certificate_error(error)
-                )
-
-        if self.certificate:
-            signal.signal(signal.SIGHUP, reload)
+        try:
+            server.set_tls(server_context(self.certificate, self.key))
+            logger.warning("%s is in use for new connections", self.certificate)
+        except OSError as error:
+            logger.warning(
+                "the old certificate stays in use: %s: %s", self.certificate, describe_certificate_error(error)
+            )
 
 
 def make_protection(
