@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import sys
 from collections.abc import Callable
@@ -25,10 +26,54 @@ version_option = click.version_option(__version__, "--version", prog_name="chatk
 NO_SUCH_HOST = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)}
 
 
+# For a service named chatkit, Kubernetes sets CHATKIT_PORT=tcp://10.96.0.12:12345 in every container beside it.
+_SERVICE = re.compile(r"(tcp|udp|sctp)://.*")
+
+
+class Option(click.Option):
+    """An option that can also be set in the environment. Errors name its variable then."""
+
+    def resolve_envvar_value(self, ctx: click.Context) -> str | None:
+        """Return the variable's value, but pass over one that describes a service."""
+        value = super().resolve_envvar_value(ctx)
+        if value is not None and _SERVICE.fullmatch(value):
+            if not ctx.resilient_parsing:
+                words = f"{self.envvar}={value} is passed over: it describes a service (Kubernetes)"
+                complain(str(ctx.command.name), words)
+            return None
+        if value is not None:
+            _variables(ctx).append(str(self.envvar))
+        return value
+
+    def get_error_hint(self, ctx: click.Context | None) -> str:
+        """Return the name of the option, or of its variable, for an error."""
+        is_variable = ctx is not None and self.envvar in _variables(ctx)
+        return f"{self.envvar} in the environment" if is_variable else super().get_error_hint(ctx)
+
+
+class Command(click.Command):
+    """A command whose errors about several options name those that were set in the environment."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except click.UsageError as error:
+            variables = ", ".join(_variables(ctx))
+            found = f" (in the environment: {variables})" if variables else ""
+            raise click.UsageError(f"{error.format_message()}{found}", ctx) from None
+
+
+def _variables(ctx: click.Context) -> list[str]:
+    """Return the variables of the environment that were read so far."""
+    variables: list[str] = ctx.meta.setdefault("chatkit.variables", [])
+    return variables
+
+
 def option(name: str, *names: str, **kwargs: Any) -> Callable[[Any], Any]:
     """Return a Click option that can also be set as CHATKIT_<NAME> in the environment."""
     envvar = "CHATKIT" + name.removeprefix("-").replace("-", "_").upper()
-    return click.option(name, *names, envvar=envvar, show_default=True, **kwargs)
+    return click.option(name, *names, cls=Option, envvar=envvar, show_default=True, **kwargs)
 
 
 password_option = option(

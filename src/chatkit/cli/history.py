@@ -17,7 +17,7 @@ from typing import Any
 import click
 
 from chatkit import Message
-from chatkit.cli.common import CONTEXT, FILE, abandon, fail, option, reason, version_option
+from chatkit.cli.common import CONTEXT, FILE, Command, abandon, fail, option, reason, version_option
 from chatkit.history.base import HistoryError
 from chatkit.history.search import browse
 from chatkit.protocol.formats import encode_json
@@ -71,7 +71,7 @@ def _check_text(context: click.Context, parameter: click.Parameter, text: str | 
     return text
 
 
-@click.command(context_settings=CONTEXT, help=HELP)
+@click.command(COMMAND, cls=Command, context_settings=CONTEXT, help=HELP)
 @click.argument("file", type=FILE)
 @option("--last", type=click.IntRange(min=1), metavar="N", help="Print only the newest N matches.")
 @option(

@@ -18,6 +18,7 @@ from chatkit.cli.client.trust import KnownHosts, describe_tls_error, make_contex
 from chatkit.cli.common import (
     CHAT_CLIENT,
     CONTEXT,
+    Command,
     abandon,
     complain,
     fail,
@@ -50,7 +51,7 @@ def _checked_name(context: click.Context, parameter: click.Parameter, name: str 
     return name
 
 
-@click.command(context_settings=CONTEXT)
+@click.command(CHAT_CLIENT, cls=Command, context_settings=CONTEXT)
 @option("--host", metavar="HOST", default="127.0.0.1", help="Address or name of the server.")
 @option("--port", type=click.IntRange(1, 65535), metavar="PORT", default=12345, help="Port of the server.")
 @trust_options

@@ -15,7 +15,16 @@ from typing import Any
 import click
 
 from chatkit import Limits, Server
-from chatkit.cli.common import CONTEXT, fail, open_missing_streams, option, password_option, reason, version_option
+from chatkit.cli.common import (
+    CONTEXT,
+    Command,
+    fail,
+    open_missing_streams,
+    option,
+    password_option,
+    reason,
+    version_option,
+)
 from chatkit.cli.server.options import (
     Protection,
     history_options,
@@ -39,7 +48,7 @@ END_SECONDS = 5.0  # then the process ends whatever hangs
 PRINT_SECONDS = 0.3  # for the last lines, on each of stdout and stderr
 
 
-@click.command(context_settings=CONTEXT)
+@click.command(COMMAND, cls=Command, context_settings=CONTEXT)
 @option(
     "--host", metavar="HOST", default="127.0.0.1", help="Address or name to listen on; 0.0.0.0 or :: for all networks."
 )
