@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import pty
+import shutil
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
 import pytest
 
-from tests.helpers.commands import MAINS, invoke
+from tests.helpers.commands import BIN, CONNECTED, MAINS, Run, Running, ended, invoke, read_line, start_server
+from tests.helpers.marks import needs
+from tests.helpers.papers import Papers
+from tests.helpers.peers import DEADLINE
+from tests.helpers.servers import Serve
 
 MISSING = {"chat-server": "--tls-cert", "chat-client": "--tls-ca"}
 FLAGS = [
@@ -59,3 +71,149 @@ def test_a_flag_that_is_false_in_the_environment_is_off(
     monkeypatch.setenv(variable, value)
     arguments = ["file"] if command == "chat-history" else []
     assert MAINS[command].make_context(command, arguments).params[name] is False
+
+
+@pytest.fixture
+def nobody() -> Iterator[str]:
+    """A port that no server can have, and that nobody listens on."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield str(taken.getsockname()[1])
+
+
+HOMELESS = "this user has no home folder (set HOME or XDG_DATA_HOME)"
+
+
+@pytest.mark.parametrize(("command", "option"), [("chat-server", "--tls-self-signed"), ("chat-client", "--tls-trust")])
+@pytest.mark.parametrize("home", ["", "a/relative/one", None])
+def test_a_user_without_a_home(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, nobody: str, command: str, option: str, home: str | None
+) -> None:
+    """Without HOME and an entry in passwd, as in containers: one line, and nothing is written anywhere."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "getuid", lambda: 123_456_789)  # nobody in passwd
+    monkeypatch.delenv("HOME", raising=False)
+    variables = {"XDG_DATA_HOME": "also/relative"} | ({} if home is None else {"HOME": home})
+    assert invoke(command, "--port", nobody, option, **variables) == (1, "", f"{command}: {HOMELESS}\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_home_that_is_no_folder(tmp_path: Path, nobody: str) -> None:
+    """As users of services have: one line."""
+    (tmp_path / "home").write_text("")
+    for command, option in (("chat-server", "--tls-self-signed"), ("chat-client", "--tls-trust")):
+        status, out, err = invoke(command, "--port", nobody, option, XDG_DATA_HOME="", HOME=str(tmp_path / "home"))
+        assert (status, out, err.count("\n")) == (1, "", 1)
+        assert err.endswith(": Not a directory\n")
+
+
+def test_trusted_certificates_that_cannot_be_read(tmp_path: Path) -> None:
+    """One line says why."""
+    (tmp_path / "chatkit").mkdir()
+    (tmp_path / "chatkit" / "known_hosts").write_bytes(b"\xff\n")
+    status, _, err = invoke("chat-client", "--port", "1", "--tls-trust", XDG_DATA_HOME=str(tmp_path))
+    assert status == 1
+    assert err == f"chat-client: cannot read {tmp_path}/chatkit/known_hosts: not valid UTF-8\n"
+
+
+@pytest.mark.parametrize("stdin", ["closed", "a file"])
+def test_no_terminal_for_the_question_of_trust(run: Run, papers: Papers, tmp_path: Path, stdin: str) -> None:
+    """One line on it, and one that names the option for scripts."""
+    _, port = start_server(run, "--tls-cert", str(papers.good))
+    redirect = "<&-" if stdin == "closed" else f"< {papers.good}"
+    command = f"XDG_DATA_HOME={tmp_path} exec {BIN}/chat-client --port {port} --tls-trust {redirect}"
+    status, err = ended(run(shutil.which("bash") or "", "-c", command))
+    unknown, not_trusted = err.splitlines()
+    assert status == 1
+    assert f"is unknown; its fingerprint is {papers.fingerprint(papers.good)}" in unknown
+    assert not_trusted.startswith("chat-client: not trusted (--tls-trust asks on a terminal; ")
+
+
+@pytest.mark.parametrize(("keys", "status"), [(b"\x04", 1), (b"\xff\n", 1), (b"\x03", 130)])
+def test_the_question_of_trust_is_not_answered(
+    run: Run, papers: Papers, tmp_path: Path, keys: bytes, status: int
+) -> None:
+    """The end of input and nonsense are a no; Ctrl-C ends the command as it always does. No traceback."""
+    _, port = start_server(run, "--tls-cert", str(papers.good))
+    master, slave = pty.openpty()
+    streams = dict.fromkeys(("stdin", "stdout", "stderr"), slave)
+    env = os.environ | {"XDG_DATA_HOME": str(tmp_path)}
+    options = {"env": env, "preexec_fn": lambda: os.login_tty(slave)}
+    client = run("chat-client", "--port", port, "--tls-trust", **streams, **options)
+    os.close(slave)
+    _, rest = read_line(master, b"", b"[y/N]: ")
+    os.write(master, keys)
+    assert client.process.wait(DEADLINE) == status
+    assert b"Traceback" not in rest + os.read(master, 65536)
+    os.close(master)
+    assert list(tmp_path.iterdir()) == []
+
+
+@needs(shutil.which("unshare") and os.getuid() == 0, "unshare")
+def test_a_machine_without_devices(run: Run, serve: Serve, tmp_path: Path) -> None:
+    """A container may lack /dev: the room runs, with closed streams too, and so does the client."""
+    bare = 'mount -t tmpfs none /dev; exec "$@"'
+
+    def without_devices(*command: str) -> Running:
+        return run(shutil.which("unshare") or "", "-m", "bash", "-c", bare, "-", *command)
+
+    server = without_devices(str(BIN / "chat-server"), "--port", "0")
+    port = server.line().rpartition(":")[2]
+    client = without_devices(str(BIN / "chat-client"), "--port", port)
+    assert client.line() == CONNECTED
+    client.process.send_signal(signal.SIGINT)
+    assert client.ends() == (130, "", "")
+    assert server.line().startswith("New ")
+    server.process.send_signal(signal.SIGTERM)
+    status, _, err = server.ends()
+    assert (status, err) == (0, "")
+    closed = without_devices("bash", "-c", f"exec {BIN}/chat-client --port {serve().port} <&- 2>&-")
+    assert closed.line() == CONNECTED
+    assert closed.ends()[0] == 0
+
+
+def test_numbers_beyond_64_bits(run: Run, tmp_path: Path) -> None:
+    """As good as the largest number that there is."""
+    beyond, path = str(10**30), str(tmp_path / "chat.db")
+    options = ("--history-keep", beyond, "--replay", beyond, "--history-size", beyond, "--max-pending-bytes", beyond)
+    server, port = start_server(run, "--history", path, *options, "--history-days", "1e300", "--stall-seconds", "1e300")
+    client = run("chat-client", "--port", port, "--once", "--max-line-bytes", beyond)
+    client.type("hi")
+    client.type(f"/json {beyond}")
+    assert client.process.stdin
+    client.process.stdin.close()
+    assert client.process.wait(DEADLINE) == 1  # the room refuses the command
+    assert server.line().startswith("New ")
+    assert server.line().endswith(": hi")
+    server.process.send_signal(signal.SIGTERM)
+    assert server.ends()[0::2] == (0, "")
+    status, out, err = invoke("chat-history", path, "--last", beyond)
+    assert (status, out.endswith(": hi\n"), err) == (0, True, "")
+
+
+@pytest.mark.parametrize("command", ["chat-server", "chat-history"])
+def test_a_current_folder_that_was_removed(run: Run, tmp_path: Path, command: str) -> None:
+    """One line about the history, not about the network."""
+    options = "--port 0 --history chat.db" if command == "chat-server" else "chat.db"
+    folder = f"mkdir {tmp_path}/gone; cd {tmp_path}/gone; rmdir ../gone; exec {BIN}/{command} {options}"
+    status, err = ended(run(shutil.which("bash") or "", "-c", folder))
+    words = "cannot keep the history in chat.db" if command == "chat-server" else "cannot show the history"
+    assert (status, err) == (1, f"{command}: {words}: No such file or directory\n")
+
+
+def test_a_log_of_tls_keys_that_cannot_be_written() -> None:
+    """The error names its file."""
+    status, _, err = invoke("chat-client", "--port", "1", "--tls", SSLKEYLOGFILE="/missing/keys")
+    assert (status, err) == (1, "chat-client: cannot use /missing/keys: No such file or directory\n")
+
+
+@pytest.mark.parametrize(("module", "options"), [("_sqlite3", ["--history", "x"]), ("_ssl", ["--tls-cert", "x"])])
+def test_a_python_without_a_module(run: Run, module: str, options: list[str]) -> None:
+    """As some are built: one line names it. A room that doesn't need it runs."""
+    start = f"import sys; sys.modules['{module}'] = None; from chatkit.cli.server.main import main; main()"
+    status, err = ended(run("python", "-c", start, "--port", "0", *options))
+    assert (status, err.count("\n")) == (1, 1)
+    assert err.startswith("chat-server: this Python lacks a module: ")
+    assert module in err
+    server = run("python", "-c", start, "--port", "0")
+    assert server.line().startswith("Server listening on ")

@@ -126,6 +126,7 @@ def test_parse_text(line: str, event: Event) -> None:
         '{"type":"gap","missing":"many"}',
         '{"type":"message","id":1,"time":"yesterday","from":"1","text":"x"}',
         '{"type":"message","id":1,"time":17,"from":"1","text":"x"}',
+        '{"type":"message","id":1,"time":"9999-12-31T23:59:59-01:00","from":"1","text":"x"}',
         '{"type":"message","time":"2026-11-22T08:40:01.123Z","from":"1","text":"x"}',
         '{"type":"notice","text":"\\ud800"}',
         '{"a":' * 100_000,

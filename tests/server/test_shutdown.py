@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import signal
+import socket
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -119,6 +121,15 @@ def test_shutdown_twice_and_unstarted() -> None:
         server.broadcast("too late")
 
 
+def test_a_shutdown_without_a_bound_in_time(tmp_path: Path) -> None:
+    """Threads can't be waited for so long; the end takes as long as it takes."""
+    server = Server(port=0, history=tmp_path / "chat.db")
+    server.start()
+    server.shutdown(float("inf"))
+    with socket.socket() as probe:
+        assert probe.connect_ex(server.address)
+
+
 def test_serve_forever_until_shutdown() -> None:
     """It starts the server if need be, and returns when another thread shuts it down."""
     listening = threading.Event()
@@ -197,16 +208,16 @@ def test_a_second_ctrl_c(monkeypatch: pytest.MonkeyPatch, late: bool) -> None:
     monkeypatch.setattr(lifecycle, "SECOND_SIGNAL_SECONDS", 0 if late else DEADLINE)
     monkeypatch.setattr(lifecycle.Lifecycle, "wait_for", say_and_interrupt)
     handler = Impatient()
-    server = Server(port=0, handler=handler, limits=Limits(drain_seconds=0.3))
+    server = Server(port=0, handler=handler, limits=Limits(drain_seconds=DEADLINE if late else 0.1))
     server.start()
     ann, bob = Peer(server.port), Peer(server.port)
     with pytest.raises(KeyboardInterrupt):
         server.serve_forever()
     assert any(worker.is_alive() for worker in workers_of(server)) == late
-    server.shutdown()
     assert bob.rest() == f"{ann.name}: last\n".encode()
     ann.close()
     bob.close()
+    server.shutdown()
 
 
 def test_an_end_without_a_thread_left(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,7 +52,7 @@ class Option(click.Option):
 
 
 class Command(click.Command):
-    """A command whose errors about several options name those that were set in the environment."""
+    """A command whose errors name variables of the environment and missing modules."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
@@ -62,6 +62,8 @@ class Command(click.Command):
             variables = ", ".join(_variables(ctx))
             found = f" (in the environment: {variables})" if variables else ""
             raise click.UsageError(f"{error.format_message()}{found}", ctx) from None
+        except ImportError as error:  # modules that some Pythons are built without are loaded when they are needed
+            fail(str(ctx.command.name), f"this Python lacks a module: {error}")
 
 
 def _variables(ctx: click.Context) -> list[str]:
@@ -100,8 +102,8 @@ def complain(command: str, problem: str) -> None:
 
 def abandon(stream: TextIO) -> None:
     """Discard the stream's buffer. At its exit Python would try to write it once more, and perhaps wait for ever."""
-    with open(os.devnull, "w") as nowhere:
-        os.dup2(nowhere.fileno(), stream.fileno())
+    _, nowhere = os.pipe()  # which takes more than a buffer; a container may lack /dev/null
+    os.dup2(nowhere, stream.fileno())
 
 
 def reason(error: OSError | UnicodeError) -> str:
@@ -116,16 +118,27 @@ def reason(error: OSError | UnicodeError) -> str:
 
 
 def open_missing_streams() -> None:
-    """Open descriptors 0 to 2 where they are closed. Else a socket gets such a number, and the output with it."""
-    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
-        pass
+    """Open descriptors 0 to 2 where they are closed. Else a socket gets such a number, and the output with it.
+
+    They read as empty and accept nothing.
+    """
+    descriptor = 0
+    while descriptor <= 2:
+        descriptor, writer = os.pipe()
+        os.close(writer)
     os.close(descriptor)
 
 
-def data_folder() -> Path:
-    """Return the folder for files that the commands make: `$XDG_DATA_HOME/chatkit`, else `~/.local/share/chatkit`."""
-    base = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
-    return Path(base).expanduser() / "chatkit"
+def data_folder(command: str) -> Path:
+    """Return the folder for files that the commands make: `$XDG_DATA_HOME/chatkit`, else `~/.local/share/chatkit`.
+
+    It ends the command with one line if there is no absolute path for it: the current folder is nobody's home.
+    """
+    home = os.path.expanduser("~") if os.environ.get("HOME") != "" else ""
+    for folder in (Path(os.environ.get("XDG_DATA_HOME", "")), Path(home, ".local", "share")):
+        if folder.is_absolute():
+            return folder / "chatkit"
+    fail(command, "this user has no home folder", "set HOME or XDG_DATA_HOME")
 
 
 def read_password(command: str, path: Path | None) -> str | None:

@@ -11,6 +11,7 @@ import math
 import os
 import sqlite3
 import stat
+import sys
 import unicodedata
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -77,7 +78,9 @@ def browse(
     reader = _Reader(os.fspath(path), _Filter(since, sender, text))
     oldest, newest = 1, reader.newest()
     if last is not None:  # find where they begin, then read forwards: no more than a chunk is in memory, however many
-        ids = deque((row[0] for row in islice(reader.rows(oldest, newest, backwards=True), last)), maxlen=1)
+        ids = deque(
+            (row[0] for row in islice(reader.rows(oldest, newest, backwards=True), min(last, sys.maxsize))), maxlen=1
+        )
         oldest = ids[0] if ids else newest + 1
     for number, time, name, kind, said in reader.rows(oldest, newest):
         yield queries.KINDS[kind](name, said, number, time)

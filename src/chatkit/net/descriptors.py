@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import math
-import os
+import socket
 import sys
 from contextlib import suppress
 
@@ -53,19 +53,24 @@ def _limit() -> float:
 
 
 class SpareDescriptor:
-    """A descriptor for the time when there is no other: to accept a peer, tell it so, and close the connection."""
+    """A descriptor for the time when there is no other: to accept a peer, tell it so, and close the connection.
 
-    def __init__(self) -> None:
-        self._descriptor: int | None = os.open(os.devnull, os.O_RDONLY)
+    Args:
+        family: of the listening socket. The spare descriptor is a socket of this kind, which needs nothing else.
+    """
+
+    def __init__(self, family: int) -> None:
+        self._family = family
+        self._socket: socket.socket | None = socket.socket(family)
 
     def give(self) -> None:
         """Free the descriptor for the next accept."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
+        if self._socket:
+            self._socket.close()
+            self._socket = None
 
     def take(self) -> None:
         """Reserve a descriptor again, if there is one."""
-        if self._descriptor is None:
+        if not self._socket:
             with suppress(OSError):
-                self._descriptor = os.open(os.devnull, os.O_RDONLY)
+                self._socket = socket.socket(self._family)

@@ -40,7 +40,7 @@ def _count(value: object) -> int:
 
 
 def _seconds(value: str) -> float:
-    return datetime.fromisoformat(value).timestamp()
+    return datetime.fromisoformat(value).astimezone(UTC).timestamp()  # OverflowError beyond the years of UTC
 
 
 _READ: dict[str, Callable[..., object]] = {"id": _count, "newest": _count, "missing": _count, "time": _seconds}

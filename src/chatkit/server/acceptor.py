@@ -86,7 +86,7 @@ class Acceptor(threading.Thread):
         super().__init__(name="chatkit-acceptor", daemon=True)
         self._listener = listener
         self._limits = limits
-        self._spare = SpareDescriptor()
+        self._spare = SpareDescriptor(listener.family)
         self._accepted = accepted
         self._failed = failed
         self._accepting = threading.Lock()

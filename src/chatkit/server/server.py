@@ -35,6 +35,9 @@ if TYPE_CHECKING:
 # The handler of a signal that comes just before a wait is called after it. So no wait of `serve_forever` is longer.
 SIGNAL_SECONDS = 1.0
 
+# Threads can't be waited for much longer.
+LONGEST_GRACE_SECONDS = threading.TIMEOUT_MAX / 2
+
 
 class Server:
     """A chat room on a TCP port; use it in a `with` block, or call `start` and `shutdown`, or `serve_forever`.
@@ -169,7 +172,7 @@ class Server:
             self._is_interrupted = True
             return  # a signal handler: the call that it interrupts goes on afterwards, and ends the server
         with self._changing():
-            finish(partial(self._end, time.monotonic() + grace))
+            finish(partial(self._end, time.monotonic() + min(grace, LONGEST_GRACE_SECONDS)))
         if failure := self._pool.failure:
             raise RuntimeError(f"a thread of the server died: {failure!r}") from failure
 

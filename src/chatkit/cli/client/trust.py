@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import ssl
-import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,8 @@ def make_context(
     except ssl.SSLError:
         fail(command, f"cannot use {tls_ca}: no certificate in PEM form")
     except OSError as error:
-        fail(command, f"cannot use {tls_ca}: {reason(error)}")
+        where = tls_ca or error.filename  # that of SSLKEYLOGFILE in the environment
+        fail(command, f"cannot use {where}: {reason(error)}")
 
 
 def describe_tls_error(error: ssl.SSLError) -> str:
@@ -67,23 +68,37 @@ def describe_tls_error(error: ssl.SSLError) -> str:
     return f"TLS failed: {(error.reason or str(error)).lower().replace('_', ' ')}"
 
 
+def _confirms(question: str) -> bool:
+    """Ask a question on the terminal. Returns False without one."""
+    if not os.isatty(0):
+        return False
+    click.echo(f"{question} [y/N]: ", nl=False, err=True)
+    answer = b""
+    with suppress(OSError):  # another process made it non-blocking
+        while not answer.endswith(b"\n") and (data := os.read(0, 1024)):  # unbuffered: later lines are for the room
+            answer += data
+    return answer.strip().lower() in (b"y", b"yes")
+
+
 class KnownHosts:
     """The file of trusted certificates, as ssh has one: a line `HOST:PORT FINGERPRINT` for each server."""
 
     def __init__(self, command: str, address: Address) -> None:
         self._command = command
         self._server = host_and_port(address)
-        self._path = data_folder() / "known_hosts"
+        self._path = data_folder(command) / "known_hosts"
 
     @property
     def fingerprint(self) -> str:
         """Return the fingerprint that the user trusts for this server, or UNKNOWN."""
         try:
-            lines = [line.split() for line in self._path.read_text().splitlines()]
+            lines = [line.split() for line in self._path.read_text("utf-8").splitlines()]
         except FileNotFoundError:
             lines = []
-        except (OSError, UnicodeError) as error:
-            fail(self._command, f"cannot read {self._path}: {error}")
+        except UnicodeError:
+            fail(self._command, f"cannot read {self._path}: not valid UTF-8")
+        except OSError as error:
+            fail(self._command, f"cannot read {self._path}: {reason(error)}")
         known = next((line[1:] for line in lines if line[:1] == [self._server]), [UNKNOWN])
         try:
             return plain_fingerprint(" ".join(known))
@@ -103,13 +118,12 @@ class KnownHosts:
                 f"if the server's operator confirms the new one, remove its line from {self._path}",
             )
         complain(self._command, f"the certificate of {self._server} is unknown; its fingerprint is {found}")
-        if not sys.stdin.isatty() or not click.confirm(
-            "Does the server's operator confirm it, and do you trust it?", err=True
-        ):
+        if not _confirms("Does the server's operator confirm it, and do you trust it?"):
             fail(self._command, "not trusted", "--tls-trust asks on a terminal; without one use --tls-fingerprint")
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with open(os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600), "a+") as file:
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+            with open(descriptor, "a+", encoding="utf-8") as file:
                 file.seek(0)
                 content = file.read()
                 file.write("\n" * (content[-1:] not in ("", "\n")) + f"{self._server} {found}\n")

@@ -88,7 +88,7 @@ def main(host: str, port: int, **options: Any) -> None:
     out, err = Printer(sys.stdout), Printer(sys.stderr)
     log = LogPrinter(err, COMMAND)
     try:
-        options["history"] = make_history(options)
+        options["history"] = make_history(COMMAND, options)
         server = _server(host, port, Transcript(out, protection.warn_if_exposed), protection, **options)
         logger.addHandler(log)
         end = end_on_signals("SIGINT", "SIGTERM", "SIGBREAK", at_first=_start_watchdog)

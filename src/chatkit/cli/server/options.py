@@ -73,8 +73,8 @@ def history_options(command: Any) -> Any:
     return command
 
 
-def make_history(options: dict[str, Any]) -> History | None:
-    """Take the history's options, and return the history, or None.
+def make_history(command: str, options: dict[str, Any]) -> History | None:
+    """Take the history's options, and return the history, or None; or end the command with one line.
 
     Raises:
         UsageError: there are options for a history, but no file.
@@ -87,6 +87,8 @@ def make_history(options: dict[str, Any]) -> History | None:
             return SqliteHistory(path, keep=keep, days=days, sync=sync)
         except ValueError as error:
             raise click.UsageError(str(error)) from None
+        except OSError as error:  # the current folder was removed
+            fail(command, f"cannot keep the history in {path}: {reason(error)}")
     if keep or days or sync != "normal" or options["history_required"]:
         raise click.UsageError(
             "--history-sync, --history-keep, --history-days and --history-required need --history FILE"
@@ -186,7 +188,7 @@ def _self_signed_certificate(command: str) -> Path:
 
     from chatkit.tls import fingerprint_of, self_signed
 
-    path = data_folder() / "server.pem"
+    path = data_folder(command) / "server.pem"
     begin = "-----BEGIN CERTIFICATE-----"
     try:
         self_signed(path)
