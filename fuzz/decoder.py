@@ -34,6 +34,9 @@ PIECES = {
     0xFC: "\x85\x9b".encode(),
     0xFD: "e\u0301\u0301\u0301\u0301\u0301".encode(),
     0xFE: b"POST /" + 1001 * b"a",
+    0xC0: b"SSH-2.0-OpenSSH_9\r\n",
+    0xC1: b"NICK ada\r\n",
+    0xFF: b"USER a 0 * :Ada\r\n",
 }
 
 # Long enough for a byte-order mark and for `GET / HTTP/1.1`, so short that a fuzzer reaches it.
@@ -69,7 +72,7 @@ def is_harmless(text: str) -> bool:
 def check_line(line: Line, max_line_bytes: int) -> None:
     """Check that the room may receive this line from a stranger."""
     if isinstance(line, Foreign):
-        assert line.protocol in ("HTTP", "TLS")
+        assert line.protocol in ("HTTP", "TLS", "SSH", "IRC")
     elif isinstance(line, BadLine):
         assert line.reason in ("not valid UTF-8", f"longer than {max_line_bytes} bytes")
     else:

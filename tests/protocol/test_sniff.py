@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatkit.protocol.lines import BadLine, Foreign, Line
+from chatkit.protocol.lines import BadLine, Foreign, Line, LineDecoder
 from chatkit.protocol.sniff import SniffingDecoder
 
 # RFC 9110, 5.6.2: a method is one or more of these.
@@ -50,6 +50,19 @@ def decode(chunks: list[bytes], limit: int) -> list[Line]:
         (b"GET well soon\n", 4, False),
         (b"hello /" + b"a" * 50 + b" and b\n", 60, False),
         (b"\x16\x03\n", 100, True),
+        (b"SSH-2.0-OpenSSH_9.6p1 Debian-2\r\n\0\0\5\xdc\6\x14", 100, True),
+        (b"SSH-2.0-Go\r\n", 100, True),
+        (b"SSH-1.99-x\n", 100, True),
+        (b"SSH-2.0-OpenSSH is what my scanner says\n", 100, False),
+        (b"SSH-2.0 is old\n", 100, False),
+        (b"CAP LS 302\r\nNICK ada\r\nUSER ada 0 * :Ada\r\n", 100, True),
+        (b"CAP LS\n", 100, True),
+        (b"CAP LS is a command of IRC\n", 100, False),
+        (b"NICK ada\r\nUSER ada 0 * :Ada Lovelace\r\nJOIN #x\r\n", 100, True),
+        (b"NICK ada\nUSER ada 0 * :Ada", 100, True),
+        (b"USER ada 0 * :Ada\r\nNICK :ada\r\n", 100, True),
+        (b"PASS sesame\r\nNICK ada\r\nUSER ada 0 * :Ada\r\n", 100, True),
+        (b"PASS sesame\r\nCAP LS 302\r\n", 100, True),
         *[(b"%s * HTTP/1.1\r\n" % method, 100, True) for method in METHODS],
         *[(b"%s http://example.org/" % method + b"a" * 100 + b" HTTP/1.1\r\n", 64, True) for method in METHODS],
     ],
@@ -58,6 +71,46 @@ def test_other_protocols_in_any_chunks(data: bytes, limit: int, foreign: bool) -
     """Whether a stream speaks another protocol doesn't depend on how it is cut, and nothing comes after it."""
     for cut in range(len(data)):
         assert [isinstance(line, Foreign) for line in decode([data[:cut], data[cut:]], limit)] == [foreign]
+
+
+# Lines that people may say first, before and after others.
+IRC_CHAT = [
+    [b"NICK is here"],
+    [b"NICK ada"],
+    [b"NICK ada", b"hi"],
+    [b"NICK ada", b"NICK bob", b"USER ada 0 * :Ada"],
+    [b"PASS it", b"on"],
+    [b"PASS it", b"NICK ada", b"hi"],
+    [b"PASS it", b"PASS it", b"NICK ada", b"USER ada 0 * :Ada"],
+    [b"USER ada says this :)", b"yes"],
+    [b"NICK ada", b"\xef\xbb\xbfhi"],
+    [b"NICK ada", b""],
+    [b"NICK ada", b"x" * 99, b"hi"],
+    [b"NICK ada", b"GET / HTTP/1.1"],
+    [b"NICK \xff", b"hi"],
+    [b"hi", b"NICK ada", b"USER ada 0 * :Ada"],
+]
+
+
+@pytest.mark.parametrize("said", IRC_CHAT)
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+def test_people_may_begin_like_irc(said: list[bytes], end: bytes) -> None:
+    """Nothing is refused, lost, or out of order, wherever the bytes are cut, and wherever the stream ends."""
+    data = end.join(said) + end
+    for stop in range(len(data) + 1):
+        plain = LineDecoder(64)
+        expected = plain.receive_data(data[:stop]) + plain.receive_eof()
+        for cut in range(stop):
+            assert decode([data[:cut], data[cut:stop]], 64) == expected
+
+
+def test_a_line_like_irc_is_held_until_the_next_one() -> None:
+    """It is no unfinished line: nobody is disconnected for it."""
+    decoder = SniffingDecoder(64)
+    assert decoder.receive_data(b"NICK ada\n") == []
+    assert not decoder.in_line
+    assert decoder.receive_data(b"hi\n") == ["NICK ada", "hi"]
+    assert decoder.receive_data(b"USER ada 0 * :Ada\n") == ["USER ada 0 * :Ada"]
 
 
 @given(methods, targets, st.integers(1, 150), st.integers(1, 10))

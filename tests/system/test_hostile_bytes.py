@@ -176,8 +176,11 @@ HTTP = b"POST / HTTP/1.1\r\nHost: 127.0.0.1:12345\r\nContent-Length: 20\r\n\r\nl
         (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"HTTP/1.1 400 Bad Request\r\n"),
         (b"GET / HTTP/1.0", b"HTTP/1.1 400 Bad Request\r\n"),
         (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\nlines\n", b"*** this port speaks plain text, not TLS\n"),
+        (b"SSH-2.0-OpenSSH_9.6\r\n\0\0\5\xdc\6\x14lines\n", b"*** this is a chat room, not an SSH server"),
+        (b"CAP LS 302\r\nJOIN #x\r\n", b"ERROR :This is a chat room, not an IRC server"),
+        (b"NICK ada\r\nUSER ada 0 * :Ada\r\nJOIN #x\r\n", b"ERROR :This is a chat room, not an IRC server"),
     ],
-    ids=["post", "any method", "long method", "long", "http2", "half-closed", "tls"],
+    ids=["post", "any method", "long method", "long", "http2", "half-closed", "tls", "ssh", "irc", "old irc"],
 )
 @pytest.mark.parametrize("split", [False, True])
 def test_other_protocols_are_refused(serve: Serve, reads: Reads, first: bytes, answer: bytes, split: bool) -> None:
