@@ -506,3 +506,20 @@ async def test_a_client_that_takes_nothing_stops_reading(monkeypatch: pytest.Mon
         await pouring
         sock.close()
         assert [event async for event in client] == []
+
+
+@in_loop
+async def test_a_loop_that_was_held_up_reads_before_it_is_late() -> None:
+    """An event that came in the turn in which the timeout is over counts."""
+    async with raw_server() as (client, sock):
+        loop = asyncio.get_running_loop()
+
+        def hold_up() -> None:
+            until = loop.time() + 0.1
+            while loop.time() < until:
+                pass
+            sock.send(b"*** hi\n")
+
+        loop.call_soon(hold_up)
+        assert await client.receive(0.05) == Notice("hi")
+        sock.close()

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import math
 import re
+import selectors
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import chatkit
-from chatkit import AsyncClient, Client, ConnectionClosed, Event, Message, Notice, ProtocolError, Server
+from chatkit import AsyncClient, Client, ConnectionClosed, Event, Message, Notice, ProtocolError, Server, Welcome
+from chatkit.client import cancel, connection
 from tests.helpers.aio import in_loop
+from tests.helpers.endless import WELCOME
 from tests.helpers.inside import is_receiving, is_sending
 from tests.helpers.peers import DEADLINE
 from tests.helpers.servers import Serve
@@ -298,3 +303,24 @@ def test_the_clients_know_no_server() -> None:
     for path in files:
         found = re.search(r"(?:from|import) chatkit(?:\.(?:server|room|history|cli)\b| import)", path.read_text())
         assert not found, f"{path.name}: {found}"
+
+
+def test_a_program_that_was_stopped_reads_before_it_is_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What arrived in time counts, however late the process sees it: the answer to the opening, and any event."""
+    wait, late, arrivals, peers = cancel.wait, [0.0], iter([WELCOME, b"*** hi\n"]), list[socket.socket]()
+
+    def wait_and_be_stopped(sock: socket.socket, event: int, *rest: object) -> None:
+        if event == selectors.EVENT_READ:
+            peers.append(listener.accept()[0]) if not peers else None
+            peers[0].sendall(next(arrivals))
+            wait(sock, event, None)
+            late[0] += 100
+
+    monkeypatch.setattr(connection, "wait", wait_and_be_stopped)
+    monkeypatch.setattr(cancel, "time", SimpleNamespace(monotonic=lambda: time.monotonic() + late[0]))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(DEADLINE)
+        with Client(port=listener.getsockname()[1], events=True, timeout=50) as client:
+            assert isinstance(client.receive(50), Welcome)
+            assert client.receive(50) == Notice("hi")
+            peers[0].close()

@@ -67,7 +67,7 @@ def stalled(papers: Papers) -> Iterator[tuple[TlsTransport, TlsTransport]]:
 class ScriptedSocket:
     """Takes as many bytes per send as scripted (None: EAGAIN, an errno as OSError), then everything."""
 
-    is_ready, has_unsent, at_eof, taken_bytes = True, False, False, 0
+    is_ready, has_unsent, has_unread, at_eof, taken_bytes = True, False, False, False, 0
 
     def __init__(self, sends: Iterable[int | OSError | None] = (), receives: Iterable[bytes | OSError] = ()) -> None:
         self.sends = deque(sends)

@@ -67,7 +67,7 @@ def test_append_then_flush_then_judge(monkeypatch: pytest.MonkeyPatch) -> None:
     reads, deaf = ScriptedSocket([None]), ScriptedSocket([None, None, None])
     for sock in (reads, deaf):
         served.write(served.member(sock), b"x" * 200)
-    served.connections.tick()
+    served.connections.tick(served.now)
     assert reads.sent == b"x" * 200
     assert [received.end for received in served.connections.received] == ["slow consumer"]
     assert served.connections.counters.slow_consumers == 1
@@ -81,10 +81,10 @@ def test_any_byte_is_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     served.write(served.member(sock), b"x" * 1000)
     for _ in range(9):
         served.now += 30
-        served.connections.tick()
+        served.connections.tick(served.now)
         assert served.connections.received == []
     served.now += 30
-    served.connections.tick()
+    served.connections.tick(served.now)
     assert [received.end for received in served.connections.received] == ["slow consumer"]
     assert sock.sent == b"x" * 9
 
@@ -102,7 +102,7 @@ def test_a_stranger_that_is_reset_in_a_line_is_closed_once(monkeypatch: pytest.M
         served.connections.receive(connection, connection.receive(100, 100))
     assert len(served.connections) == 0
     served.now += 100
-    served.connections.tick()
+    served.connections.tick(served.now)
     assert sock.calls.count("close") == 1
 
 
@@ -117,7 +117,7 @@ def test_a_kernel_that_takes_nothing_is_asked_later(monkeypatch: pytest.MonkeyPa
     assert not connection.interest & selectors.EVENT_WRITE
     assert served.connections.next_due == served.now + RETRY_SECONDS
     served.now += RETRY_SECONDS
-    served.connections.tick()
+    served.connections.tick(served.now)
     assert connection.interest & selectors.EVENT_WRITE
     served.connections.flush(connection)
     assert (sock.sent, bool(connection.interest & selectors.EVENT_WRITE)) == (b"x" * 10, False)
@@ -129,13 +129,13 @@ def test_members_that_wait_cost_a_turn_nothing(monkeypatch: pytest.MonkeyPatch) 
     members = [served.member(ScriptedSocket([None] * 9)) for _ in range(100)]
     for connection in members:
         served.write(connection, b"x" * 10)
-    served.connections.tick()
+    served.connections.tick(served.now)
     watched = list[Connection]()
     monkeypatch.setattr(served.connections, "watch", watched.append)
-    served.connections.tick()
+    served.connections.tick(served.now)
     assert watched == []
     served.write(members[7], b"x")
-    served.connections.tick()
+    served.connections.tick(served.now)
     assert watched == [members[7]]
 
 
@@ -155,7 +155,7 @@ def test_a_member_that_leaves_while_it_is_behind_is_given_up(
         seconds += 1
         served.now += 1
         connection.flush()
-        served.connections.tick()
+        served.connections.tick(served.now)
         assert seconds < 100
     assert seconds == closed_after
     assert "linger" in sock.calls
@@ -170,7 +170,7 @@ def test_answers_of_all_members_have_a_bound(monkeypatch: pytest.MonkeyPatch, ca
     members = [served.member(sock) for sock in holders.values()]
     for connection, lines in zip(members, holders, strict=True):
         served.connections.write(connection, line * lines)
-    served.connections.tick()
+    served.connections.tick(served.now)
     assert [received.member for received in served.connections.received] == [members[-1].member]
     assert served.connections.counters.slow_consumers == 1
     assert served.connections.share.private_bytes < 300_000
@@ -188,5 +188,5 @@ def test_many_that_hold_the_same_are_not_all_cut_off(monkeypatch: pytest.MonkeyP
     served = Served(monkeypatch, Limits(max_private_bytes=1_000_000))
     for _ in range(30):
         served.connections.write(served.member(ScriptedSocket([None] * 9)), (b"x" * 999 + b"\n") * 40)
-    served.connections.tick()
+    served.connections.tick(served.now)
     assert len(served.connections.received) == 6

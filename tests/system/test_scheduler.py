@@ -47,7 +47,7 @@ TIGHT = {"max_pending_bytes": 120, "stall_seconds": 3, "drain_seconds": 2, "line
 class Peer:
     """A scripted peer, and the server's socket to it. `end` is how it leaves; `deaf` is that it never reads."""
 
-    is_ready, has_unsent, at_eof, taken_bytes = True, False, False, 0
+    is_ready, has_unsent, has_unread, at_eof, taken_bytes = True, False, False, False, 0
 
     def __init__(self, world: World, port: int) -> None:
         self.world, self.port, self.connected_at = world, port, world.tick

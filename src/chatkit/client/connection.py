@@ -139,7 +139,7 @@ class ClientConnection:
                 self._unsent = self._unsent[self._socket.send(self._unsent) :]
 
     def read(self, deadline: float | None, cancel: CancelToken | None = None) -> None:
-        """Read once, and wait until there is something to read.
+        """Wait until there is something to read, and read once.
 
         Raises:
             TimeoutError: the deadline came first.
@@ -147,6 +147,7 @@ class ClientConnection:
         """
         if not self.read_nowait():
             wait(self._socket, selectors.EVENT_READ, deadline, cancel)
+            self.read_nowait()  # before the caller looks at its deadline
 
     def read_nowait(self) -> bool:
         """Read once without waiting: events, or the reason for the end. Return whether there was something."""
@@ -210,21 +211,21 @@ class ClientConnection:
 
         deadline = deadline_of(endpoint.timeout)
         inside = TlsTransport(sock, client_context() if isinstance(endpoint.tls, bool) else endpoint.tls, endpoint.host)
-        while not inside.is_ready:
-            check(deadline, cancel)
-            try:
+        while True:
+            with suppress(BlockingIOError):
                 self._protocol.receive_data(inside.recv(READ_BYTES))
-            except BlockingIOError:
-                if not inside.is_ready:
-                    wait(sock, selectors.EVENT_READ, deadline, cancel)
-        return inside
+            if inside.is_ready:
+                return inside
+            check(deadline, cancel)
+            wait(sock, selectors.EVENT_READ, deadline, cancel)
 
     def _open(self, deadline: float | None, cancel: CancelToken | None) -> None:
         """Send the protocol's opening, and wait for the answers."""
         self.write(self._protocol.opening, deadline, cancel)
         while self._protocol.is_opening:
-            check(deadline, cancel)
             self.read(deadline, cancel)
+            if self._protocol.is_opening:
+                check(deadline, cancel)
 
     def _end_sending(self, deadline: float | None) -> None:
         """Send the end of the stream. In TLS that may have to wait for the kernel."""

@@ -40,6 +40,7 @@ class TlsTransport:
 
     Attributes:
         is_ready: whether the handshake is done.
+        has_unread: whether the kernel may hold more than the last `recv` took.
         at_eof: whether the peer has announced that it sends no more.
         taken_bytes: the number of encrypted bytes that the kernel has taken so far.
 
@@ -48,6 +49,7 @@ class TlsTransport:
 
     def __init__(self, sock: socket.socket, context: ssl.SSLContext, server_hostname: str | None = None) -> None:
         self.is_ready = False
+        self.has_unread = False
         self.at_eof = False
         self.taken_bytes = 0
         self._sock = sock
@@ -96,8 +98,10 @@ class TlsTransport:
         """
         if self.at_eof:
             return b""
-        is_careful = self.is_ready and self._is_server
-        data = self._sock.recv(min(max_bytes, self._read_bytes) if is_careful else max_bytes)
+        size = min(max_bytes, self._read_bytes) if self.is_ready and self._is_server else max_bytes
+        self.has_unread = False
+        data = self._sock.recv(size)
+        self.has_unread = len(data) == size
         had_begun, self._has_begun = self._has_begun, True
         if data and not had_begun and self._is_server and data[0] != HANDSHAKE:
             self._sock.send(NOT_TLS)

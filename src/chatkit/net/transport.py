@@ -16,11 +16,13 @@ class Transport(Protocol):
     Attributes:
         is_ready: whether data can be sent and received; with TLS, only after the handshake.
         has_unsent: whether the transport itself holds (encrypted) bytes that the kernel hasn't taken.
+        has_unread: whether the kernel may hold more than the last `recv` took, whatever that returned.
         at_eof: whether the transport knows about the peer's end before `recv` returns b"".
         taken_bytes: the number of encrypted bytes that the transport has handed to the kernel so far.
     """
 
     is_ready: bool
+    has_unread: bool
     at_eof: bool
     taken_bytes: int
 
@@ -44,6 +46,7 @@ class PlainTransport(socket.socket):
 
     is_ready = True
     has_unsent = False
+    has_unread = False  # the length of what `recv` returned says it
     at_eof = False
     taken_bytes = 0
 

@@ -14,6 +14,7 @@ ACCEPTED = "you are in"
 NO_PASSWORD_NEEDED = "no password is needed"
 WRONG_PASSWORD = "wrong password"
 TOO_MANY_PASSWORDS = "too many wrong passwords"
+TOO_MUCH_BEFORE_PASSWORD = "too much before the password"
 
 # The last line to a connection that doesn't become a member.
 ROOM_FULL = "the room is full"
@@ -23,7 +24,7 @@ SPEAKS_TLS = "this port speaks TLS (chat-client --tls)"
 SPEAKS_TEXT = "this port speaks plain text, not TLS"
 NOT_ADMITTED = (
     *(ROOM_FULL, ADDRESS_FULL, NO_DESCRIPTOR, SPEAKS_TLS, SPEAKS_TEXT),
-    *(ASKS_PASSWORD, WRONG_PASSWORD, TOO_MANY_PASSWORDS),
+    *(ASKS_PASSWORD, WRONG_PASSWORD, TOO_MANY_PASSWORDS, TOO_MUCH_BEFORE_PASSWORD),
 )
 
 # The last line to a member that exceeded a limit: this, and a reason.

@@ -65,14 +65,16 @@ class Connection:
         peer_end: the reason why the peer's side has ended, or None.
         last_sent: the time when the kernel last took some of the pending bytes.
         close_at: the time when a closing connection is checked again, and closed unless its peer reads.
+        has_unread: whether the socket may hold input that had arrived when the selector was asked last.
         write_at: the time when the kernel is asked again, after it called the socket writable and took nothing; else
             `math.inf`.
-        line_due: the time when the unfinished line must have ended, `math.inf` between lines.
+        line_due: the time when the unfinished line must have ended: `math.inf` between lines, `-math.inf` if more than
+            `max_overlong_bytes` of it are skipped.
     """
 
     __slots__ = (
-        "_decoder", "_pending", "_share", "_throttle", "_undecoded", "close_at", "last_sent", "line_due", "login",
-        "member", "peer_end", "replay", "state", "transport", "write_at",
+        "_decoder", "_pending", "_share", "_throttle", "_undecoded", "close_at", "has_unread", "last_sent", "line_due",
+        "login", "member", "peer_end", "replay", "state", "transport", "write_at",
     )  # fmt: skip
 
     def __init__(self, transport: Transport, share: Share) -> None:
@@ -82,6 +84,7 @@ class Connection:
         self.replay: Replay | None = None
         self.state = ConnectionState.OPEN
         self.peer_end: str | None = None
+        self.has_unread = False
         self.last_sent = 0.0
         self.close_at = self.line_due = self.write_at = math.inf
         self._share = share
@@ -140,6 +143,18 @@ class Connection:
             self.flush()
         return lines
 
+    def is_read_up(self) -> bool:
+        """Tell whether everything that had arrived when the selector was asked last is read: else its peer isn't late.
+
+        If it isn't, ask again after the next look. No peer puts that off for ever: the bytes of its line are bounded.
+        """
+        has_unread, self.has_unread = self.has_unread, False
+        return not self.takes_input or not (has_unread or self._undecoded)
+
+    def is_line_late(self) -> bool:
+        """Tell, after `line_due`, whether the unfinished line is given up."""
+        return self.line_due == -math.inf or self.is_read_up()
+
     @property
     def has_input(self) -> bool:
         """Whether input that was read is undecoded: the selector doesn't know of it."""
@@ -152,7 +167,9 @@ class Connection:
             data, self._undecoded = self._undecoded, b""
             if not data:
                 data = self.transport.recv(max_bytes)
+                self.has_unread = len(data) == max_bytes or self.transport.has_unread
         except (BlockingIOError, InterruptedError):
+            self.has_unread = self.transport.has_unread
             return []
         except OSError:
             self._break()
@@ -320,7 +337,7 @@ class Connection:
         if not self._decoder.in_line:
             self.line_due = math.inf
         elif self._decoder.skipped_bytes > self._share.limits.max_overlong_bytes:
-            self.line_due = now
+            self.line_due = -math.inf
         elif new_line:
             skipping = self._decoder.skipped_bytes > 0
             self.line_due = now + (self._share.limits.overlong_seconds if skipping else self._share.limits.line_seconds)

@@ -170,8 +170,13 @@ class Connections:
         elif key and key.events != connection.interest:
             self._selector.modify(connection.transport, connection.interest, connection)
 
-    def tick(self) -> None:
-        """Judge the connections that are behind and were touched, and handle those whose deadline has come."""
+    def tick(self, looked_at: float) -> None:
+        """Judge the connections that are behind and were touched, and handle those whose deadline has come.
+
+        Args:
+            looked_at: the time (`time.monotonic`) when the selector was asked last. Later deadlines wait for the next
+                look, however late it is: the bytes that keep them may have arrived since.
+        """
         touched, self.touched = self.touched, {}
         if self.share.budget.is_exceeded:
             while self.share.budget.is_exceeded and self._disconnect_largest():
@@ -180,9 +185,8 @@ class Connections:
         for connection in touched:
             if connection in self._behind:
                 self._judge(connection)
-        now = time.monotonic()
-        for connection in self._deadlines.due(now):
-            self._handle_due(connection, now)
+        for connection in self._deadlines.due(looked_at):
+            self._handle_due(connection, looked_at)
             self.arm(connection)
 
     def release_throttled(self) -> None:
@@ -251,12 +255,12 @@ class Connections:
             self.watch(connection)
         elif connection.close_at <= now:
             self._end_or_close(connection, now)
-        elif connection.login and connection.login.due <= now:
+        elif connection.login and connection.login.due <= now and connection.is_read_up():
             connection.login.tick(now)
             self.watch(connection)
         elif connection.is_leaving:
             return
-        elif connection.member and connection.line_due <= now:
+        elif connection.member and connection.line_due <= now and connection.is_line_late():
             self.disconnect(connection, connection.line_fault, "endless line")
         elif connection.resume_at is not None and connection.resume_at <= now:
             self.receive(connection, connection.resume())

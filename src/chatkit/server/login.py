@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import ipaddress
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -22,6 +23,7 @@ from chatkit.protocol.replies import (
     ASKS_PASSWORD,
     PASSWORD_COMMAND,
     TOO_MANY_PASSWORDS,
+    TOO_MUCH_BEFORE_PASSWORD,
     WRONG_PASSWORD,
 )
 from chatkit.room.members import Member
@@ -124,6 +126,9 @@ class PendingLogin:
         """Check lines from the peer. If it becomes a member, returns the lines that are left for the room."""
         self._lines += lines
         self.ask()
+        if self._connection.line_due == -math.inf:
+            self._leave(TOO_MUCH_BEFORE_PASSWORD)
+            return []
         if self._connection.transport.is_ready and (not self._logins.auth or self._verify(self._logins.auth)):
             return self._logins.join(self._connection, self._lines)
         has_ended = self._connection.peer_end and not self._lines and self._connection.resume_at is None
@@ -205,9 +210,9 @@ class Logins:
         self._room = room
         self._admit = admit
 
-    def begin(self, connection: Connection, address: Address, accepted_at: float) -> None:
-        """Begin the login of a connection whose place is reserved."""
-        until = accepted_at + self.limits.tls_handshake_seconds
+    def begin(self, connection: Connection, address: Address) -> None:
+        """Begin the login of a connection whose place is reserved. Its time begins now: nobody has read it before."""
+        until = time.monotonic() + self.limits.tls_handshake_seconds
         connection.login = PendingLogin(self, connection, address, until)
         connection.login.ask()
         self.connections.arm(connection)

@@ -93,6 +93,7 @@ class Worker(threading.Thread):
         self._logins = Logins(room, limits, auth, self._connections, self.admit)
         self._pace = Pace()
         self._waiting: dict[Connection, None] = {}  # those that the last turn had no time for
+        self._looked_at = -math.inf  # when the selector was asked last
         self._stopping: tuple[float, threading.Barrier] | None = None
         room.add_inbox(self.post)
 
@@ -126,7 +127,7 @@ class Worker(threading.Thread):
     def enter(self, connection: Connection, address: Address) -> None:
         """Take over the connection of a peer that has a reserved place and must log in."""
         self._connections.add(connection)
-        self.post(partial(self._logins.begin, connection, address, time.monotonic()))
+        self.post(partial(self._logins.begin, connection, address))
 
     def refuse(self, connection: Connection, reason: str) -> None:
         """Take over a refused connection: it receives the reason and the end of stream."""
@@ -169,7 +170,7 @@ class Worker(threading.Thread):
         self._pace.end(has_more=bool(self._connections.with_input or self._waiting))
         self._take_inbox()
         self._replays.tick()
-        self._connections.tick()
+        self._connections.tick(self._looked_at)
         if not self._stopping:
             self._connections.close_oldest(self.max_ending)
         return has_read
@@ -189,6 +190,7 @@ class Worker(threading.Thread):
 
     def _read(self, patience: float | None) -> bool:
         """Read from connections, as far as the turn's budget goes. Returns whether there was anything to read."""
+        self._looked_at = time.monotonic()
         selected = self._selector.select(patience)
         self._pace.begin()
         readable, self._connections.with_input = self._connections.with_input, {}
@@ -230,6 +232,7 @@ class Worker(threading.Thread):
 
     def _put_off(self, connection: Connection) -> None:
         """Leave a connection to the next turn."""
+        connection.has_unread = True
         self._waiting[connection] = None
         self._connections.watch(connection)
 
