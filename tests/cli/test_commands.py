@@ -140,6 +140,16 @@ def test_ipv6(run: Run) -> None:
     assert server.line() == f"Connection from ('::1', {name}) closed."
 
 
+@pytest.mark.skipif(not socket.has_ipv6, reason="this system has no IPv6")
+def test_an_address_with_brackets(run: Run) -> None:
+    """As the server prints it; it isn't printed with two pairs."""
+    server, port = start_server(run, "--host", "[::1]")
+    join(run, server, port, "--host", "[::1]")
+    assert client_with(run, 1, "", "--host", "[::1]")[2] == (
+        "chat-client: cannot connect to [::1]:1: Connection refused (is chat-server running there?)\n"
+    )
+
+
 @needs(shutil.which("nc"), "nc")
 @pytest.mark.parametrize("typed", ["hi\n", "hi"])
 def test_nc_is_a_member(run: Run, serve: Serve, typed: str) -> None:

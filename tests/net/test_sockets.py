@@ -1,11 +1,14 @@
-"""Waking a thread that waits in a selector."""
+"""Addresses as text, and waking a thread that waits in a selector."""
 
 from __future__ import annotations
 
 import selectors
+import socket
 from typing import Any
 
-from chatkit.net.sockets import Waker
+import pytest
+
+from chatkit.net.sockets import Waker, host_and_port, plain_host, two_tuple
 from tests.helpers.inside import waker_reading, waker_socket
 
 
@@ -42,3 +45,22 @@ def test_waking_twice_costs_one_byte() -> None:
         waker.wake()
         assert waker_socket(waker).recv(10) == b"\0"
         waker.close()
+
+
+@pytest.mark.parametrize(
+    ("address", "printed"),
+    [
+        (("127.0.0.1", 1), "127.0.0.1:1"),
+        (("::1", 1, 0, 0), "[::1]:1"),
+        (("::ffff:10.0.0.1", 1, 0, 0), "10.0.0.1:1"),
+        (("fe80::1", 1, 0, 1), f"[fe80::1%{socket.if_indextoname(1)}]:1"),
+        (("fe80::1", 1, 0, 987654321), "[fe80::1%987654321]:1"),
+        (("localhost", 1), "localhost:1"),
+        (("[::1]", 1), "[::1]:1"),
+    ],
+)
+def test_an_address_can_be_typed_as_it_is_printed(address: Any, printed: str) -> None:
+    """With its interface, and in brackets where it has colons."""
+    assert host_and_port(two_tuple(address)) == printed
+    host, _, port = printed.rpartition(":")
+    assert (plain_host(host), int(port)) == (plain_host(two_tuple(address)[0]), 1)

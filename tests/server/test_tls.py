@@ -15,6 +15,7 @@ from contextlib import ExitStack, suppress
 from typing import Any
 
 import pytest
+import trustme
 
 from chatkit import AsyncClient, Client, ConnectionClosed, Limits, Message, Notice, Server
 from chatkit.net.tls_transport import NOT_TLS
@@ -136,13 +137,13 @@ def test_plain_text_and_garbage_do_not_reach_the_room(
     assert caplog.records == []
 
 
-def join_and_leave(kind: type[Client | AsyncClient], port: int, tls: ssl.SSLContext) -> None:
+def join_and_leave(kind: type[Client | AsyncClient], port: int, tls: ssl.SSLContext, host: str = HOST) -> None:
     async def run_async() -> None:
-        async with AsyncClient(port=port, tls=tls):
+        async with AsyncClient(host, port, tls=tls):
             pass
 
     if kind is Client:
-        Client(port=port, tls=tls).close()
+        Client(host, port, tls=tls).close()
     else:
         asyncio.run(run_async())
 
@@ -183,6 +184,25 @@ def test_a_pinned_certificate_needs_no_authority(
     room = serve_tls(tls=server_context(papers.other_name))
     join_and_leave(kind, room.port, client_context(fingerprint=write(papers.fingerprint(papers.other_name))))
     assert room.events.wait_for("leave") in ("exit", "end of stream")
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+@pytest.mark.parametrize("host", ["localhost", "localhost.", "::1", "[::1]", "::1%lo"])
+def test_a_host_has_one_name_in_its_certificate(
+    monkeypatch: pytest.MonkeyPatch, papers: Papers, tmp_path: Path, kind: type[Client | AsyncClient], host: str
+) -> None:
+    """However it is typed: a final dot, brackets and the interface are for the resolver."""
+    look_up, authority = socket.getaddrinfo, trustme.CA()
+
+    def look_up_here(host: str, *rest: Any, **options: Any) -> Any:
+        assert host in ("localhost", "localhost.", "::1", "::1%lo")
+        return look_up(HOST, *rest, **options)
+
+    authority.issue_cert("localhost", "::1").private_key_and_cert_chain_pem.write_to_path(tmp_path / "server.pem")
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    with Server(port=0, tls=server_context(tmp_path / "server.pem")) as server:
+        monkeypatch.setattr(socket, "getaddrinfo", look_up_here)
+        join_and_leave(kind, server.port, client_context(ca=tmp_path / "ca.pem"), host=host)
 
 
 def test_silent_peers_hold_up_nobody(serve_tls: ServeTls, caplog: pytest.LogCaptureFixture) -> None:

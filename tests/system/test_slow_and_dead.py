@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
 from chatkit import Limits
-from tests.helpers.commands import BIN, Run, start_server, traffic
+from tests.helpers.commands import Run, start_server, traffic
 from tests.helpers.inside import throttled_lines
-from tests.helpers.marks import needs, over_tls
+from tests.helpers.marks import over_tls
+from tests.helpers.networks import ADDRESS, needs_networks, two_hosts
 from tests.helpers.peers import DEADLINE, Peer, assert_healthy
 from tests.helpers.processes import resident_kib
 from tests.helpers.servers import Serve
@@ -171,66 +166,24 @@ def test_clients_per_address(serve: Serve) -> None:
     assert newcomer.line() == b"*** welcome"
 
 
-@contextmanager
-def two_hosts() -> Iterator[tuple[str, str, Callable[[str], None]]]:
-    """Two network namespaces, 10.123.4.1 and .2 with a cable between them, and how to set the cable `down`."""
-    here, there = f"chatkit{os.getpid()}a", f"chatkit{os.getpid()}b"
-
-    def ip(command: str) -> None:
-        subprocess.run(["ip", *command.split()], check=True, capture_output=True)
-
-    with ExitStack() as stack:
-        for name in (here, there):
-            ip(f"netns add {name}")
-            stack.callback(ip, f"netns del {name}")
-        ip(f"link add cable netns {here} type veth peer name cable netns {there}")
-        for number, name in enumerate((here, there), 1):
-            ip(f"-n {name} addr add 10.123.4.{number}/24 dev cable")
-            ip(f"-n {name} link set cable up")
-            ip(f"-n {name} link set lo up")
-        yield here, there, lambda state: ip(f"-n {there} link set cable {state}")
+TALK = f"import socket, sys; s = socket.create_connection(({ADDRESS!r}, int(sys.argv[1]))); s.sendall({{}}); s.recv(1)"
 
 
-def can_make_networks() -> bool:
-    if not shutil.which("ip") or os.geteuid() != 0:
-        return False
-    try:
-        with two_hosts():
-            return True
-    except subprocess.CalledProcessError:
-        return False
-
-
-TALK = "import socket, sys; s = socket.create_connection(('10.123.4.1', {})); {}; s.recv(1)"
-
-
-@needs(can_make_networks(), "root, ip and network namespaces")
+@needs_networks
 @pytest.mark.parametrize("talking", [False, True])
 def test_a_peer_whose_cable_is_pulled(run: Run, talking: bool) -> None:
     """It is noticed: by the kernel's probes when all is silent, by unacknowledged bytes when there is traffic."""
     bounds = ["--silent-seconds", "2" if not talking else "60", "--unacknowledged-seconds", "2"]
-    with two_hosts() as (here, there, set_cable):
-        inside = ["ip", "netns", "exec", here]
-        server = run(
-            shutil.which("ip") or "ip",
-            *inside[1:],
-            str(BIN / "chat-server"),
-            "--host",
-            "10.123.4.1",
-            "--port",
-            "0",
-            *bounds,
-        )
+    with two_hosts() as (here, there):
+        server = here.run(run, "chat-server", "--host", ADDRESS, "--port", "0", *bounds)
         port = server.line().rpartition(":")[2]
-        far = [sys.executable, "-c", TALK.format(port, "s.sendall(b'hello\\n')")]
-        run(shutil.which("ip") or "ip", "netns", "exec", there, *far)
+        there.python(run, TALK.format(b"hello\n"), port)
         joined = server.line()
         assert server.line().endswith(": hello")
-        set_cable("down")
+        there.set_cable("down")
         begun = time.monotonic()
         if talking:
-            near = [sys.executable, "-c", TALK.format(port, "s.sendall(b'anybody there?\\n')")]
-            run(shutil.which("ip") or "ip", *inside[1:], *near)
+            here.python(run, TALK.format(b"anybody there?\n"), port)
             server.line()
             assert server.line().endswith("anybody there?")
         assert server.line() == joined.replace("New connection", "Connection") + " closed."

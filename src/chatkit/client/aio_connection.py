@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import socket
 from collections import deque
 from collections.abc import Callable
 
-from chatkit.client.connection import Endpoint
+from chatkit.client.connection import Endpoint, closed_on_failure, prepare
 from chatkit.client.protocol import ClientProtocol, closed_error
 from chatkit.client.resume import MAX_WAITING_EVENTS
 from chatkit.errors import ChatError, ProtocolError
 from chatkit.events import Event
-from chatkit.limits import Limits
-from chatkit.net.sockets import Address, keep_alive, reset_on_close, two_tuple
+from chatkit.net.sockets import Address, plain_host, reset_on_close, two_tuple
 
 
 class StreamProtocol(asyncio.Protocol):
@@ -94,8 +94,6 @@ class StreamProtocol(asyncio.Protocol):
         """Keep the transport."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
-        sock, limits = transport.get_extra_info("socket"), Limits()
-        keep_alive(sock, limits.silent_seconds, limits.unacknowledged_seconds)
 
     def data_received(self, data: bytes) -> None:
         """Hand data to the protocol."""
@@ -253,11 +251,27 @@ class AsyncConnection:
     async def _create_connection(self) -> None:
         loop, endpoint, stream = asyncio.get_running_loop(), self._endpoint, self.stream
         if not endpoint.tls:
-            await loop.create_connection(lambda: stream, endpoint.host, endpoint.port)
+            await loop.create_connection(lambda: stream, sock=await connect(endpoint))
             return
         from chatkit.tls import client_context
 
         context = client_context() if isinstance(endpoint.tls, bool) else endpoint.tls
-        await loop.create_connection(
-            lambda: stream, endpoint.host, endpoint.port, ssl=context, server_hostname=endpoint.host
-        )
+        sock = await connect(endpoint)
+        await loop.create_connection(lambda: stream, sock=sock, ssl=context, server_hostname=endpoint.tls_name)
+
+
+async def connect(endpoint: Endpoint) -> socket.socket:
+    """Return a connected socket. Errors as for `chatkit.client.connection.connect`."""
+    loop, failure = asyncio.get_running_loop(), OSError("the host has no address")
+    host = plain_host(endpoint.host)
+    for family, kind, protocol, _, address in await loop.getaddrinfo(host, endpoint.port, type=socket.SOCK_STREAM):
+        try:
+            sock = socket.socket(family, kind, protocol)
+            with closed_on_failure(sock):
+                sock.setblocking(False)
+                await loop.sock_connect(sock, address)
+                prepare(sock)
+            return sock
+        except OSError as error:
+            failure = error
+    raise failure

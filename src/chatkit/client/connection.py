@@ -7,7 +7,8 @@ import selectors
 import socket
 import threading
 from collections import deque
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from errno import EINPROGRESS
 from typing import TYPE_CHECKING
@@ -17,7 +18,7 @@ from chatkit.client.protocol import ClientProtocol
 from chatkit.errors import ChatError, ConnectionClosed, ProtocolError
 from chatkit.events import Event
 from chatkit.limits import Limits
-from chatkit.net.sockets import keep_alive, reset_on_close, two_tuple
+from chatkit.net.sockets import keep_alive, plain_host, reset_on_close, two_tuple
 
 if TYPE_CHECKING:
     import ssl
@@ -35,6 +36,11 @@ class Endpoint:
     port: int
     timeout: float | None
     tls: bool | ssl.SSLContext
+
+    @property
+    def tls_name(self) -> str:
+        """Return the name or address that the certificate must have: without brackets, interface and final dot."""
+        return plain_host(self.host).partition("%")[0].removesuffix(".")
 
 
 class ClientConnection:
@@ -68,16 +74,11 @@ class ClientConnection:
         self._has_broken_line = False
         self._protocol = protocol
         sock = connect(endpoint, cancel)
-        try:
+        with closed_on_failure(sock):
             self.address = two_tuple(sock.getsockname())
-            with suppress(OSError):  # some systems refuse options of a socket whose peer is gone
-                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._tls = self._start_tls(sock, endpoint, cancel) if endpoint.tls else None
             self._socket = self._tls or sock
             self._open(deadline_of(endpoint.timeout), cancel)
-        except BaseException:
-            sock.close()
-            raise
 
     @property
     def received(self) -> deque[Event]:
@@ -210,7 +211,8 @@ class ClientConnection:
         from chatkit.tls import client_context
 
         deadline = deadline_of(endpoint.timeout)
-        inside = TlsTransport(sock, client_context() if isinstance(endpoint.tls, bool) else endpoint.tls, endpoint.host)
+        context = client_context() if isinstance(endpoint.tls, bool) else endpoint.tls
+        inside = TlsTransport(sock, context, endpoint.tls_name)
         while True:
             with suppress(BlockingIOError):
                 self._protocol.receive_data(inside.recv(READ_BYTES))
@@ -258,25 +260,40 @@ def connect(endpoint: Endpoint, cancel: CancelToken | None) -> socket.socket:
         Cancelled: by `cancel`.
     """
     failure = OSError("the host has no address")
-    for family, kind, protocol, _, address in socket.getaddrinfo(endpoint.host, endpoint.port, type=socket.SOCK_STREAM):
-        sock = socket.socket(family, kind, protocol)
+    host = plain_host(endpoint.host)
+    for family, kind, protocol, _, address in socket.getaddrinfo(host, endpoint.port, type=socket.SOCK_STREAM):
         try:
-            sock.setblocking(False)
-            code = sock.connect_ex(address)
-            if code == EINPROGRESS:
-                wait(sock, selectors.EVENT_WRITE, deadline_of(endpoint.timeout), cancel)
-                code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            if code:
-                raise OSError(code, os.strerror(code))
-            keep_alive(sock, Limits().silent_seconds, Limits().unacknowledged_seconds)
+            sock = socket.socket(family, kind, protocol)
+            with closed_on_failure(sock):
+                sock.setblocking(False)
+                code = sock.connect_ex(address)
+                if code == EINPROGRESS:
+                    wait(sock, selectors.EVENT_WRITE, deadline_of(endpoint.timeout), cancel)
+                    code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+                if code:
+                    raise OSError(code, os.strerror(code))
+                prepare(sock)
             return sock
         except OSError as error:
-            sock.close()
             failure = error
-        except BaseException:
-            sock.close()
-            raise
     raise failure
+
+
+@contextmanager
+def closed_on_failure(sock: socket.socket) -> Iterator[None]:
+    """Close a socket if the block raises."""
+    try:
+        yield
+    except BaseException:
+        sock.close()
+        raise
+
+
+def prepare(sock: socket.socket) -> None:
+    """Set the options of a connected socket."""
+    keep_alive(sock, Limits().silent_seconds, Limits().unacknowledged_seconds)
+    with suppress(OSError):  # some systems refuse options of a socket whose peer is gone
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def broken_line_error() -> ConnectionClosed:

@@ -15,16 +15,33 @@ Address = tuple[str, int]
 
 
 def two_tuple(address: Any) -> Address:
-    """Return (host, port) of a socket's address; for an IPv4 peer of an IPv6 socket, its IPv4 address."""
-    host, port, *_ = address
+    """Return (host, port) of a socket's address, as it can be connected to.
+
+    An IPv4 peer of an IPv6 socket has its IPv4 address. A link-local address has its interface: `fe80::1%eth0`.
+    """
+    host, port, *rest = address
     if "." in host:
         host = host.removeprefix("::ffff:")
-    return host, port
+    scope = rest[1] if rest else 0
+    return f"{host}%{_interface(scope)}" if scope else host, port
+
+
+def _interface(number: int) -> str:
+    """Return the name of a network interface, or its number if it is gone: both can be connected to."""
+    try:
+        return socket.if_indextoname(number)
+    except OSError:
+        return str(number)
+
+
+def plain_host(host: str) -> str:
+    """Return a host as the resolver takes it: an IPv6 address without the brackets with which it is printed."""
+    return host[1:-1] if host.startswith("[") and host.endswith("]") else host
 
 
 def host_and_port(address: Address) -> str:
     """Return an address as text: `127.0.0.1:12345`, `[::1]:12345`."""
-    host, port = address
+    host, port = plain_host(address[0]), address[1]
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 

@@ -13,7 +13,7 @@ from contextlib import suppress
 
 from chatkit.limits import Limits
 from chatkit.net.descriptors import EXHAUSTED, SpareDescriptor
-from chatkit.net.sockets import Address, Waker, keep_alive, two_tuple
+from chatkit.net.sockets import Address, Waker, keep_alive, plain_host, two_tuple
 from chatkit.net.transport import PlainTransport
 from chatkit.protocol.replies import NO_DESCRIPTOR
 
@@ -39,6 +39,7 @@ def listen(host: str, port: int) -> socket.socket:
     Raises:
         OSError: the host is unknown (`socket.gaierror`), or the port can't be used.
     """
+    host = plain_host(host)
     candidates = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     family, *_, address = min(candidates, key=lambda info: info[0] != socket.AF_INET)
     dual = host == "::" and socket.has_dualstack_ipv6()
