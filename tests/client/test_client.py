@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import re
 import selectors
@@ -11,6 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -324,3 +326,35 @@ def test_a_program_that_was_stopped_reads_before_it_is_late(monkeypatch: pytest.
             assert isinstance(client.receive(50), Welcome)
             assert client.receive(50) == Notice("hi")
             peers[0].close()
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+@pytest.mark.parametrize("reconnect", [False, True])
+def test_a_client_is_never_connected_to_itself(
+    monkeypatch: pytest.MonkeyPatch, kind: type[Client | AsyncClient], reconnect: bool
+) -> None:
+    """Where nobody listens the kernel may choose the very port for this side: refused, and the port is free again."""
+    own = list[Any]()
+
+    class ToItself(socket.socket):
+        def connect(self, address: Any) -> None:
+            super().connect(self.own_address(address))
+
+        def connect_ex(self, address: Any) -> int:
+            return super().connect_ex(self.own_address(address))
+
+        def own_address(self, address: Any) -> Any:
+            self.bind((address[0], 0))
+            own.append(self.getsockname())
+            return own[-1]
+
+    async def join() -> None:
+        async with AsyncClient(port=1, reconnect=reconnect):
+            pass
+
+    with monkeypatch.context() as patch:
+        patch.setattr(socket, "socket", ToItself)
+        with pytest.raises(ConnectionRefusedError):
+            Client(port=1, reconnect=reconnect) if kind is Client else asyncio.run(join())
+    with socket.socket() as server:
+        server.bind(own[0])

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from errno import EINPROGRESS
+from errno import ECONNREFUSED, EINPROGRESS
 from typing import TYPE_CHECKING
 
 from chatkit.client.cancel import CancelToken, check, deadline_of, lock_timeout, wait
@@ -290,10 +290,25 @@ def closed_on_failure(sock: socket.socket) -> Iterator[None]:
 
 
 def prepare(sock: socket.socket) -> None:
-    """Set the options of a connected socket."""
+    """Set the options of a connected socket.
+
+    Raises:
+        ConnectionRefusedError: it is connected to itself.
+    """
+    if _is_connected_to_itself(sock):
+        reset_on_close(sock)  # an end in order would keep the port in use for a minute
+        raise ConnectionRefusedError(ECONNREFUSED, os.strerror(ECONNREFUSED))
     keep_alive(sock, Limits().silent_seconds, Limits().unacknowledged_seconds)
     with suppress(OSError):  # some systems refuse options of a socket whose peer is gone
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def _is_connected_to_itself(sock: socket.socket) -> bool:
+    """Tell whether nobody listens there, and the kernel chose the server's port for this side (RFC 9293, 3.5)."""
+    try:
+        return bool(sock.getpeername() == sock.getsockname())
+    except OSError:  # the server has gone already
+        return False
 
 
 def broken_line_error() -> ConnectionClosed:
