@@ -19,6 +19,7 @@ import pytest
 import chatkit
 from chatkit import AsyncClient, Client, ConnectionClosed, Event, Message, Notice, ProtocolError, Server, Welcome
 from chatkit.client import cancel, connection
+from chatkit.net.sockets import QuietSocket
 from tests.helpers.aio import in_loop
 from tests.helpers.endless import WELCOME
 from tests.helpers.inside import is_receiving, is_sending
@@ -336,25 +337,26 @@ def test_a_client_is_never_connected_to_itself(
     """Where nobody listens the kernel may choose the very port for this side: refused, and the port is free again."""
     own = list[Any]()
 
-    class ToItself(socket.socket):
-        def connect(self, address: Any) -> None:
-            super().connect(self.own_address(address))
+    def own_address(sock: socket.socket) -> Any:
+        sock.bind(("127.0.0.1", 0))
+        own.append(sock.getsockname())
+        return own[-1]
 
-        def connect_ex(self, address: Any) -> int:
-            return super().connect_ex(self.own_address(address))
+    def to_itself(sock: socket.socket, address: object) -> None:
+        socket.socket.connect(sock, own_address(sock))
 
-        def own_address(self, address: Any) -> Any:
-            self.bind((address[0], 0))
-            own.append(self.getsockname())
-            return own[-1]
+    def to_itself_ex(sock: socket.socket, address: object) -> int:
+        return socket.socket.connect_ex(sock, own_address(sock))
 
     async def join() -> None:
-        async with AsyncClient(port=1, reconnect=reconnect):
-            pass
+        if kind is Client:
+            Client(port=1, reconnect=reconnect).close()
+        else:
+            await AsyncClient(port=1, reconnect=reconnect).connect()
 
-    with monkeypatch.context() as patch:
-        patch.setattr(socket, "socket", ToItself)
-        with pytest.raises(ConnectionRefusedError):
-            Client(port=1, reconnect=reconnect) if kind is Client else asyncio.run(join())
+    monkeypatch.setattr(QuietSocket, "connect", to_itself)
+    monkeypatch.setattr(QuietSocket, "connect_ex", to_itself_ex)
+    with pytest.raises(ConnectionRefusedError):
+        asyncio.run(join())
     with socket.socket() as server:
         server.bind(own[0])

@@ -459,9 +459,9 @@ def connection_under(client: Client) -> ClientConnection:
 
 
 def socket_of(connection: ClientConnection) -> socket.socket:
-    """Return the socket of a connection without TLS."""
-    assert isinstance(connection._socket, socket.socket)
-    return connection._socket
+    """Return the socket of a connection, under TLS too."""
+    sock = connection._socket
+    return sock._sock if isinstance(sock, TlsTransport) else sock
 
 
 def after_resuming(monkeypatch: pytest.MonkeyPatch, resumed: Callable[[], None]) -> None:

@@ -75,7 +75,7 @@ class ScriptedSocket:
         self.sent = b""
         self.calls: list[str] = []
 
-    def send(self, data: bytes | bytearray | memoryview) -> int:
+    def send(self, data: bytes | bytearray | memoryview, flags: int = 0) -> int:
         self.calls.append("send")
         step = self.sends.popleft() if self.sends else len(data)
         if step is None:

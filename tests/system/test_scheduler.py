@@ -126,7 +126,7 @@ class Peer:
         self.heard += len(data)
         return data
 
-    def send(self, data: bytes | memoryview) -> int:
+    def send(self, data: bytes | memoryview, flags: int = 0) -> int:
         self.world.interrupt()
         assert not self.closed, "writes to a closed socket"
         if self.broken:

@@ -13,7 +13,7 @@ from chatkit.client.protocol import ClientProtocol, closed_error
 from chatkit.client.resume import MAX_WAITING_EVENTS
 from chatkit.errors import ChatError, ProtocolError
 from chatkit.events import Event
-from chatkit.net.sockets import Address, plain_host, reset_on_close, two_tuple
+from chatkit.net.sockets import Address, QuietSocket, plain_host, reset_on_close, two_tuple
 
 
 class StreamProtocol(asyncio.Protocol):
@@ -84,8 +84,9 @@ class StreamProtocol(asyncio.Protocol):
         """Close the transport at once, by a reset if data is unsent: half a line must not look whole."""
         if not self.is_connected:
             return
-        if self.transport.get_write_buffer_size():
-            reset_on_close(self.transport.get_extra_info("socket"))
+        sock = self.transport.get_extra_info("socket")  # None in TLS, once it is closed
+        if sock and self.transport.get_write_buffer_size():
+            reset_on_close(sock)
         self.transport.abort()
 
     # Called by the event loop
@@ -266,7 +267,7 @@ async def connect(endpoint: Endpoint) -> socket.socket:
     host = plain_host(endpoint.host)
     for family, kind, protocol, _, address in await loop.getaddrinfo(host, endpoint.port, type=socket.SOCK_STREAM):
         try:
-            sock = socket.socket(family, kind, protocol)
+            sock = QuietSocket(family, kind, protocol)
             with closed_on_failure(sock):
                 sock.setblocking(False)
                 await loop.sock_connect(sock, address)

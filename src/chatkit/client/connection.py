@@ -18,7 +18,7 @@ from chatkit.client.protocol import ClientProtocol
 from chatkit.errors import ChatError, ConnectionClosed, ProtocolError
 from chatkit.events import Event
 from chatkit.limits import Limits
-from chatkit.net.sockets import keep_alive, plain_host, reset_on_close, two_tuple
+from chatkit.net.sockets import QuietSocket, keep_alive, plain_host, reset_on_close, two_tuple
 
 if TYPE_CHECKING:
     import ssl
@@ -263,7 +263,7 @@ def connect(endpoint: Endpoint, cancel: CancelToken | None) -> socket.socket:
     host = plain_host(endpoint.host)
     for family, kind, protocol, _, address in socket.getaddrinfo(host, endpoint.port, type=socket.SOCK_STREAM):
         try:
-            sock = socket.socket(family, kind, protocol)
+            sock = QuietSocket(family, kind, protocol)
             with closed_on_failure(sock):
                 sock.setblocking(False)
                 code = sock.connect_ex(address)

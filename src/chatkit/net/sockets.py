@@ -13,6 +13,24 @@ if TYPE_CHECKING:
 
 Address = tuple[str, int]
 
+# A flag of each send. Without it the kernel ends a program that left SIGPIPE at its default when its peer is gone.
+# Windows has no such signal; macOS has the flag since version 14.
+NO_SIGNAL: int = getattr(socket, "MSG_NOSIGNAL", 0)
+
+
+class QuietSocket(socket.socket):
+    """A socket whose sends have NO_SIGNAL: for clients, since asyncio passes no flags."""
+
+    __slots__ = ()
+
+    def send(self, data: Any, flags: int = 0, /) -> int:
+        return super().send(data, flags | NO_SIGNAL)
+
+    if hasattr(socket.socket, "sendmsg"):
+
+        def sendmsg(self, buffers: Any, ancillary: Any = (), flags: int = 0, address: Any = None, /) -> int:
+            return super().sendmsg(buffers, ancillary, flags | NO_SIGNAL, address)
+
 
 def two_tuple(address: Any) -> Address:
     """Return (host, port) of a socket's address, as it can be connected to.

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Sequence
 from contextlib import suppress
 
+from chatkit.net.sockets import NO_SIGNAL
 from chatkit.protocol.replies import SPEAKS_TLS
 from chatkit.tls import WrongCertificate
 
@@ -104,7 +105,7 @@ class TlsTransport:
         self.has_unread = len(data) == size
         had_begun, self._has_begun = self._has_begun, True
         if data and not had_begun and self._is_server and data[0] != HANDSHAKE:
-            self._sock.send(NOT_TLS)
+            self._sock.send(NOT_TLS, NO_SIGNAL)
             raise ssl.SSLError("the peer doesn't speak TLS")
         try:
             with self._tls_lock:
@@ -139,8 +140,8 @@ class TlsTransport:
             self._read_bytes = min(2 * self._read_bytes, READ_BYTES) if is_data else FIRST_READ_BYTES
             self._since_data = 0
 
-    def send(self, data: bytes | bytearray | memoryview) -> int:
-        """Send bytes. Returns how many of them the kernel has taken.
+    def send(self, data: bytes | bytearray | memoryview, flags: int = 0) -> int:
+        """Send bytes; `flags` make no difference. Returns how many of them the kernel has taken.
 
         Raises:
             BlockingIOError: it has taken none.
@@ -166,7 +167,7 @@ class TlsTransport:
         with self._flush_lock:
             while self._encrypted or self._seal():
                 try:
-                    taken = self._sock.send(self._encrypted)
+                    taken = self._sock.send(self._encrypted, NO_SIGNAL)
                 except BlockingIOError:
                     return False
                 except OSError:
@@ -195,7 +196,7 @@ class TlsTransport:
             self._sock.shutdown(how)
             return
         if self._is_server and not self._has_begun:
-            self._sock.send(NOT_TLS)
+            self._sock.send(NOT_TLS, NO_SIGNAL)
         with self._tls_lock, suppress(ssl.SSLError, ValueError):  # the peer's own close may still be missing
             self._tls.unwrap()
         self._eof_follows = True

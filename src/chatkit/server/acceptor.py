@@ -13,7 +13,7 @@ from contextlib import suppress
 
 from chatkit.limits import Limits
 from chatkit.net.descriptors import EXHAUSTED, SpareDescriptor
-from chatkit.net.sockets import Address, Waker, keep_alive, plain_host, two_tuple
+from chatkit.net.sockets import NO_SIGNAL, Address, Waker, keep_alive, plain_host, two_tuple
 from chatkit.net.transport import PlainTransport
 from chatkit.protocol.replies import NO_DESCRIPTOR
 
@@ -60,7 +60,7 @@ def prepare(sock: socket.socket, limits: Limits) -> None:
 def turn_away(sock: socket.socket, reason: str) -> None:
     """Tell a peer why it is refused, and close its connection at once."""
     with sock, suppress(OSError):
-        sock.send(f"*** {reason}\n".encode())
+        sock.send(f"*** {reason}\n".encode(), NO_SIGNAL)
         sock.shutdown(socket.SHUT_WR)
         sock.recv(65536)  # unread input would turn our end of stream into a reset
 

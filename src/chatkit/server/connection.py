@@ -22,7 +22,7 @@ from contextlib import suppress
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from chatkit.net.sockets import reset_on_close
+from chatkit.net.sockets import NO_SIGNAL, reset_on_close
 from chatkit.protocol.lines import Line
 from chatkit.protocol.sniff import SniffingDecoder
 from chatkit.server.pending import COUNTED_BYTES, Pending
@@ -230,7 +230,7 @@ class Connection:
         if self._pending:
             return self._keep([data], 0, is_shared=True)
         try:
-            sent = self.transport.send(data)
+            sent = self.transport.send(data, NO_SIGNAL)
         except OSError as error:
             sent = self._failed(error)
         return sent == len(data) or self._keep([data], sent, is_shared=True)
@@ -267,7 +267,7 @@ class Connection:
         while self._pending:
             piece = self._pending.next_piece()
             try:
-                sent = self.transport.send(piece)
+                sent = self.transport.send(piece, NO_SIGNAL)
             except OSError as error:
                 self._failed(error)
                 return
