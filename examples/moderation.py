@@ -7,32 +7,34 @@ import sys
 from collections import Counter
 from contextlib import suppress
 
-from chatkit import Member, Message, Server
+from chatkit import Handler, Member, Message, Private, Refused, Server
 
 BAD_WORDS = {"darn", "heck"}
 
 
-class Moderation:
+class Moderation(Handler):
     server: Server
 
     def __init__(self) -> None:
-        self.warnings = Counter[str]()  # hooks are called one at a time: no lock
+        self.warnings = Counter[int]()  # by the member's id, which stays; hooks are called one at a time: no lock
 
-    def on_message(self, message: Message) -> Message | None:
-        if not BAD_WORDS.intersection(message.text.lower().split()):
-            return message
-        self.warnings[message.sender] += 1
-        if self.warnings[message.sender] < 3:
-            self.server.tell(message.sender, "not said: mind your words")
-        else:
-            self.server.kick(message.sender, "three times is enough")
-        return None
+    def on_message(self, message: Message, member: Member) -> Message:
+        self.check(message.text, member)
+        return message
 
-    def on_rename(self, member: Member, old_name: str) -> None:
-        self.warnings[member.name] = self.warnings.pop(old_name, 0)
+    def on_private(self, message: Private, recipient: Member, member: Member) -> Private:
+        self.check(message.text, member)
+        return message
 
     def on_leave(self, member: Member, reason: str) -> None:
-        del self.warnings[member.name]
+        del self.warnings[member.id]
+
+    def check(self, text: str, member: Member) -> None:
+        if BAD_WORDS.intersection(text.lower().split()):
+            self.warnings[member.id] += 1
+            if self.warnings[member.id] == 3:
+                self.server.kick(member.name, "three times is enough")
+            raise Refused("mind your words")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from chatkit.errors import (
     NotConnected,
     PasswordRefused,
     ProtocolError,
+    Refused,
 )
 from chatkit.tls import WrongCertificate
 
@@ -30,6 +31,8 @@ EXAMPLES: list[Exception] = [
     NotConnected("the connection is lost"),
     JoinRefused("full", "the room is full"),
     NameTaken("ada"),
+    Refused("no links"),
+    Refused("longer than 8192 bytes", "too_long"),
     PasswordRefused("wrong password"),
     HistoryError("chat.db can't be read"),
     WrongCertificate("0f" * 32),

@@ -108,14 +108,15 @@ def test_moderation() -> None:
     with Server(port=0, handler=moderation) as moderation.server, ChatRoom(moderation.server) as room:
         ann, bob = room.join(2)
         ann.send("Darn it")
-        ann.expect("not said: mind your words")
+        ann.expect("not sent: mind your words")
         ann.send("/nick ada")
         ann.expect("you are now ada")
-        ann.send("what the heck")
-        ann.expect("not said: mind your words")
+        ann.send(f"/msg {bob.name} what the heck")
+        ann.expect("not sent: mind your words")
         ann.send("fine")
         bob.expect("fine", sender="ada")
         ann.send("/me says darn")
+        ann.expect("not sent: mind your words")
         ann.expect("three times is enough")
         assert list(ann) == []
         bob.expect_nothing()

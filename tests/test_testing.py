@@ -204,7 +204,7 @@ def test_expect_nothing_sees_the_words_of_the_server(how: str, threads: int) -> 
         stranger.receive(DEADLINE)
         with ChatRoom(parrot.server) as room:
             bob, ann = room.join(2)
-            says: dict[str, Callable[[str], None]] = {
+            says: dict[str, Callable[[str], object]] = {
                 "broadcast": parrot.server.broadcast,
                 "tell": lambda text: parrot.server.tell(bob.name, text),
                 "hook": ann.send,

@@ -18,6 +18,7 @@ from chatkit.errors import (
     NotConnected,
     PasswordRefused,
     ProtocolError,
+    Refused,
 )
 from chatkit.events import (
     Action,
@@ -77,6 +78,7 @@ __all__ = [
     "Private",
     "ProtocolError",
     "Reconnected",
+    "Refused",
     "Renamed",
     "Server",
     "SqliteHistory",

@@ -6,6 +6,7 @@
      +-- NotConnected        the connection is lost for now; nothing was sent
      +-- JoinRefused         the room doesn't admit this connection
      +-- NameTaken           another member has the name
+     +-- Refused             the room's program, or its history, doesn't let a line, a name or a member pass
      +-- PasswordRefused     the room needs a password, and got none or a wrong one
      +-- HistoryError        the history can't keep or read messages
 
@@ -66,7 +67,7 @@ class JoinRefused(ChatError):
     """A connection that the room doesn't admit.
 
     Attributes:
-        code: a stable word, `full`, `address` or `handler`; also the key in `Stats.refused`.
+        code: a stable word, `full`, `address`, `refused` or `handler`; also the key in `Stats.refused`.
         reason: the same in words, for the refused peer.
     """
 
@@ -92,6 +93,25 @@ class NameTaken(ChatError):
 
     def __str__(self) -> str:
         return f"the name {self.name} is taken"
+
+
+class Refused(ChatError):
+    """A line, a name or a member that the room doesn't let pass.
+
+    A hook raises it to refuse, and `say(text, confirm=True)` raises it for a line that was refused.
+
+    Attributes:
+        reason: why, in words. The member that it concerns is told.
+        code: a stable word for programs, such as `refused` (by a hook) or `not_kept`; docs/protocol.md lists them.
+    """
+
+    def __init__(self, reason: str, code: str = "refused") -> None:
+        super().__init__(reason, code)
+        self.reason = reason
+        self.code = code
+
+    def __str__(self) -> str:
+        return self.reason
 
 
 class PasswordRefused(ChatError):

@@ -46,7 +46,7 @@ class Action(Message):
 class Private:
     """A line for one member alone, sent by `/msg`: `ada (private): psst`.
 
-    It is no `Message`: it has no id, no hook receives it, and the history doesn't keep it.
+    It is no `Message`: it has no id, and the history doesn't keep it.
 
     Attributes:
         sender, text, time: as of `Message`.

@@ -23,6 +23,7 @@ from chatkit import (
     Notice,
     Private,
     ProtocolError,
+    Refused,
     Renamed,
     Welcome,
 )
@@ -240,6 +241,19 @@ def test_a_name_that_is_taken(events: bool) -> None:
             _ = opening.is_opening
         assert caught.value.name == "ada"
     assert not taken(opening)
+
+
+def test_a_name_that_is_refused() -> None:
+    """`Refused` has the reason of the room's program; a client that comes back goes on without the name."""
+    opening = client_protocol(name="ada", events=True)
+    opening.receive_data(b"*** name refused: not here\n" + WELCOME)
+    with pytest.raises(Refused, match="not here") as caught:
+        _ = opening.is_opening
+    assert caught.value.code == "refused"
+    returning = client_protocol(name="ada", events=True, after=7, epoch="0123456789abcdef")
+    returning.receive_data(b"*** name refused: not here\n" + WELCOME)
+    assert not returning.is_opening
+    assert taken(returning) == [Welcome("ada", 7, "0123456789abcdef")]
 
 
 @pytest.mark.parametrize("asked", [{"name": "ada"}, {"events": True}])

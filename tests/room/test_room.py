@@ -196,6 +196,8 @@ def test_a_failing_hook_ends_one_conversation(
     desk.hear(bob, "fine")
     assert cid.received.endswith(b"2: fine\n")
     assert [record.exc_info is not None for record in caplog.records] == [True]
+    called, name = "message" if failing == "type" else failing, "ann" if failing in ("rename", "leave") else "1"
+    assert caplog.records[0].getMessage() == f"the hook on_{called} failed for {name}"
 
 
 def steps() -> st.SearchStrategy[list[tuple[str, int, int]]]:

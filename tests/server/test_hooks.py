@@ -17,7 +17,20 @@ from unittest.mock import ANY
 
 import pytest
 
-from chatkit import Client, ConnectionClosed, Error, Left, Limits, Member, Message, Notice, Server, Welcome
+from chatkit import (
+    Client,
+    ConnectionClosed,
+    Error,
+    Left,
+    Limits,
+    Member,
+    Message,
+    Notice,
+    Private,
+    Refused,
+    Server,
+    Welcome,
+)
 from chatkit.net.sockets import Address
 from chatkit.testing import ChatRoom
 from tests.helpers.peers import DEADLINE, Peer, assert_healthy
@@ -230,16 +243,190 @@ def test_a_kick_names_a_member_in_any_case(serve: Serve, events: bool) -> None:
 
 
 @pytest.mark.parametrize("call", ["kick", "tell"])
-@pytest.mark.parametrize("name", ["nobody", "", "12:34"])
+@pytest.mark.parametrize("name", ["nobody", "", "12:34", "x" * 1000])
 def test_nobody_has_that_name(serve: Serve, call: str, name: str) -> None:
-    """ValueError in the caller's thread, and nothing happens in the room."""
+    """The list of members that it is for is empty, and nothing happens in the room."""
     started = serve()
     talker, reader = started.peers(2)
     assert_healthy(talker, reader)
-    with pytest.raises(ValueError, match=f"no member is named '{name}'"):
-        getattr(started.server, call)(name, "x")
+    assert getattr(started.server, call)(name, "x") == []
     talker.send(b"sentinel\n")
     assert reader.line() == f"{talker.name}: sentinel".encode()
+
+
+@pytest.mark.parametrize("call", ["kick", "tell"])
+def test_a_call_by_name_returns_its_members(serve: Serve, call: str) -> None:
+    """The member of that name, in whatever case; RuntimeError once the server has ended."""
+    started = serve()
+    with ChatRoom(started.server) as room:
+        (ada,) = room.join(name="Ada")
+        (member,) = started.server.members
+        assert getattr(started.server, call)("aDA", "x") == [member]
+        assert ada.receive() == Notice("x")
+    started.server.shutdown()
+    with pytest.raises(RuntimeError, match="isn't running"):
+        getattr(started.server, call)("Ada", "x")
+
+
+class Bouncer(Handler):
+    """Kicks and tells, in each hook, a member that is gone."""
+
+    def on_message(self, message: Message) -> Message:
+        assert self.server.kick("gone", "x") == self.server.tell("gone", "x") == []
+        return message
+
+
+def test_a_hook_that_means_a_member_that_is_gone_fails_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    """The speaker stays, and its message is said."""
+    with room_with(Bouncer()) as room:
+        ann, bob = room.join(2)
+        ann.send("hi")
+        bob.expect("hi", sender=ann)
+        ann.send("still here")
+        bob.expect("still here", sender=ann)
+    assert not caplog.records
+
+
+class Doorman(Handler):
+    """Refuses what begins with "bad", and whoever has its number in `banned`; sees the member in every hook."""
+
+    def __init__(self) -> None:
+        self.seen = list[tuple[str, int]]()
+        self.doomed = False
+
+    def _look(self, hook: str, member: Member, text: str) -> None:
+        self.seen.append((hook, member.id))
+        if text.startswith("bad"):
+            raise Refused(f"{text}: \x1b[2J{hook}")
+
+    def on_join(self, member: Member) -> None:
+        self._look("join", member, "bad day" if self.doomed else "")
+
+    def on_message(self, message: Message, member: Member) -> Message:
+        self._look("message", member, message.text)
+        return message
+
+    def on_private(self, message: Private, recipient: Member, member: Member) -> Private:
+        self._look("private", member, message.text)
+        assert recipient.present
+        return message
+
+    def on_rename(self, member: Member, old_name: str) -> None:
+        self._look("rename", member, member.name)
+        assert [each.name for each in self.server.members].count(member.name) == 1
+
+    def on_leave(self, member: Member, reason: str) -> None:
+        self._look("leave", member, "")
+
+
+@pytest.mark.parametrize("announce", [False, True])
+def test_a_hook_refuses_one_thing(announce: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """A message, an action, a private message, a name: its member is told, nobody else notices; nothing is logged."""
+    with room_with(Doorman(), announce=announce) as room:
+        ann, bob = room.join(2)
+        (eve,) = room.join(events=True)
+        assert isinstance(eve.receive(), Welcome)
+        if announce:
+            ann.expect(f"{bob.name} joined")
+            for guest in (ann, bob):
+                guest.expect(f"{eve.name} joined")
+        eve.send("bad1")
+        eve.send("/me bad2")
+        eve.send(f"/msg {bob.name} bad3")
+        eve.send("/nick bad4")
+        for text, what in (("bad1", "message"), ("bad2", "message"), ("bad3", "private")):
+            assert eve.receive() == Error(f"not sent: {text}: ␛[2J{what}", "refused")
+        assert eve.receive() == Error("name refused: bad4: ␛[2Jrename", "refused")
+        for guest in room.guests:
+            guest.expect_nothing()
+        eve.send("good")
+        assert bob.receive().text == "good"
+        ann.expect("good", sender=eve)
+        assert room.server.stats.messages == 1
+        ann.send("/nick bad4")
+        assert ann.receive() == Notice("name refused: bad4: ␛[2Jrename")
+        ann.send(f"/msg {eve.name} psst")
+        eve.expect("psst", sender=ann)
+    assert not caplog.records
+
+
+def test_a_hook_refuses_a_join(serve: Serve, caplog: pytest.LogCaptureFixture) -> None:
+    """The peer hears the reason, then the end; nobody else hears of it; it is counted, not logged."""
+    doorman = Doorman()
+    started = serve(handler=doorman, announce=True)
+    doorman.server = started.server
+    (ann,) = started.peers(1)
+    ann.send(b"/sync\n")
+    ann.line()
+    doorman.doomed = True
+    assert started.peer().rest() == "*** refused: bad day: ␛[2Jjoin\n".encode()
+    with pytest.raises(ConnectionClosed, match="refused: bad day"):
+        Client(port=started.port, name="eve")
+    doorman.doomed = False
+    (bob,) = started.peers(1)
+    bob.send(b"hi\n")
+    assert [ann.line(), ann.line()] == [f"*** {bob.name} joined".encode(), f"{bob.name}: hi".encode()]
+    assert started.server.stats.refused == {"refused": 2}
+    assert not caplog.records
+
+
+def test_a_refused_name_ends_the_start_of_a_client() -> None:
+    """It raises the reason; its member is gone."""
+    with room_with(Doorman()) as room:
+        with pytest.raises(Refused, match="bad_name: ␛\\[2Jrename") as caught:
+            Client(port=room.server.port, name="bad_name")
+        assert caught.value.code == "refused"
+
+
+def test_a_number_outlives_names() -> None:
+    """Each member has one of its own in every hook, whatever it is called."""
+    doorman = Doorman()
+    with room_with(doorman) as room:
+        ann, bob = room.join(2)
+        ann.send("one")
+        bob.receive()
+        ann.send("/nick ada")
+        ann.receive()
+        ann.send("two")
+        bob.receive()
+        bob.send("/msg ada three")
+        ann.receive()
+        members = {member.name: member.id for member in room.server.members}
+    number, other = members["ada"], members[bob.name]
+    assert number != other
+    calls = ["join", "message", "rename", "message"]
+    assert [hook for hook, member in doorman.seen if member == number] == [*calls, "leave"]
+    assert [hook for hook, member in doorman.seen if member == other] == ["join", "private", "leave"]
+
+
+class Censor(Handler):
+    def on_private(self, message: Private) -> Private | None:
+        return None if message.text == "spam" else replace(message, text=message.text.lower(), sender="nobody")
+
+
+def test_a_handler_drops_and_rewrites_private_messages() -> None:
+    """Only the text of its result counts; None drops it without a word. It may leave out the last arguments."""
+    with room_with(Censor()) as room:
+        ann, bob = room.join(2)
+        ann.send(f"/msg {bob.name} spam")
+        ann.send(f"/msg {bob.name} HELLO")
+        bob.expect("hello", sender=ann)
+        ann.expect_nothing()
+
+
+@pytest.mark.parametrize("reason", [None, 42])
+def test_a_reason_that_cannot_be_sent_is_an_error_of_the_hook(reason: Any, caplog: pytest.LogCaptureFixture) -> None:
+    """As any other one: the log names the hook and the member."""
+
+    class Careless(Handler):
+        def on_message(self, message: Message) -> Message:
+            raise Refused(reason)
+
+    with room_with(Careless()) as room:
+        ann, _ = room.join(2)
+        ann.send("hi")
+        assert list(ann) == [Notice(FAILED.decode()[4:-1])]
+    assert [record.getMessage() for record in caplog.records] == [f"the hook on_message failed for {ann.name}"]
 
 
 class Fatal(Handler):

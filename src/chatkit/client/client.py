@@ -78,6 +78,7 @@ class Client:
                 can't be trusted.
             PasswordRefused: the room needs a password, and got none or a wrong one.
             NameTaken: another member has the name.
+            Refused: the room's program doesn't let the name pass.
             ConnectionClosed, ProtocolError: the room is full, or the other side is no chat server.
             ValueError: an argument breaks a rule, such as that for names.
         """

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections import deque
 
-from chatkit.errors import ChatError, ConnectionClosed, NameTaken, PasswordRefused, ProtocolError
+from chatkit.errors import ChatError, ConnectionClosed, NameTaken, PasswordRefused, ProtocolError, Refused
 from chatkit.events import Action, Event, Message, Notice, Private, Welcome
 from chatkit.protocol.formats import parse_json, parse_text
 from chatkit.protocol.lines import BadLine, LineDecoder, check_password, encode_line, parse_command
@@ -13,6 +13,7 @@ from chatkit.protocol.names import RULE, check_name
 from chatkit.protocol.replies import (
     ACCEPTED,
     ASKS_PASSWORD,
+    NAME_REFUSED,
     NO_PASSWORD_NEEDED,
     PASSWORD_COMMAND,
     REPLAY_BEGINS,
@@ -69,7 +70,7 @@ class ClientProtocol:
         self.opening = "".join(f"{line}\n" for line in opening).encode()
         self._max_line_bytes = max_line_bytes
         self._name = name
-        self._name_refusal = Notice(str(NameTaken(name or "")))
+        self._named = Notice(now_named(name or ""))
         self._has_password = password is not None
         self._is_returning = epoch is not None
         self._expected = self._expected_answers(events)
@@ -84,7 +85,7 @@ class ClientProtocol:
         """Tell whether answers to `opening` are missing.
 
         Raises:
-            NameTaken, PasswordRefused, ConnectionClosed, ProtocolError: they won't come.
+            NameTaken, Refused, PasswordRefused, ConnectionClosed, ProtocolError: they won't come.
         """
         if self._expected and self.ended:
             last = self.received[-1] if self.received else None
@@ -172,21 +173,32 @@ class ClientProtocol:
         if self._has_password:
             expected += [(Notice(ACCEPTED), Notice(NO_PASSWORD_NEEDED))]
         if self._name:
-            expected += [(Notice(now_named(self._name)), *([self._name_refusal] if self._is_returning else []))]
+            expected += [(self._named,)]
         if events:
             expected += [(Welcome,)]
         return expected
+
+    def _name_refusal(self, event: Event) -> NameTaken | Refused | None:
+        """Return the error for a notice that refuses the name of the opening, or None."""
+        taken = NameTaken(self._name or "")
+        if event == Notice(str(taken)):
+            return taken
+        if isinstance(event, Notice) and event.text.startswith(NAME_REFUSED):
+            return Refused(event.text.removeprefix(NAME_REFUSED))
+        return None
 
     def _match_opening(self, event: Event) -> bool:
         """Compare an event with the next expected answer. Return whether the caller gets it, too.
 
         Raises:
-            NameTaken: another member has the name.
+            NameTaken, Refused: another member has the name, or the room doesn't let it pass.
             PasswordRefused: the password is wrong or missing.
             ProtocolError: the server, an older one perhaps, doesn't know a command of the opening.
         """
-        if self._name and event == self._name_refusal and not self._is_returning:
-            raise NameTaken(self._name)
+        if self._name and (refusal := self._name_refusal(event)):
+            if not self._is_returning:
+                raise refusal
+            event = self._named  # the answer, too
         if event == Notice(WRONG_PASSWORD) or (event == Notice(ASKS_PASSWORD) and not self._has_password):
             raise PasswordRefused(event.text)
         if isinstance(event, Notice) and event.text.startswith((RULE, *self._unknown)):

@@ -22,8 +22,9 @@ ADDRESS_FULL = "too many members from your address"
 NO_DESCRIPTOR = "the server has no descriptor left for you"
 SPEAKS_TLS = "this port speaks TLS (chat-client --tls)"
 SPEAKS_TEXT = "this port speaks plain text, not TLS"
+REFUSED = "refused: "  # by a hook, and the reason
 NOT_ADMITTED = (
-    *(ROOM_FULL, ADDRESS_FULL, NO_DESCRIPTOR, SPEAKS_TLS, SPEAKS_TEXT),
+    *(ROOM_FULL, ADDRESS_FULL, NO_DESCRIPTOR, SPEAKS_TLS, SPEAKS_TEXT, REFUSED),
     *(ASKS_PASSWORD, WRONG_PASSWORD, TOO_MANY_PASSWORDS, TOO_MUCH_BEFORE_PASSWORD),
 )
 
@@ -35,7 +36,9 @@ REMOVED = "removed"
 # Before and after the earlier messages that a new member receives.
 REPLAY_BEGINS, REPLAY_ENDS = Notice("before you came:"), Notice("from here on it is live")
 
-NOT_KEPT = Error("not sent: the room's history can't be kept now", "not_kept")
+NOT_SENT = "not sent: "  # and the reason
+NAME_REFUSED = "name refused: "  # by a hook, and the reason
+NOT_KEPT = Error(f"{NOT_SENT}the room's history can't be kept now", "not_kept")
 HANDLER_FAILED = Error("an error in the room's handler ended this conversation", "handler_failed")
 
 

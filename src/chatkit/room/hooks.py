@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from inspect import Parameter, signature
+from typing import Any, TypeVar
 
-from chatkit.events import Message
+from chatkit.errors import Refused
+from chatkit.events import Message, Private
+from chatkit.protocol.formats import clean_text
 from chatkit.protocol.sanitize import clean
 from chatkit.room.members import Member
 
 logger = logging.getLogger("chatkit")
+
+Text = TypeVar("Text", Message, Private)
+Hook = Callable[..., Any]
 
 
 # What a hook raises ends one conversation, whatever it is: SystemExit or asyncio's CancelledError would end the thread,
@@ -26,49 +33,94 @@ class HookFailed(Exception):
 class Hooks:
     """The hooks of `handler`. A missing one lets everything pass.
 
-    Each method raises `HookFailed` if the hook raises an exception, SystemExit and its like included.
+    Each method raises `Refused` if the hook does, with a text that can be sent; and `HookFailed` if the hook raises any
+    other exception, SystemExit and its like included. A leave can't be refused.
     """
 
     def __init__(self, handler: object) -> None:
-        self._on_join = getattr(handler, "on_join", None)
-        self._on_message = getattr(handler, "on_message", None)
-        self._on_rename = getattr(handler, "on_rename", None)
-        self._on_leave = getattr(handler, "on_leave", None)
+        self._on_join = hook_of(handler, "on_join", 1)
+        self._on_message = hook_of(handler, "on_message", 2)
+        self._on_private = hook_of(handler, "on_private", 3)
+        self._on_rename = hook_of(handler, "on_rename", 2)
+        self._on_leave = hook_of(handler, "on_leave", 2)
 
     def on_join(self, member: Member) -> None:
-        self._call(self._on_join, member)
+        if self._on_join:
+            try:
+                self._on_join(member)
+            except BaseException as error:
+                raise _failure(error, "on_join", member) from None
 
-    def on_message(self, message: Message) -> Message | None:
-        """Return the message to publish, perhaps with another text, or None if the handler refuses it."""
+    def on_message(self, message: Message, member: Member) -> Message | None:
+        """Return the message to publish, perhaps with another text, or None if the handler drops it."""
         if not self._on_message:
             return message
         try:
-            result = self._on_message(message)
-            if result is message or result is None:
-                return message if result else None
-            if not isinstance(result, Message):
-                raise TypeError(f"on_message returned {result!r}, not a Message or None")
-            text = clean(result.text)
-            text.encode()  # a lone surrogate can't be sent: it is an error of the handler
-        except BaseException:
-            raise _failed() from None
-        return replace(message, text=text) if text else None
+            return _checked(self._on_message(message, member), message, Message)
+        except BaseException as error:
+            raise _failure(error, "on_message", member) from None
+
+    def on_private(self, message: Private, recipient: Member, member: Member) -> Private | None:
+        """Return the private message to deliver, as `on_message`."""
+        if not self._on_private:
+            return message
+        try:
+            return _checked(self._on_private(message, recipient, member), message, Private)
+        except BaseException as error:
+            raise _failure(error, "on_private", member) from None
 
     def on_rename(self, member: Member, old_name: str) -> None:
-        self._call(self._on_rename, member, old_name)
+        if self._on_rename:
+            try:
+                self._on_rename(member, old_name)
+            except BaseException as error:
+                raise _failure(error, "on_rename", member) from None
 
     def on_leave(self, member: Member, reason: str) -> None:
-        self._call(self._on_leave, member, reason)
+        if self._on_leave:
+            try:
+                self._on_leave(member, reason)
+            except BaseException as error:
+                raise _failure(error, "on_leave", member, may_refuse=False) from None
 
-    @staticmethod
-    def _call(hook: Callable[..., Any] | None, *arguments: object) -> None:
+
+def hook_of(handler: object, name: str, number: int) -> Hook | None:
+    """Return a hook, or None. Call it with `number` arguments: it gets as many of them as it takes."""
+    hook: Hook | None = getattr(handler, name, None)
+    taken = number if hook is None else arguments_taken(hook)
+    if hook is None or taken >= number:
+        return hook
+    return lambda *arguments: hook(*arguments[:taken])
+
+
+def arguments_taken(hook: Hook) -> int:
+    """Return how many arguments a hook takes by position; `sys.maxsize` if there is no end, or it isn't known."""
+    try:
+        kinds = [parameter.kind for parameter in signature(hook).parameters.values()]
+    except ValueError:  # some built-in functions have no signature
+        return sys.maxsize
+    if Parameter.VAR_POSITIONAL in kinds:
+        return sys.maxsize
+    return sum(kind in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD) for kind in kinds)
+
+
+def _checked(result: object, given: Text, kind: type[Text]) -> Text | None:
+    """Return the result of a hook as it can be sent: only its text counts."""
+    if result is given or result is None:
+        return given if result else None
+    if not isinstance(result, kind):
+        raise TypeError(f"the hook returned {result!r}, not a {kind.__name__} or None")
+    text = clean(result.text)
+    text.encode()  # a lone surrogate can't be sent: it is an error of the handler
+    return replace(given, text=text) if text else None
+
+
+def _failure(error: BaseException, hook: str, member: Member, *, may_refuse: bool = True) -> Refused | HookFailed:
+    """Return the exception to raise for one that a hook raised, which is logged unless it is a refusal."""
+    if isinstance(error, Refused) and may_refuse:
         try:
-            if hook:
-                hook(*arguments)
-        except BaseException:
-            raise _failed() from None
-
-
-def _failed() -> HookFailed:
-    logger.exception("a hook of the handler raised an exception")
+            return Refused(clean_text(error.reason))
+        except (TypeError, ValueError):
+            pass  # a reason that can't be sent: the traceback says where it comes from
+    logger.error("the hook %s failed for %s", hook, member.name, exc_info=error)
     return HookFailed()

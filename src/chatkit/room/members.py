@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from itertools import islice
+from itertools import count, islice
 
 from chatkit.errors import JoinRefused, NameTaken
 from chatkit.limits import Limits
@@ -17,15 +17,17 @@ class Member:
     """A member of the room: a connection that may send and receive messages.
 
     Attributes:
+        id: a number that no other member of this server ever has; it stays when the name changes.
         name: the name, unique among the members.
         address: (host, port) of the peer.
         format: the format in which it receives events.
         present: whether it is still in the room.
     """
 
-    __slots__ = ("address", "format", "name", "present")
+    __slots__ = ("address", "format", "id", "name", "present")
 
-    def __init__(self, name: str, address: tuple[str, int]) -> None:
+    def __init__(self, name: str, address: tuple[str, int], number: int = 0) -> None:
+        self.id = number
         self.name = name
         self.address = address
         self.format = TEXT
@@ -37,7 +39,7 @@ class Member:
         return self.format is JSON
 
     def __repr__(self) -> str:
-        return f"<Member {self.name} {self.address}>"
+        return f"<Member {self.id} {self.name} {self.address}>"
 
 
 class Roster:
@@ -56,6 +58,7 @@ class Roster:
         self._from_address: Counter[str] = Counter()
         self._hosts: dict[str, str] = {}  # one string for all members of one address, as long as there are some
         self._reserved = 0
+        self._ids = count(1)
 
     @property
     def members(self) -> list[Member]:
@@ -98,7 +101,7 @@ class Roster:
         """Return a new member in the reserved place, named after its port."""
         self._reserved -= 1
         host, port = address
-        member = Member(self._free_name(str(port)), (self._hosts[host], port))
+        member = Member(self._free_name(str(port)), (self._hosts[host], port), next(self._ids))
         self._by_key[member.name] = member
         return member
 
@@ -118,14 +121,21 @@ class Roster:
         check_name(name)
         if self._by_key.get(name_key(name), member) is not member:
             raise NameTaken(name)
-        del self._by_key[name_key(member.name)]
-        member.name = name
-        self._by_key[name_key(name)] = member
+        self._set_name(member, name)
+
+    def give_back(self, member: Member, old_name: str) -> None:
+        """Give a member the name that it had just before, which may be its port."""
+        self._set_name(member, old_name)
 
     def refusal(self, code: str, reason: str) -> JoinRefused:
         """Count a refused connection, and return the exception to raise."""
         self.refused[code] = self.refused.get(code, 0) + 1
         return JoinRefused(code, reason)
+
+    def _set_name(self, member: Member, name: str) -> None:
+        del self._by_key[name_key(member.name)]
+        member.name = name
+        self._by_key[name_key(name)] = member
 
     def _forget(self, address: tuple[str, int]) -> None:
         self._from_address[address[0]] -= 1

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from chatkit.events import Error, Event
 from chatkit.limits import Limits
 from chatkit.protocol.lines import EXIT, BadLine, Foreign
-from chatkit.protocol.replies import HANDLER_FAILED
+from chatkit.protocol.replies import HANDLER_FAILED, NOT_SENT
 from chatkit.room import commands
 from chatkit.room.batch import Received
 from chatkit.room.hooks import HookFailed
@@ -87,7 +87,7 @@ class Room:
             admitted: called with the member, under the room's lock, before the `Subscribe`.
 
         Raises:
-            JoinRefused: the handler failed.
+            JoinRefused: the handler refused it, or failed.
         """
         with self._lock:
             self._turn.join(address, admitted)
@@ -137,7 +137,7 @@ class Room:
         member, say = part.member, self._turn.say
         for line in part.lines:
             if isinstance(line, BadLine):
-                self._turn.tell(member, Error(f"not sent: {line.reason}", line.code))
+                self._turn.tell(member, Error(f"{NOT_SENT}{line.reason}", line.code))
             elif isinstance(line, Foreign):
                 self._turn.reply(member, line.reply)
                 return f"spoke {line.protocol}"

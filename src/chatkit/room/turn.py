@@ -10,10 +10,11 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 
-from chatkit.events import Event, Joined, Left, Message, Notice, Private, Renamed
+from chatkit.errors import Refused
+from chatkit.events import Error, Event, Joined, Left, Message, Notice, Private, Renamed
 from chatkit.limits import Limits
 from chatkit.protocol.formats import FORMATS, JSON, TEXT
-from chatkit.protocol.replies import HANDLER_FAILED, NOT_KEPT, now_named
+from chatkit.protocol.replies import HANDLER_FAILED, NAME_REFUSED, NOT_KEPT, NOT_SENT, REFUSED, now_named
 from chatkit.room.entries import Announce, Entry, Leave, Subscription, Sync, Tell
 from chatkit.room.hooks import HookFailed, Hooks
 from chatkit.room.members import Member, Roster
@@ -45,12 +46,14 @@ class Turn:
         self._publisher = publisher
         self._announced_in = tuple(format for format in FORMATS if announce or format.announces)
         self._hooks = Hooks(handler)
+        self._is_refusing = False
         self._answers: Counter[Member] = Counter()
         self._entries: list[Entry] = []
 
     def begin(self) -> None:
         """Begin a turn: set its time, and count its answers anew."""
         self.now = time.time()
+        self._is_refusing = self._publisher.is_refusing
         self._answers.clear()
 
     def join(self, address: tuple[str, int], admitted: Callable[[Member], None]) -> None:
@@ -61,11 +64,14 @@ class Turn:
             admitted: called with the member before anything is published for it.
 
         Raises:
-            JoinRefused: the handler failed.
+            JoinRefused: the handler refused it, or failed.
         """
         member = self.roster.add(address)
         try:
             self._hooks.on_join(member)
+        except Refused as refusal:
+            self.roster.remove(member)
+            raise self.roster.refusal("refused", f"{REFUSED}{refusal.reason}") from None
         except HookFailed:
             self.roster.remove(member)
             raise self.roster.refusal("handler", HANDLER_FAILED.text) from None
@@ -78,10 +84,16 @@ class Turn:
         Raises:
             HookFailed: the handler raised an exception.
         """
-        if self._publisher.is_refusing:
+        if self._is_refusing:
             self.tell(member, NOT_KEPT)
-        elif message := self._hooks.on_message(kind(member.name, text, None, self.now)):
-            self._entries.append((member, message))
+            return
+        try:
+            message = self._hooks.on_message(kind(member.name, text, None, self.now), member)
+        except Refused as refusal:
+            self._refuse(member, NOT_SENT, refusal)
+        else:
+            if message:
+                self._entries.append((member, message))
 
     def tell(self, member: Member, event: Event) -> None:
         """Add an event for one member alone."""
@@ -97,28 +109,44 @@ class Turn:
         return self._answers[member] <= MAX_ANSWERS
 
     def whisper(self, sender: Member, to: Member, text: str) -> None:
-        """Add a private message for one member alone."""
-        self.tell(to, Private(sender.name, text, self.now))
+        """Add a private message for one member alone, if the handler lets it pass.
+
+        Raises:
+            HookFailed: the handler raised an exception.
+        """
+        try:
+            message = self._hooks.on_private(Private(sender.name, text, self.now), to, sender)
+        except Refused as refusal:
+            self._refuse(sender, NOT_SENT, refusal)
+        else:
+            if message:
+                self.tell(to, message)
 
     def announce(self, event: Event) -> None:
         """Add an event for every member."""
         self._entries.append(Announce(event, FORMATS))
 
     def rename(self, member: Member, name: str) -> None:
-        """Give a member another name.
+        """Give a member another name, if the handler lets it.
 
         Raises:
             ValueError: the name breaks the rule.
             NameTaken: another member has it.
-            HookFailed: the handler raised an exception.
+            HookFailed: the handler raised an exception; the member has the name.
         """
-        old_name = member.name
+        old_name, before = member.name, len(self._entries)
         self.roster.rename(member, name)
         renamed = Renamed(old_name, name)
         self.tell(member, renamed if member.json else Notice(now_named(name)))
-        if old_name != name:
-            self._entries.append(Announce(renamed, self._announced_in, member))
+        if old_name == name:
+            return
+        self._entries.append(Announce(renamed, self._announced_in, member))
+        try:
             self._hooks.on_rename(member, old_name)
+        except Refused as refusal:
+            del self._entries[before:]
+            self.roster.give_back(member, old_name)
+            self._refuse(member, NAME_REFUSED, refusal)
 
     def subscribe(self, member: Member, after: int | None, epoch: str | None) -> None:
         """Switch a member to JSON, after a replay: see `Subscription`."""
@@ -137,6 +165,9 @@ class Turn:
             self._entries.append(Announce(Left(member.name), self._announced_in, member))
         with suppress(HookFailed):
             self._hooks.on_leave(member, reason)
+
+    def _refuse(self, member: Member, what: str, refusal: Refused) -> None:
+        self.tell(member, Error(f"{what}{refusal.reason}", refusal.code))
 
     def publish(self) -> None:
         """Publish the entries."""

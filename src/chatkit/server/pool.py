@@ -97,11 +97,14 @@ class WorkerPool:
         for thread in (*self._workers, acceptor):
             thread.start()
 
-    def call_soon(self, call: Call) -> None:
+    def call_soon(self, call: Call) -> bool:
         """Have a worker make a call: the caller may be inside a hook, where the room's lock is held.
 
+        Returns:
+            Whether it will: calls from hooks during the server's start and end are ignored.
+
         Raises:
-            RuntimeError: the server isn't running. Calls from hooks during its start and end are ignored instead.
+            RuntimeError: the server isn't running, and this isn't a hook.
         """
         acceptor = self._acceptor
 
@@ -113,8 +116,10 @@ class WorkerPool:
         with self._posting:
             if self._lifecycle.state is ServerState.RUNNING:
                 self._workers[0].post(accept_and_call)
-            elif not self.is_in_hook:
+                return True
+            if not self.is_in_hook:
                 raise RuntimeError("the server isn't running")
+        return False
 
     def end(self, grace: float) -> None:
         """Deliver everything received, then end every connection and thread, within `grace` seconds."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from os import PathLike
@@ -20,6 +20,7 @@ from chatkit.net.sockets import Address, two_tuple
 from chatkit.protocol.formats import clean_text
 from chatkit.protocol.lines import check_password
 from chatkit.protocol.replies import REMOVED
+from chatkit.room.hooks import hook_of
 from chatkit.room.members import Member
 from chatkit.room.publisher import Publisher
 from chatkit.room.room import Room
@@ -279,42 +280,59 @@ class Server:
         """
         self._pool.call_soon(partial(self._room.say, Notice(clean_text(text))))
 
-    def tell(self, name: str, text: str) -> None:
+    def tell(self, name: str, text: str) -> list[Member]:
         """Send a notice (`*** text`) to one member. Returns at once.
 
         Args:
             name: the name of the member, in upper or lower case.
             text: the notice; control characters are made visible.
 
+        Returns:
+            The members that it is for: none if nobody has that name.
+
         Raises:
             TypeError: `text` isn't a str.
-            ValueError: no member has that name, or `text` isn't valid Unicode.
+            ValueError: `text` isn't valid Unicode.
             RuntimeError: the server isn't running.
         """
-        self._pool.call_soon(partial(self._room.tell, self._member(name), Notice(clean_text(text))))
+        notice = Notice(clean_text(text))
+        return self._for_each(name, lambda member: self._room.tell(member, notice))
 
-    def kick(self, name: str, reason: str) -> None:
+    def kick(self, name: str, reason: str) -> list[Member]:
         """End a member's conversation, with a last notice (`*** reason`) to it. Returns at once.
 
         Args:
             name: the name of the member, in upper or lower case.
             reason: the last notice; `on_leave` receives `removed: reason`.
 
+        Returns:
+            The members whose conversation ends: none if nobody has that name.
+
         Raises:
             TypeError: `reason` isn't a str.
-            ValueError: no member has that name, or `reason` isn't valid Unicode.
+            ValueError: `reason` isn't valid Unicode.
             RuntimeError: the server isn't running.
         """
         last = Error(clean_text(reason), REMOVED)
-        self._pool.call_soon(partial(self._room.remove, self._member(name), last, f"removed: {reason}"))
+        return self._for_each(name, lambda member: self._room.remove(member, last, f"removed: {reason}"))
 
-    def _member(self, name: str) -> Member:
-        if member := self._room.roster.find(name):
-            return member
-        raise ValueError(f"no member is named {name!r}")
+    def _for_each(self, name: str, call: Callable[[Member], None]) -> list[Member]:
+        """Have a worker call call(member) for the members of that name. Returns these.
+
+        Raises:
+            RuntimeError: the server isn't running.
+        """
+        member = self._room.roster.find(name)
+        members = [member] if member else []
+
+        def call_each() -> None:
+            for member in members:
+                call(member)
+
+        return members if self._pool.call_soon(call_each) else []
 
     def _call_on_listening(self) -> None:
-        if on_listening := getattr(self._handler, "on_listening", None):
+        if on_listening := hook_of(self._handler, "on_listening", 1):
             self._pool.starter = threading.current_thread()
             try:
                 on_listening(self.address)

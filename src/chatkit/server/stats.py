@@ -38,7 +38,7 @@ class Stats:
         deliveries: the number of (message, member) pairs that were delivered, senders not included.
         bytes: the bytes of all lines for members, and for connections that were refused.
         slow_consumers: the number of members that were disconnected for reading too slowly.
-        refused: the number of refused connections, by reason (`full`, `address`, `handler`).
+        refused: the number of refused connections, by reason (`full`, `address`, `refused`, `handler`).
         unstored: the number of messages that the history could not store, such as on a full disk.
         dropped: the number of lines that the handler lost, such as a transcript (its attribute of that name).
     """

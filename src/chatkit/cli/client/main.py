@@ -11,7 +11,17 @@ from typing import Any
 
 import click
 
-from chatkit import ChatError, Client, ConnectionClosed, NameTaken, Notice, PasswordRefused, ProtocolError, Unconfirmed
+from chatkit import (
+    ChatError,
+    Client,
+    ConnectionClosed,
+    NameTaken,
+    Notice,
+    PasswordRefused,
+    ProtocolError,
+    Refused,
+    Unconfirmed,
+)
 from chatkit.cli.client.input import InputThread
 from chatkit.cli.client.output import JsonOutput, OutputLost, QuietOutput, ReconnectOutput, TextOutput
 from chatkit.cli.client.trust import KnownHosts, describe_tls_error, make_context, trust_options
@@ -147,7 +157,7 @@ def _connect(host: str, port: int, **options: Any) -> Client:
         fail(CHAT_CLIENT, f"cannot connect to {where}: {reason(error)}", hint)
     except ValueError as error:
         fail(CHAT_CLIENT, str(error))
-    except NameTaken as error:
+    except (NameTaken, Refused) as error:
         fail(CHAT_CLIENT, str(error), "choose another with --name")
     except PasswordRefused as error:
         fail(CHAT_CLIENT, str(error), "--password-file FILE, or CHATKIT_PASSWORD", status=LOST)

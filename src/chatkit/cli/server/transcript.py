@@ -143,7 +143,7 @@ class Transcript(Handler):
         """Print the new member's address."""
         self._print(f"New connection from {member.address}")
 
-    def on_message(self, message: Message) -> Message:
+    def on_message(self, message: Message, member: Member) -> Message:
         """Print the message, and accept it."""
         self._print(visible(str(message)))
         return message
