@@ -131,7 +131,7 @@ class Synced(_Announcement):
 
 @dataclass(frozen=True, slots=True)
 class Joined(_Announcement):
-    """A new member. Members with plain text are told if the server has `announce=True`.
+    """A new member, as of its first line or a second later. Plain text has it if the server has `announce=True`.
 
     Attributes:
         name: the member's name.

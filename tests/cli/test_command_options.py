@@ -22,7 +22,7 @@ ONCE = ("--once",)
 
 @pytest.mark.parametrize("how", ["option", "environment", "neither"])
 def test_announce(run: Run, how: str) -> None:
-    """With --announce or CHATKIT_ANNOUNCE=1 plain text tells of members that join, take a name and leave."""
+    """With --announce or CHATKIT_ANNOUNCE=1 plain text tells of members that join, take another name and leave."""
     options = ("--announce",) if how == "option" else ()
     env = {**os.environ, "CHATKIT_ANNOUNCE": "1"} if how == "environment" else dict(os.environ)
     server = run("chat-server", "--port", "0", *options, env=env)
@@ -31,11 +31,13 @@ def test_announce(run: Run, how: str) -> None:
     ann.send(b"/msg " + ann.name.encode() + b" here\n")
     assert ann.line().endswith(b"(private): here")
     bob = Peer(port)
-    bob.send(b"/nick bob\nexit\n")
-    assert bob.rest() == b"*** you are now bob\n"
+    bob.send(b"/nick bob\n")
+    bob.sync()
+    bob.send(b"/nick bo\nexit\n")
+    assert bob.rest() == b"*** you are now bo\n"
     bob.close()
     ann.send(b"/msg " + ann.name.encode() + b" sentinel\n")
-    told = [] if how == "neither" else [f"{bob.name} joined", f"{bob.name} is now bob", "bob left"]
+    told = [] if how == "neither" else ["bob joined", "bob is now bo", "bo left"]
     expected = [f"*** {line}" for line in told] + [f"{ann.name} (private): sentinel"]
     assert [ann.line().decode() for _ in expected] == expected
     ann.close()
@@ -107,7 +109,8 @@ def test_json_lines(run: Run, serve: Serve) -> None:
     client = run("chat-client", "--port", str(started.port), "--json", "--name", "ada")
     lines = [client.line()]
     peer = started.peer()
-    peer.send("/nick bob\ncaf\u00e9 \u202e \U0001f600\n/me waves\n/msg ada psst\n/nonsense\nexit\n".encode())
+    said = "caf\u00e9 \u202e \U0001f600"
+    peer.send(f"/nick b\n/sync\n/nick bob\n{said}\n/me waves\n/msg ada psst\n/nonsense\nexit\n".encode())
     peer.rest()
     client.type("/who")
     client.type("/nonsense")
@@ -120,8 +123,7 @@ def test_json_lines(run: Run, serve: Serve) -> None:
     assert events[0] == {"type": "welcome", "name": "ada", "newest": 0, "epoch": events[0]["epoch"]}
     kinds = ["welcome", "joined", "renamed", "message", "action", "private", "left", "notice", "error"]
     assert [event["type"] for event in events] == kinds
-    said = events[3]
-    assert (said["id"], said["from"], said["text"]) == (1, "bob", "caf\u00e9 \u202e \U0001f600")
+    assert (events[3]["id"], events[3]["from"], events[3]["text"]) == (1, "bob", said)
     assert events[8]["code"] == "unknown_command"
 
 
@@ -133,8 +135,8 @@ def test_json_that_is_asked_for_by_typing(run: Run, serve: Serve) -> None:
     client.type("/json")
     assert client.line().startswith("*** you are ")
     peer = started.peer()
-    peer.send(b"/nick bob\nHi!\n/me waves\nexit\n")
-    told = [f"*** {peer.name} joined", f"*** {peer.name} is now bob", "bob: Hi!", "* bob waves", "*** bob left"]
+    peer.send(b"/nick bob\nHi!\n/me waves\n/nick bo\nexit\n")
+    told = ["*** bob joined", "bob: Hi!", "* bob waves", "*** bob is now bo", "*** bo left"]
     assert [client.line() for _ in told] == told
     client.type("exit")
     assert client.ends() == (0, f"{DISCONNECTED}\n", "")

@@ -287,6 +287,7 @@ def test_a_client_that_does_not_receive_stops_reading(
     monkeypatch.setattr(aio_connection, "MAX_WAITING_EVENTS", 10)
     started = serve()
     ann = started.peer()
+    ann.sync()
     check()
 
 

@@ -271,12 +271,15 @@ def call_soon(server: Server, call: Callable[[], None]) -> None:
 
 
 def hold_up(worker: Worker, free: threading.Event) -> None:
-    """Have a worker wait until `free` is set."""
+    """Have a worker wait until `free` is set; return when it does."""
+    held = threading.Event()
 
     def wait() -> None:
+        held.set()
         assert free.wait(DEADLINE)
 
     worker.post(wait)
+    assert held.wait(DEADLINE)
 
 
 def wait_for_end(server: Server) -> bool:

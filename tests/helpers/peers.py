@@ -44,6 +44,12 @@ class Peer:
         line, _, self._received = self._received.partition(b"\n")
         return line
 
+    def sync(self) -> None:
+        """Wait until the room has received all that was sent, and has announced this member; drop what came before."""
+        self.send(b"/sync\n")
+        while b"synced" not in self.line():
+            pass
+
     def pass_over(self, token: bytes) -> None:
         """Read to the end of `token`, however much comes before it."""
         while token not in self._received:

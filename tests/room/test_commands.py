@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import unicodedata
 from collections.abc import Callable
 from dataclasses import replace
@@ -45,9 +46,10 @@ def as_text(event: Event) -> Event:
 
 
 def table(room: Room | None = None, *, programs: str = "", seats: int = 3) -> tuple[Desk, list[Seat]]:
-    """Members `1`, `2` and so on, those of `programs` in JSON, that have heard nothing yet."""
+    """Members `1`, `2` and so on, those of `programs` in JSON, that know each other and have heard nothing yet."""
     desk = Desk(room or Room())
     there = [desk.join(port) for port in range(1, seats + 1)]
+    desk.room.announce_due(math.inf)
     for seat in there:
         if seat.member.name in programs:
             desk.hear(seat, "/json")
@@ -213,9 +215,11 @@ def test_joining_and_leaving(announce: bool) -> None:
     """Programs hear of it always, others when the room announces; nobody hears of itself, nor of everyone's end."""
     desk, (ann, bob, cid) = table(Room(announce=announce), programs="2")
     dan = desk.join(4)
+    desk.room.announce_due(math.inf)
     desk.hear(dan, "/nick dan", "/json", "exit")
     desk.room.remove(cid.member, Error("enough", "removed"), "removed")
     eve = Desk(desk.room).join(5)
+    desk.room.announce_due(math.inf)
     desk.room.receive([Received(seat.member, [], "shutdown") for seat in (ann, bob, eve)])
     events: list[Event] = [Joined("4"), Renamed("4", "dan"), Left("dan"), Left("3"), Joined("5")]
     told = [as_text(event) for event in events] if announce else []
@@ -372,6 +376,7 @@ def test_model(script: list[tuple[int, list[tuple[int, str]]]]) -> None:
     for newcomer, turn in script:
         if newcomer not in seats:
             seats[newcomer] = desks[newcomer % 2].join(newcomer)
+            room.announce_due(math.inf)
             model.join(newcomer)
         arrivals = list[Received]()
         for who, line in turn:

@@ -64,6 +64,7 @@ def test_nobody_sees_a_message_before_it_is_kept(serve: Serve, store: Scripted) 
     """While a commit is under way nothing of it is shown, nor anything later: not even the answer that says so."""
     started = serve(history=store)
     ann, bob = started.peers(2)
+    ann.sync()
     bob.send(b"/json\n")
     bob.line()
     store.gate.clear()
@@ -198,6 +199,8 @@ def test_required(serve: Serve, store: Scripted, log: Log) -> None:
     """A message that can't be kept isn't delivered. Its sender is told, in its format; no id is missing later."""
     started = serve(history=store, history_required=True)
     ann, bob, cid = started.peers(3)
+    for peer in (ann, cid):
+        peer.sync()
     bob.send(b"/json\n")
     bob.line()
     store.failure = HistoryError("the disk is full")

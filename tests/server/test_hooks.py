@@ -208,6 +208,8 @@ def test_a_program_that_reads_too_slowly_is_told_in_json(serve: Serve) -> None:
     """Its last line is an `error` with the code `slow_consumer`, after a gapless prefix; it is counted."""
     started = serve(limits=Limits(max_pending_bytes=200_000))
     talker, reader = started.peers(2)
+    for peer in (talker, reader):
+        peer.sync()
     slow = started.peer(receive_buffer=4096)
     slow.send(b"/json\n")
     assert json.loads(slow.line())["type"] == "welcome"
@@ -328,6 +330,7 @@ def test_a_hook_refuses_one_thing(announce: bool, caplog: pytest.LogCaptureFixtu
         assert isinstance(eve.receive(), Welcome)
         if announce:
             ann.expect(f"{bob.name} joined")
+            bob.expect(f"{ann.name} joined")
             for guest in (ann, bob):
                 guest.expect(f"{eve.name} joined")
         eve.send("bad1")

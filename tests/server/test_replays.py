@@ -151,7 +151,9 @@ def test_more_is_said_than_may_wait_behind_a_replay(serve: Serve, tmp_path: Path
     for _ in range(5):
         ann.send((b"x" * 1000 + b"\n") * 1000)
         sync(ann)
-    bob, cid = started.peer(receive_buffer=4096), started.peer()
+    cid = started.peer()
+    cid.sync()
+    bob = started.peer(receive_buffer=4096)
     bob.send(b"/json 0\n" if json else b"")
     assert bob.line().startswith(b"{" if json else b"*** before you came:")
     bob.send(b"mine\n/nick bob\nmine, too\n/sync\n")

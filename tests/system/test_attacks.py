@@ -37,13 +37,17 @@ def test_three_thousand_switch_at_once(attack: Attack, data: str, seconds: float
     assert best(storm, seconds) < seconds
 
 
-def test_thousands_of_announced_joins(attack: Attack) -> None:
-    """Four thousand that join at once are announced to all by one delivery."""
+@pytest.mark.parametrize("data", [b"", b"/nick n%d\n/sync\n"], ids=["still", "names"])
+def test_thousands_of_announced_joins(attack: Attack, data: bytes) -> None:
+    """Four thousand that join at once are announced to all by few deliveries, when they speak or a second later."""
     attack.start("--max-clients", "5000", "--announce")
 
     def storm() -> float:
-        with attack.peers(2) as (talker, reader), attack.crowd(4000):
-            return token_seconds(talker, reader)
+        with (
+            attack.peers(2) as (talker, reader),
+            attack.crowd(4000, lambda index: data and data % index),
+        ):
+            return tokens_p99(talker, reader, attack.seconds(1.5))
 
     assert best(storm, 0.2) < 0.2
 

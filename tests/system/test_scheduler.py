@@ -278,6 +278,8 @@ class World:
             self.wakes_at[worker] = 0.0
         self.keeping = False
         self.said_at: dict[str, float] = {}  # when each line had arrived
+        self.joined_at: dict[str, float] = {}
+        self.left_at: dict[str, float] = {}
         self.peers: list[Peer] = []
         self.waiting: list[Peer] = []
         self.connections: dict[Peer, Connection] = {}
@@ -285,9 +287,12 @@ class World:
     def monotonic(self) -> float:
         return self.now
 
+    time = monotonic
+
     # The room's handler
 
     def on_join(self, member: Member) -> None:
+        self.joined_at[member.name] = self.now
         self.log.append(("join", member.name, ""))
 
     def on_message(self, message: Message) -> Message:
@@ -295,6 +300,7 @@ class World:
         return message
 
     def on_leave(self, member: Member, reason: str) -> None:
+        self.left_at[member.name] = self.now
         self.log.append(("leave", member.name, reason))
 
     # What can happen
@@ -413,7 +419,23 @@ def as_text(name: str, lines: list[str], world: World, whole: bool) -> list[str]
     assert rest[: len(told)] == told, "what is live comes later"
     assert last == welcome.newest or not whole, "the replay isn't all"
     live = rest[len(told) :]
+    check_announcements(live, world)
     return texts + [str(event) for event in live if not isinstance(event, Joined | Left)]
+
+
+def check_announcements(events: list[Event | None], world: World) -> None:
+    """Check the live events of a program: a join before the first word, once; a leave only of a member that came."""
+    known = set[str]()
+    for event in events:
+        if isinstance(event, Joined):
+            assert event.name not in known, "came twice, or after its first word"
+            known.add(event.name)
+        elif isinstance(event, Message):
+            known.add(event.sender)
+        elif isinstance(event, Left) and event.name not in known:
+            (peer,) = [peer for peer in world.peers if str(peer.port) == event.name]
+            seconds = world.left_at[event.name] - world.joined_at[event.name]
+            assert b"\n" in peer.script[: peer.heard] or seconds >= 1, "went, but never came"
 
 
 def told_later(
@@ -504,7 +526,8 @@ def test_any_order_of_happenings_keeps_the_promises(seed: int, monkeypatch: pyte
     world = World(seed)
     for module in ("worker", "connections", "pace"):
         monkeypatch.setattr(f"chatkit.server.{module}.time", world)
-    monkeypatch.setattr("chatkit.server.connection.time", world)
+    for module in ("server.connection", "room.turn"):
+        monkeypatch.setattr(f"chatkit.{module}.time", world)
     try:
         for _ in range(STEPS):
             world.happen()

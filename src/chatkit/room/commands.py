@@ -6,12 +6,12 @@ A command is called with the turn, the member that sent it, and the text after i
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from chatkit.errors import NameTaken
 from chatkit.events import Action, Error, Notice
-from chatkit.protocol.lines import parse_command
+from chatkit.protocol.lines import Line, parse_command
 from chatkit.protocol.replies import NO_PASSWORD_NEEDED, unknown_command
 from chatkit.room.members import Member
 from chatkit.room.turn import Turn
@@ -36,12 +36,14 @@ class Command:
         does: its description in `/help`.
         run: the function that runs it.
         long: whether its answer may be long, so that the answers per turn are limited.
+        opens: whether a member may send it before its join is announced.
     """
 
     usage: str
     does: str
     run: Callable[[Turn, Member, str], None]
     long: bool = False
+    opens: bool = False
 
 
 def run(turn: Turn, member: Member, line: str) -> None:
@@ -58,6 +60,15 @@ def run(turn: Turn, member: Member, line: str) -> None:
     else:
         shown = word if len(word) <= MAX_WORD_SHOWN else word[:MAX_WORD_SHOWN] + "…"
         turn.tell(member, Error(unknown_command(shown), "unknown_command"))
+
+
+def count_opening(lines: Sequence[Line]) -> int:
+    """Return how many of the first lines are such as a client sends before anything else: its name."""
+    for number, line in enumerate(lines):
+        word, _ = (isinstance(line, str) and parse_command(line)) or ("", "")
+        if word not in COMMANDS or not COMMANDS[word].opens:
+            return number
+    return len(lines)
 
 
 def _run(command: Command, turn: Turn, member: Member, argument: str) -> None:
@@ -135,11 +146,11 @@ def _require(argument: str) -> str:
 COMMANDS = {
     "help": Command("/help", "list the commands", _help, long=True),
     "who": Command("/who", "list the members", _who, long=True),
-    "nick": Command("/nick NAME", "take a name", _nick),
+    "nick": Command("/nick NAME", "take a name", _nick, opens=True),
     "me": Command("/me TEXT", "describe an action", _me),
     "msg": Command("/msg NAME TEXT", "send a private message to one member", _msg),
     "say": Command("/say TEXT", "say any line, also `exit` or `/who`", _say),
-    "password": Command("/password WORD", "give the password, if the room asks for one", _password),
+    "password": Command("/password WORD", "give the password, if the room asks for one", _password, opens=True),
     "json": Command(
         "/json [AFTER [EPOCH]]", "for programs: receive JSON Lines; with AFTER, first the messages after that id", _json
     ),

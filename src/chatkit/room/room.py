@@ -8,11 +8,11 @@ all workers see the same batches in the same order.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 from chatkit.events import Error, Event
 from chatkit.limits import Limits
-from chatkit.protocol.lines import EXIT, BadLine, Foreign
+from chatkit.protocol.lines import EXIT, BadLine, Foreign, Line
 from chatkit.protocol.replies import HANDLER_FAILED, NOT_SENT
 from chatkit.room import commands
 from chatkit.room.batch import Received
@@ -102,6 +102,21 @@ class Room:
                     self._receive(part)
             self._turn.publish()
 
+    @property
+    def next_due(self) -> float:
+        """The time (`time.monotonic`) when `announce_due` must be called."""
+        return self._turn.arrivals.next_due
+
+    def announce_due(self, now: float) -> None:
+        """Announce the joins that have waited long enough, as one turn.
+
+        Args:
+            now: the time (`time.monotonic`).
+        """
+        with self._lock:
+            self._turn.announce_due_joins(now)
+            self._turn.publish()
+
     def say(self, event: Event) -> None:
         """Send an event from the room itself to every member."""
         with self._lock:
@@ -134,8 +149,18 @@ class Room:
 
     def _receive_lines(self, part: Received) -> str | None:
         """Process the lines of one member. Returns the reason why they end its conversation, or None."""
-        member, say = part.member, self._turn.say
-        for line in part.lines:
+        lines = part.lines
+        if part.member in self._turn.arrivals:
+            opening = commands.count_opening(lines)
+            self._process(part.member, lines[:opening])
+            lines = lines[opening:]
+            if lines and not _ends(lines[0]):
+                self._turn.announce_join(part.member)
+        return self._process(part.member, lines)
+
+    def _process(self, member: Member, lines: Sequence[Line]) -> str | None:
+        say = self._turn.say
+        for line in lines:
             if isinstance(line, BadLine):
                 self._turn.tell(member, Error(f"{NOT_SENT}{line.reason}", line.code))
             elif isinstance(line, Foreign):
@@ -148,3 +173,8 @@ class Room:
             elif line:
                 say(member, line)
         return None
+
+
+def _ends(line: Line) -> bool:
+    """Tell whether a line ends the conversation."""
+    return isinstance(line, Foreign) or (isinstance(line, str) and line.strip() == EXIT)

@@ -10,11 +10,12 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 
-from chatkit.errors import Refused
+from chatkit.errors import NameTaken, Refused
 from chatkit.events import Error, Event, Joined, Left, Message, Notice, Private, Renamed
 from chatkit.limits import Limits
 from chatkit.protocol.formats import FORMATS, JSON, TEXT
 from chatkit.protocol.replies import HANDLER_FAILED, NAME_REFUSED, NOT_KEPT, NOT_SENT, REFUSED, now_named
+from chatkit.room.arrivals import Arrivals
 from chatkit.room.entries import Announce, Entry, Leave, Subscription, Sync, Tell
 from chatkit.room.hooks import HookFailed, Hooks
 from chatkit.room.members import Member, Roster
@@ -37,11 +38,14 @@ class Turn:
         announce: whether members that read plain text are told about joins, leaves and new names, too.
 
     Attributes:
+        roster: the members.
+        arrivals: the members whose join isn't announced yet.
         now: the time (`time.time`) of the messages of this turn.
     """
 
     def __init__(self, handler: object, limits: Limits, publisher: Publisher, *, announce: bool) -> None:
         self.roster = Roster(limits)
+        self.arrivals = Arrivals()
         self.now = 0.0
         self._publisher = publisher
         self._announced_in = tuple(format for format in FORMATS if announce or format.announces)
@@ -76,7 +80,22 @@ class Turn:
             self.roster.remove(member)
             raise self.roster.refusal("handler", HANDLER_FAILED.text) from None
         admitted(member)
-        self._entries += (Announce(Joined(member.name), self._announced_in), Subscription(member, TEXT, member.name))
+        self.arrivals.add(member, time.monotonic())
+        self._entries.append(Subscription(member, TEXT, member.name))
+
+    def announce_join(self, member: Member) -> None:
+        """Announce the join of a member, unless that is done."""
+        if self.arrivals.remove(member):
+            self._announce_join(member)
+
+    def announce_due_joins(self, now: float) -> None:
+        """Announce the joins of the members that have waited long enough.
+
+        Args:
+            now: the time (`time.monotonic`).
+        """
+        for member in self.arrivals.due(now):
+            self._announce_join(member)
 
     def say(self, member: Member, text: str, kind: type[Message] = Message) -> None:
         """Add a message, if the handler lets it pass.
@@ -135,12 +154,18 @@ class Turn:
             HookFailed: the handler raised an exception; the member has the name.
         """
         old_name, before = member.name, len(self._entries)
-        self.roster.rename(member, name)
+        try:
+            self.roster.rename(member, name)
+        except NameTaken:
+            if holder := self.roster.find(name):  # a member that knows of it must hear when the name is free
+                self.announce_join(holder)
+            raise
         renamed = Renamed(old_name, name)
         self.tell(member, renamed if member.json else Notice(now_named(name)))
         if old_name == name:
             return
-        self._entries.append(Announce(renamed, self._announced_in, member))
+        if member not in self.arrivals:
+            self._entries.append(Announce(renamed, self._announced_in, member))
         try:
             self._hooks.on_rename(member, old_name)
         except Refused as refusal:
@@ -161,10 +186,14 @@ class Turn:
         """End a member's conversation; it still receives everything that this turn publishes."""
         self.roster.remove(member)
         self._entries.append(Leave(member, reason))
-        if reason != SHUTDOWN:  # everyone leaves then: no member needs to know about each
+        is_known = not self.arrivals.remove(member)
+        if is_known and reason != SHUTDOWN:  # everyone leaves then: no member needs to know about each
             self._entries.append(Announce(Left(member.name), self._announced_in, member))
         with suppress(HookFailed):
             self._hooks.on_leave(member, reason)
+
+    def _announce_join(self, member: Member) -> None:
+        self._entries.append(Announce(Joined(member.name), self._announced_in, member))
 
     def _refuse(self, member: Member, what: str, refusal: Refused) -> None:
         self.tell(member, Error(f"{what}{refusal.reason}", refusal.code))

@@ -168,6 +168,9 @@ class Worker(threading.Thread):
             self._accept_waiting()
             self._room.receive(received)
         self._pace.end(has_more=bool(self._connections.with_input or self._waiting))
+        if (now := time.monotonic()) >= self._room.next_due:
+            self._accept_waiting()
+            self._room.announce_due(now)
         self._take_inbox()
         self._replays.tick()
         self._connections.tick(self._looked_at)
@@ -180,7 +183,7 @@ class Worker(threading.Thread):
         connections = self._connections
         if self._inbox or connections.received or connections.with_input or connections.touched:
             return 0
-        due = self._connections.next_due
+        due = min(self._connections.next_due, self._room.next_due)
         return None if due == math.inf else min(max(0, due - time.monotonic()), LONGEST_WAIT_SECONDS)
 
     def _wait_for_publisher(self) -> bool:
