@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 
@@ -19,12 +19,14 @@ class Message:
         text: never empty, without line ends and without control characters except TAB.
         id: the position in the room's order, from 1; None without `events=True`, as plain text doesn't hold it.
         time: seconds since the Unix epoch (UTC); None without `events=True`.
+        own: whether this client sent it; only with `echo=True`, otherwise own messages don't come back.
     """
 
     sender: str
     text: str
     id: int | None = None
     time: float | None = None
+    own: bool = field(default=False, kw_only=True)
 
     def __str__(self) -> str:
         return f"{self.sender}: {self.text}"
@@ -35,7 +37,7 @@ class Action(Message):
     """A message in the third person, sent by `/me`: `* ada waves`.
 
     Attributes:
-        sender, text, id, time: as of `Message`.
+        sender, text, id, time, own: as of `Message`.
     """
 
     def __str__(self) -> str:

@@ -24,6 +24,7 @@ from chatkit import (
     Notice,
     Private,
     ProtocolError,
+    Refused,
     Renamed,
     Synced,
     Welcome,
@@ -41,7 +42,7 @@ names = st.from_regex(r"[0-9]{1,5}(-[0-9])?|[a-zé][a-zé0-9_.-]{0,31}", fullmat
 texts = st.text(min_size=1).map(clean).filter(bool)
 ids = st.integers(1, 2**63)
 times = st.integers(0, 4_000_000_000_000).map(lambda milliseconds: milliseconds / 1000)
-utterances = [st.builds(kind, names, texts, ids, times) for kind in (Message, Action)]
+utterances = [st.builds(kind, names, texts, ids, times, own=st.booleans()) for kind in (Message, Action)]
 spoken: st.SearchStrategy[Event] = st.one_of(*utterances, st.builds(Private, names, texts, times))
 notices = st.builds(Notice, texts) | st.builds(Error, texts, st.sampled_from(["too_long", "bad_name"]))
 rooms = st.from_regex(r"[0-9a-f]{16}", fullmatch=True)
@@ -58,7 +59,7 @@ def validate(line: bytes) -> dict[str, Any]:
     assert line.count(b"\n") == 1
     fields: dict[str, Any] = json.loads(line)
     VALIDATOR.validate(fields)
-    assert fields.keys() == set(SCHEMA["$defs"][fields["type"]]["required"])
+    assert fields.keys() - {"own"} == set(SCHEMA["$defs"][fields["type"]]["required"])
     return fields
 
 
@@ -142,6 +143,7 @@ def test_json_of_a_newer_server() -> None:
     """Unknown types are passed over, unknown fields too; hidden control characters are made visible."""
     assert parse_json('{"type":"reaction","to":17}') is parse_json('{"type":17}') is None
     assert parse_json('{"type":"joined","name":"ada","mood":"good"}') == Joined("ada")
+    assert parse_json('{"type":"joined","name":"ada","own":true}') == Joined("ada")
     assert parse_json('{"type":"notice","text":"a\\u001b[2J\\nb"}') == Notice("a␛[2J␊b")
 
 
@@ -160,7 +162,7 @@ def test_the_protocol_document_lists_every_code() -> None:
     """Each code that is anywhere in the source, and no other."""
     source = "".join(path.read_text() for path in (DOCS.parent / "src/chatkit").rglob("*.py"))
     codes = set(re.findall(r'Error\(.*, "([a-z]\w+)"\)', source)) | set(re.findall(r'BadLine\("(\w+)"', source))
-    codes |= {"slow_consumer", "endless_line", REMOVED}  # made of the reason, or a constant
+    codes |= {"slow_consumer", "endless_line", REMOVED, Refused("").code}  # made of the reason, or a constant
     assert len(codes) > 10
     listed = re.findall(r"^\| `(\w+)` \|", (DOCS / "protocol.md").read_text().partition("| code |")[2], re.MULTILINE)
     assert sorted(listed) == sorted(codes)

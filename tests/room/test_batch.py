@@ -33,6 +33,18 @@ def test_the_bytes_for_everyone_are_shared() -> None:
     assert piece is batch.data
 
 
+def test_own_messages_are_in_the_history() -> None:
+    """So they are no lines that no history has, also for a member that receives them."""
+    ann = Member("1", ("", 1))
+    ann.echo = True
+    builder = BatchBuilder([JSON])
+    builder.say(ann, Message("1", "mine", 1, 0.0))
+    builder.tell(ann, JSON, b"told\n")
+    lines = (builder.batch() or Batch()).lines(JSON)
+    assert lines.pieces_for(ann) == [JSON.encode(Message("1", "mine", 1, 0.0, own=True)), b"told\n"]
+    assert lines.ephemeral_for(ann) == [b"told\n"]
+
+
 def test_merged_batches_read_like_one_after_the_other() -> None:
     """A member's lines of merged batches are its lines of each, in order, in both encodings."""
     ann, bob = Member("1", ("", 1)), Member("2", ("", 2))
@@ -74,6 +86,8 @@ def test_merged_batches_are_the_batches(seed: int) -> None:
     """In each format, from any part to any other, each byte is as without merging; so are the lines of no history."""
     rolls = random.Random(seed)
     here = [Member(f"m{number}", ("127.0.0.1", number)) for number in range(5)]
+    for member in here[:2]:
+        member.echo = True
     batches = [some_batch(rolls, here) for _ in range(8)]
     merged = Batch.merged(batches, in_parts=True)
     for member in (*here, Member("n", ("127.0.0.1", 9))):

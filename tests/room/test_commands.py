@@ -60,6 +60,9 @@ def table(room: Room | None = None, *, programs: str = "", seats: int = 3) -> tu
 
 MISUSED = ["/nick", "/nick  ", "/me", "/me   ", "/msg", "/msg bob", "/msg bob  ", "/say", "/say \t"]
 MISUSED += ["/json x", "/json -1", "/json 1 2", f"/json {'1' * 19}", "/json \u0663"]
+MISUSED += [
+    f"/json {words}" for words in ("echo echo", "ECHO", "5echo", "echo 5", "5 echo 5", "5 0123456789abcdefecho")
+]
 UNKNOWN = {"/": "", "/shrug it": "shrug", "/WHO": "WHO", f"/{'x' * 32}": "x" * 32, f"/{'y' * 33}": "y" * 32 + "…"}
 NOBODY = Error("nobody here has that name (try /who)", "no_such_member")
 BAD: list[tuple[Line, Error]] = [
@@ -208,6 +211,43 @@ def test_json_with_after(after: str, missing: int, first: int) -> None:
     assert events[welcome + 1 :] == [*[Gap(missing) for _ in range(bool(missing))], *kept[first - 3 :]]
     before = [Message("1", "c"), Private("ada", "not kept"), Action("ada", "d"), Message("2", "e")]
     assert events[:welcome] == [Message("1", "a"), Message("1", "b"), *before]
+
+
+@pytest.mark.parametrize("opening", ["/json echo", "/json 0 echo", "/json  echo ", "/json 9 0123456789abcdef echo"])
+def test_json_echo(opening: str) -> None:
+    """From there on the member's own messages come back, marked, in their place between those of the others."""
+    handler = Handler(lambda seen: replace(seen, text=seen.text.upper()) if seen.text == "shout" else seen)
+    handler.on_rename = lambda member, old_name: None  # type: ignore[method-assign]
+    desk, (ann, bob, cid) = table(Room(handler, announce=True), programs="3")
+    desk.hear(ann, "before")
+    anns: list[list[Line]] = [["early", opening, "a"], ["shout", "/me waves", "/msg 1 psst", "/nope", "/nick ada", "c"]]
+    bobs = Received(bob.member, ["b"])
+    desk.room.receive([Received(ann.member, anns[0]), bobs, Received(ann.member, anns[1]), bobs])
+    events = heard(ann)
+    assert events[0] == Welcome("1", 2, ""), "nothing of its own as text"
+    own = [Message("1", "a", 3, own=True), Message("1", "SHOUT", 5, own=True), Action("1", "waves", 6, own=True)]
+    replayed = [Message("1", "before", 1), Message("1", "early", 2)] if opening[6:7] in "09" else []
+    told = [Private("1", "psst"), Error("unknown command /nope (try /help)", "unknown_command"), Renamed("1", "ada")]
+    last = [Message("ada", "c", 7, own=True), Message("2", "b", 8)]
+    assert events[1:] == [*replayed, own[0], Message("2", "b", 4), *own[1:], *told, *last]
+    assert [event.text for event in heard(bob) if isinstance(event, Message)] == [
+        *("before", "early", "a", "SHOUT", "waves", "c")
+    ]
+    assert all(not event.own for event in heard(cid) if isinstance(event, Message))
+
+
+def test_two_members_with_echo() -> None:
+    """Each has its own messages marked, and not the other's; another switch changes nothing."""
+    desk, (ann, bob, _) = table()
+    for seat in (ann, bob):
+        desk.hear(seat, "/json echo")
+    desk.hear(ann, "/json", "x")
+    heard(ann), heard(bob)
+    desk.room.receive([Received(seat.member, [text]) for seat, text in ((ann, "a"), (bob, "b"), (bob, "c"))])
+    for seat in (ann, bob):
+        events = [event for event in heard(seat) if isinstance(event, Message)]
+        assert [event.text for event in events] == ["a", "b", "c"]
+        assert [event.own for event in events] == [event.sender == seat.member.name for event in events]
 
 
 @pytest.mark.parametrize("announce", [False, True])

@@ -13,7 +13,7 @@ import pytest
 from chatkit import Event, Gap, Limits, Member, Message, Welcome
 from chatkit.history.base import HistoryError
 from chatkit.history.memory import MemoryHistory
-from chatkit.protocol.formats import TEXT, parse_json
+from chatkit.protocol.formats import JSON, TEXT, parse_json
 from chatkit.room.batch import Batch, BatchBuilder, Subscribe
 from chatkit.room.pages import Deliver, PageRequest
 from chatkit.server import replays
@@ -142,11 +142,11 @@ def test_a_replay_never_makes_a_slow_consumer(serve: Serve, where: dict[str, Any
     assert started.server.stats.slow_consumers == 0
 
 
-@pytest.mark.parametrize("json", [False, True])
-def test_more_is_said_than_may_wait_behind_a_replay(serve: Serve, tmp_path: Path, json: bool) -> None:
-    """Messages come from the history then, all and in order, never its own; other events come later."""
+@pytest.mark.parametrize("opening", [b"", b"/json 0\n", b"/json 0 echo\n"])
+def test_more_is_said_than_may_wait_behind_a_replay(serve: Serve, tmp_path: Path, opening: bytes) -> None:
+    """Messages come from the history then, all and in order, its own only with echo; other events come later."""
     limits = Limits(history_size=3, max_pending_bytes=100_000)
-    started = serve(replay=0 if json else 50_000, history=tmp_path / "chat.db", limits=limits)
+    started = serve(replay=0 if opening else 50_000, history=tmp_path / "chat.db", limits=limits)
     ann = started.peer()
     for _ in range(5):
         ann.send((b"x" * 1000 + b"\n") * 1000)
@@ -154,8 +154,8 @@ def test_more_is_said_than_may_wait_behind_a_replay(serve: Serve, tmp_path: Path
     cid = started.peer()
     cid.sync()
     bob = started.peer(receive_buffer=4096)
-    bob.send(b"/json 0\n" if json else b"")
-    assert bob.line().startswith(b"{" if json else b"*** before you came:")
+    bob.send(opening)
+    assert bob.line().startswith(b"{" if opening else b"*** before you came:")
     bob.send(b"mine\n/nick bob\nmine, too\n/sync\n")
     while b"mine, too" not in ann.line():
         pass
@@ -171,8 +171,10 @@ def test_more_is_said_than_may_wait_behind_a_replay(serve: Serve, tmp_path: Path
         told.append(bob.line())
     long = [line for line in told if len(line) > 1000]
     assert [b"y" * 1000 in line for line in long] == [False] * 5000 + [True] * 5000
-    *after, _ = [line for line in told if len(line) < 1000]
-    ends = [b"renamed", b"synced", b"psst", b"left"] if json else [b"live on", b"you are now", b"synced", b"psst"]
+    own = told[5000:5002] if b"echo" in opening else []
+    assert [line.endswith((b'mine","own":true}', b'mine, too","own":true}')) for line in own] == [True] * len(own)
+    *after, _ = [line for line in told if len(line) < 1000 and line not in own]
+    ends = [b"renamed", b"synced", b"psst", b"left"] if opening else [b"live on", b"you are now", b"synced", b"psst"]
     assert [end in line for end, line in zip(ends, after, strict=True)], after
 
 
@@ -329,6 +331,26 @@ def test_every_byte_that_a_replay_holds_is_counted() -> None:
     assert replay.exclude == [(number, number) for number in range(6, 106, 2)]
     assert replay.held == [b"*** for bob alone\n"] * 50
     assert replay.held_bytes == replay.private_bytes == private + ranges
+
+
+def test_own_messages_are_left_to_the_history_and_marked() -> None:
+    """Those of a member that wants them; what was said before it asked for JSON is not told again."""
+    ann, bob = Member("ann", ("", 1)), Member("bob", ("", 2))
+    bob.echo = True
+    for format, exclude, own in ((TEXT, [(6, 6)], []), (JSON, [], [(6, 6)])):
+        builder = BatchBuilder([format])
+        builder.say(bob, Message("bob", "mine", 6, 0.0))
+        builder.say(ann, Message("ann", "hers", 7, 0.0))
+        builder.tell(bob, format, b"for bob alone\n")
+        replay = Replay(Subscribe(bob, format, after=0, upto=5), a_share())
+        replay.hold(builder.batch() or Batch())
+        assert b'"own":true' in b"".join(replay.held) or format is TEXT
+        replay.leave_to_history()
+        assert (replay.exclude, replay.own, replay.upto) == (exclude, own, 7)
+        assert replay.held == [b"for bob alone\n"]
+        assert replay.held_bytes == replay.private_bytes == len(b"for bob alone\n") + RANGE_BYTES
+        replay.release()
+        assert replay.private_bytes == 0
 
 
 def test_a_replay_holds_no_batch_for_a_few_bytes_of_it() -> None:

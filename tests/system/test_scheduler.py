@@ -35,7 +35,7 @@ SEEDS = [int(os.environ["CHATKIT_SEED"])] if "CHATKIT_SEED" in os.environ else l
 STEPS = 250
 PEERS = 9
 MAX_LINE_BYTES = 24
-ASK = b"/json 0\n"
+ASKS = b"/json 0\n", b"/json 0 echo\n"
 READ = selectors.EVENT_READ
 WRITE = selectors.EVENT_WRITE
 
@@ -55,6 +55,7 @@ class Peer:
         self.deaf = world.random.random() < 0.15
         self.prompt = world.random.random() < 0.5
         self.asks_at = world.random.choice([None, None, 0, 1, 3])  # before which of its lines it asks for JSON
+        self.echo = world.random.random() < 0.5  # whether it wants its own lines then
         self.script = self.write_script()
         self.said = 0  # so much of the script has arrived
         self.heard = 0  # so much of the script has been read by the server
@@ -67,7 +68,7 @@ class Peer:
     def write_script(self) -> bytes:
         lines = []
         for number in range(self.world.random.randrange(8)):
-            lines += [ASK] if number == self.asks_at else []
+            lines += [ASKS[self.echo]] if number == self.asks_at else []
             good = f"{self.port}.{number}".encode()
             kinds = [good, good, good, b"", b"\xff", b"y" * self.world.random.randint(MAX_LINE_BYTES + 1, 60)]
             lines.append(self.world.random.choice(kinds) + self.world.random.choice([b"\n", b"\r\n"]))
@@ -83,7 +84,7 @@ class Peer:
         good, bad = list[str](), 0
         *ended, rest = self.script.split(b"\n")
         for line in [*(line.removesuffix(b"\r") for line in ended), rest]:
-            if line == ASK.strip():
+            if line + b"\n" in ASKS:
                 continue
             if line.strip() == b"exit":
                 return good, bad, 0
@@ -397,14 +398,16 @@ class World:
         pytest.fail("never ends")
 
 
-def as_text(name: str, lines: list[str], world: World, whole: bool) -> list[str]:
-    """Return a member's lines as if it had never asked for JSON. Its replay is checked and left out."""
+def as_text(name: str, lines: list[str], world: World, whole: bool, *, echo: bool) -> list[str]:
+    """Return a member's lines as if it had never asked for JSON. Its replay is checked and left out, and its echo."""
     texts = list(takewhile(lambda line: not line.startswith("{"), lines))
     if len(texts) == len(lines):
         return texts
     events = [parse_json(line) for line in lines[len(texts) :]]
     welcome, *rest = events
     assert isinstance(welcome, Welcome)
+    if echo:
+        rest = without_echo(name, rest, welcome.newest)
     if not world.loose:
         return told_later(name, texts, rest, welcome.newest, world, whole)
     told = [
@@ -421,6 +424,21 @@ def as_text(name: str, lines: list[str], world: World, whole: bool) -> list[str]
     live = rest[len(told) :]
     check_announcements(live, world)
     return texts + [str(event) for event in live if not isinstance(event, Joined | Left)]
+
+
+def without_echo(name: str, events: list[Event | None], newest: int) -> list[Event | None]:
+    """Check that a member's own messages are in their place, and are marked; return the other events."""
+    last, others = 0, list[Event | None]()
+    for event in events:
+        if isinstance(event, Gap):
+            last += event.missing
+        elif isinstance(event, Message):
+            assert event.id == last + 1, "one is missing, its own perhaps"
+            last = event.id
+            assert event.own == (event.sender == name and event.id > newest)
+        if not (isinstance(event, Message) and event.own):
+            others.append(event)
+    return others
 
 
 def check_announcements(events: list[Event | None], world: World) -> None:
@@ -474,7 +492,7 @@ def heard_by(peer: Peer, world: World, whole: bool) -> None:
     name, log = str(peer.port), world.log
     *lines, rest = peer.sent.decode(errors="replace").split("\n")
     assert not whole or (peer.shut and not rest), "half a line, or no end of stream"
-    lines = as_text(name, lines, world, whole)
+    lines = as_text(name, lines, world, whole, echo=peer.echo)
     if ("join", name, "") not in log:
         assert lines == ["*** the room is full"] or not whole
         return

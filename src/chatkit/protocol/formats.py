@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
 from json.encoder import encode_basestring as quoted
@@ -24,6 +24,7 @@ TYPES: dict[str, Any] = {kind.__name__.lower(): kind for kind in _EVENTS}
 
 _SPOKEN = re.compile(r"([^\s:*]+)( \(private\))?: (.*)", re.DOTALL)
 _ACTED = re.compile(r"\* ([^\s:*]+) (.*)", re.DOTALL)
+_OWN = ',"own":true'
 
 
 def _text(value: object) -> str:
@@ -99,7 +100,7 @@ def parse_json(line: str) -> Event | None:
         if not kind:
             return None
         event: Event = kind(*[_READ[name](fields[_key(name)]) for name in kind.__match_args__])
-        return event
+        return replace(event, own=True) if isinstance(event, Message) and fields.get("own") is True else event
     except (ValueError, TypeError, KeyError, RecursionError, OverflowError):
         raise ProtocolError("the server sent a line that isn't an event") from None
 
@@ -122,7 +123,7 @@ def _json_line(event: Event) -> str:
     if isinstance(event, Message):  # by hand, the most frequent event: half the time of json.dumps
         return (
             f'{{"type":"{kind}","id":{event.id},"time":"{_timestamp(event.time)}",'
-            f'"from":{quoted(event.sender)},"text":{quoted(event.text)}}}\n'
+            f'"from":{quoted(event.sender)},"text":{quoted(event.text)}{_OWN if event.own else ""}}}\n'
         )
     fields: dict[str, object] = {"type": kind}
     for name in event.__match_args__:

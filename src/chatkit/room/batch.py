@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from operator import itemgetter
 
 from chatkit.events import Error, Event, Message
-from chatkit.protocol.formats import Format
+from chatkit.protocol.formats import TEXT, Format
 from chatkit.protocol.lines import Line
 from chatkit.room.members import Member
 
@@ -37,8 +37,8 @@ def contains(ranges: Sequence[IdRange], number: int) -> bool:
     return index > 0 and number <= ranges[index - 1][1]
 
 
-# (start, end, replacement): one member receives `replacement` instead of `data[start:end]`. Its own lines have an empty
-# replacement; a line for this member alone has an empty range (start == end).
+# (start, end, replacement): one member receives `replacement` instead of `data[start:end]`. For its own messages that
+# is nothing, or the same, marked as its own. A line for this member alone has an empty range (start == end).
 Edit = tuple[int, int, bytes]
 
 Piece = bytes | memoryview
@@ -107,7 +107,7 @@ class Encoded:
         start, end = self._ephemeral_position(self._start_of(first)), self._ephemeral_position(self._start_of(last))
         view, pieces = memoryview(self.ephemeral_data), list[Piece]()
         for cut, go_on, replacement in edits:
-            pieces += (view[start : self._ephemeral_position(cut)], replacement)
+            pieces += (view[start : self._ephemeral_position(cut)], replacement if cut == go_on else b"")
             start = self._ephemeral_position(go_on)
         pieces.append(view[start:end])
         return [piece for piece in pieces if piece]
@@ -236,7 +236,7 @@ class BatchBuilder:
     """A batch under construction. Operations: `say`, `tell`, `announce` and `leave` in order, then `batch`.
 
     Goal: encode each line once per format, however many members read it. Plan: consecutive messages of one sender are
-    collected in `_run` and encoded together, with one edit that hides them from their sender.
+    collected in `_run` and encoded together, with one edit that hides them from their sender, or marks them for it.
 
     Args:
         formats: the formats that have readers.
@@ -263,7 +263,7 @@ class BatchBuilder:
         return bool(self.messages or self._run)
 
     def say(self, sender: Member, message: Message) -> None:
-        """Add a message for everyone but its sender."""
+        """Add a message for everyone; its sender receives it only if it wants to."""
         if sender is not self._sender:
             self._write_run()
             self._sender = sender
@@ -304,8 +304,14 @@ class BatchBuilder:
             self.messages += messages
             if self._sender:
                 self._sent_ids.setdefault(self._sender, []).append((messages[0].id or 0, messages[-1].id or 0))
-            for encoder in self._encoders.values():
-                encoder.write(messages, self._sender)
+            for format, encoder in self._encoders.items():
+                echo = encode_own(format, messages) if self._sender and self._sender.echo else b""
+                encoder.write(messages, self._sender, echo)
+
+
+def encode_own(format: Format, messages: Iterable[Message]) -> bytes:
+    """Encode messages for their sender; a reader of plain text receives none of its own."""
+    return b"" if format is TEXT else format.encode(*[replace(message, own=True) for message in messages])
 
 
 class _Encoder:
@@ -320,10 +326,13 @@ class _Encoder:
         self._size = 0
         self._edits: dict[Member, list[Edit]] = {}
 
-    def write(self, events: Iterable[Event], exclude: Member | None, *, is_ephemeral: bool = False) -> None:
+    def write(
+        self, events: Iterable[Event], exclude: Member | None, echo: bytes = b"", *, is_ephemeral: bool = False
+    ) -> None:
+        """Add events for every reader, except one member, which receives `echo` instead."""
         data = self._encode(*events)
         if exclude:
-            self._edits.setdefault(exclude, []).append((self._size, self._size + len(data), b""))
+            self._edits.setdefault(exclude, []).append((self._size, self._size + len(data), echo))
         if is_ephemeral:
             self._ephemeral.append((self._size, self._size + len(data)))
         self._parts.append(data)

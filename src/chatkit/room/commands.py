@@ -20,7 +20,7 @@ from chatkit.room.turn import Turn
 MAX_NAMES_SHOWN = 100
 MAX_WORD_SHOWN = 32
 
-_AFTER = re.compile(r"([0-9]{0,18})(?: ([0-9a-f]{16}))?")
+_JSON = re.compile(r"(?:([0-9]{1,18})(?: ([0-9a-f]{16}))?)?(?:(?:^| )(echo))?")
 
 
 class _Misused(Exception):
@@ -119,13 +119,13 @@ def _say(turn: Turn, member: Member, argument: str) -> None:
 
 
 def _json(turn: Turn, member: Member, argument: str) -> None:
-    if not (match := _AFTER.fullmatch(argument.strip())):
+    if not (match := _JSON.fullmatch(argument.strip())):
         raise _Misused
-    after, epoch = match.groups()
+    after, epoch, echo = match.groups()
     if member.json:
         turn.tell(member, Error("you already receive JSON", "already_json"))
     else:
-        turn.subscribe(member, int(after) if after else None, epoch)
+        turn.subscribe(member, int(after) if after else None, epoch, echo=bool(echo))
 
 
 def _sync(turn: Turn, member: Member, argument: str) -> None:
@@ -152,7 +152,9 @@ COMMANDS = {
     "say": Command("/say TEXT", "say any line, also `exit` or `/who`", _say),
     "password": Command("/password WORD", "give the password, if the room asks for one", _password, opens=True),
     "json": Command(
-        "/json [AFTER [EPOCH]]", "for programs: receive JSON Lines; with AFTER, first the messages after that id", _json
+        "/json [AFTER [EPOCH]] [echo]",
+        "for programs: receive JSON Lines; with AFTER, first the messages after that id; with echo, also your own",
+        _json,
     ),
     "sync": Command("/sync", "for programs: ask for an answer that acknowledges all earlier lines", _sync),
 }

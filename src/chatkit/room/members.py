@@ -21,16 +21,18 @@ class Member:
         name: the name, unique among the members.
         address: (host, port) of the peer.
         format: the format in which it receives events.
+        echo: whether it receives its own messages, too: once it reads JSON.
         present: whether it is still in the room.
     """
 
-    __slots__ = ("address", "format", "id", "name", "present")
+    __slots__ = ("address", "echo", "format", "id", "name", "present")
 
     def __init__(self, name: str, address: tuple[str, int], number: int = 0) -> None:
         self.id = number
         self.name = name
         self.address = address
         self.format = TEXT
+        self.echo = False
         self.present = True
 
     @property

@@ -29,6 +29,7 @@ class PageRequest:
         max_bytes: end the page at about this size.
         format: the format of the lines.
         exclude: ranges of ids to leave out.
+        own: ranges of ids to mark as the reader's own.
     """
 
     after: int
@@ -36,6 +37,12 @@ class PageRequest:
     max_bytes: int
     format: Format
     exclude: Sequence[IdRange] = ()
+    own: Sequence[IdRange] = ()
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether every reader gets the same page."""
+        return not self.exclude and not self.own
 
 
 ReadOlder = Callable[[PageRequest, Callable[[list[Message]], None]], None]
@@ -70,7 +77,7 @@ class Pages:
     def read(self, request: PageRequest, deliver: Deliver) -> None:
         """Call deliver(lines, upto) with the next page, now or later, in any thread."""
         page = self._encoded.get((request.after, request.max_bytes, request.format))
-        if page and page[1] <= request.upto and not request.exclude:  # a page that ended earlier is only shorter
+        if page and page[1] <= request.upto and request.is_shared:  # a page that ended earlier is only shorter
             deliver(*page)
             return
         messages = self.recent.read(request.after, request.upto, request.max_bytes)
@@ -90,13 +97,15 @@ class Pages:
         for message, (previous, number) in zip(messages, pairwise(ids), strict=True):
             if number > previous + 1 and (missing := self.history.missing(previous + 1, number - 1)):
                 events.append(Gap(missing))
-            if not request.exclude or not contains(request.exclude, number):
+            if request.own and contains(request.own, number):
+                events.append(replace(message, own=True))
+            elif not request.exclude or not contains(request.exclude, number):
                 events.append(message)
         if not messages and (missing := self.history.missing(request.after + 1, request.upto)):
             events.append(Gap(missing))
         page = request.format.encode(*events), last
         if len(self._encoded) >= MAX_PAGES:
             self._encoded.clear()
-        if len(events) == len(messages) > 0 and not request.exclude:  # missing messages may be found the next time
+        if len(events) == len(messages) > 0 and request.is_shared:  # missing messages may be found the next time
             self._encoded[request.after, request.max_bytes, request.format] = page
         return page

@@ -173,9 +173,13 @@ class Turn:
             self.roster.give_back(member, old_name)
             self._refuse(member, NAME_REFUSED, refusal)
 
-    def subscribe(self, member: Member, after: int | None, epoch: str | None) -> None:
-        """Switch a member to JSON, after a replay: see `Subscription`."""
-        member.format = JSON
+    def subscribe(self, member: Member, after: int | None, epoch: str | None, *, echo: bool) -> None:
+        """Switch a member to JSON, after a replay: see `Subscription`.
+
+        Args:
+            echo: whether it receives its own messages from here on.
+        """
+        member.format, member.echo = JSON, echo
         self._entries.append(Subscription(member, JSON, member.name, after, epoch))
 
     def sync(self, member: Member) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from functools import partial
 
 from chatkit.limits import Limits
+from chatkit.protocol.formats import TEXT
 from chatkit.room.batch import Batch, IdRange, Subscribe
 from chatkit.room.pages import PageRequest
 from chatkit.room.publisher import Publisher
@@ -39,7 +40,8 @@ class Replay:
         upto: ... and up to this one (inclusive).
         private_bytes: those that no other member shares, charged to `share`.
         last: lines to deliver after the remaining messages.
-        exclude: ranges of ids to leave out: the member's own messages, and messages that it received before.
+        exclude: ranges of ids to leave out: messages that it received before, and its own unless it wants them.
+        own: ranges of ids of its own messages, if it wants them.
         is_awaiting: whether a page is requested and not delivered yet.
         leaving: whether the conversation ends after the replay.
         held: live pieces, to be delivered after the replay.
@@ -50,7 +52,7 @@ class Replay:
 
     __slots__ = (
         *("_ephemeral", "_newest_id", "_own_ids", "after", "exclude", "format", "held", "held_bytes", "is_awaiting"),
-        *("last", "leaving", "live_after", "member", "message_bytes", "private_bytes", "share", "upto"),
+        *("last", "leaving", "live_after", "member", "message_bytes", "own", "private_bytes", "share", "upto"),
     )
 
     def __init__(self, subscribe: Subscribe, share: Share) -> None:
@@ -58,6 +60,7 @@ class Replay:
         self.after, self.upto = subscribe.after, subscribe.upto
         self.live_after = subscribe.upto
         self.exclude: list[IdRange] = []
+        self.own: list[IdRange] = []
         self.is_awaiting = self.leaving = False
         self.held: list[bytes | memoryview] = []
         self.held_bytes = self.message_bytes = 0
@@ -80,10 +83,10 @@ class Replay:
         self.message_bytes += size - sum(map(len, ephemeral))
         self._ephemeral += ephemeral
         self._newest_id = batch.newest_id or self._newest_id
-        self._exclude_own(batch.sent_ids.get(self.member, ()))
+        self._note_own(batch.sent_ids.get(self.member, ()))
         self._charge(sum([len(piece) for piece in pieces if isinstance(piece, bytes)]))
 
-    def _exclude_own(self, sent: Iterable[IdRange]) -> None:
+    def _note_own(self, sent: Iterable[IdRange]) -> None:
         """Note the ids of the member's own messages; ranges that follow each other are one."""
         for ids in sent:
             if ids[0] <= self.live_after:
@@ -106,13 +109,17 @@ class Replay:
     def leave_to_history(self) -> None:
         """Drop the held messages, and read them from the history instead. Other held lines come after all of them."""
         self.upto = max(self.upto, self._newest_id)
-        self.exclude = [ids for ids in (*self.exclude, *self._own_ids) if ids[1] > self.after]
+        has_echo = self.member.echo and self.format is not TEXT
+        (self.own if has_echo else self.exclude).extend(self._own_ids)
+        self.own = [ids for ids in self.own if ids[1] > self.after]
+        self.exclude = [ids for ids in self.exclude if ids[1] > self.after]
         self._own_ids = []
         self.held = self._ephemeral.copy()
-        self.held_bytes = sum(map(len, self.held)) + RANGE_BYTES * len(self.exclude)
+        range_bytes = RANGE_BYTES * (len(self.exclude) + len(self.own))
+        self.held_bytes = sum(map(len, self.held)) + range_bytes
         self.message_bytes = 0
         private = sum([len(piece) for piece in self.held if isinstance(piece, bytes)])
-        self._charge(private + RANGE_BYTES * len(self.exclude) - self.private_bytes)
+        self._charge(private + range_bytes - self.private_bytes)
 
     @property
     def owes_live(self) -> bool:
@@ -198,7 +205,7 @@ class Replays:
         replay.is_awaiting = True
         share = ALL_PAGES_BYTES // len(self._subscribers.replaying)
         max_bytes = min(MAX_PAGE_BYTES, 1 << share.bit_length() - 1)  # a power of two: equal sizes share pages
-        request = PageRequest(replay.after, replay.upto, max_bytes, replay.format, replay.exclude)
+        request = PageRequest(replay.after, replay.upto, max_bytes, replay.format, replay.exclude, replay.own)
         self._publisher.pages.read(request, partial(self._receive_page, connection, replay))
 
     def _receive_page(self, connection: Connection, replay: Replay, lines: bytes, upto: int) -> None:
