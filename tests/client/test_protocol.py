@@ -301,14 +301,27 @@ def test_the_end_of_the_stream(data: bytes, clean: bool, reason: str) -> None:
 
 
 @pytest.mark.parametrize("closing", [False, True])
-def test_a_socket_that_fails(closing: bool) -> None:
+@pytest.mark.parametrize("error", [ConnectionResetError(104, "it is lost"), OSError("it is lost")])
+def test_a_socket_that_fails(error: OSError, closing: bool) -> None:
     """The system's words are the reason, unless this side is closing: then the end is its own, and clean."""
     reader = client_protocol()
     if closing:
         reader.begin_close()
-    lost = reader.closed_by(ConnectionResetError(104, "Connection reset by peer"))
-    assert (lost.reason, lost.clean) == ("this client is closed" if closing else "Connection reset by peer", closing)
-    assert reader.closed_by(OSError("no number")).reason == ("this client is closed" if closing else "no number")
+    lost = reader.closed_by(error)
+    assert isinstance(lost, ConnectionClosed)
+    assert (lost.reason, lost.clean) == ("this client is closed" if closing else "it is lost", closing)
+
+
+def test_the_first_error_counts() -> None:
+    """An error of the socket is the reason of the end that reads find later; a broken pipe is none."""
+    reader = client_protocol()
+    pipe, reset = BrokenPipeError(32, "Broken pipe"), ConnectionResetError(104, "Connection reset by peer")
+    assert [str(reader.closed_by(error)) for error in (pipe, reset, pipe)] == [pipe.strerror, *[reset.strerror] * 2]
+    reader.receive_data(b"*** bye\n")
+    assert (taken(reader), reader.ended) == ([Notice("bye")], None)
+    reader.receive_data(b"")
+    assert str(reader.ended) == reset.strerror
+    assert reader.closed_by(TimeoutError(110, "Connection timed out")) is reader.ended
 
 
 @pytest.mark.parametrize("data", [b"*** late\n", b"*** la", b"{}\n", b"\xff\n", MESSAGE])

@@ -467,6 +467,11 @@ def socket_of(connection: ClientConnection) -> socket.socket:
     return sock._sock if isinstance(sock, TlsTransport) else sock
 
 
+def replace_socket(connection: ClientConnection, replacement: Callable[[socket.socket], Any]) -> None:
+    """Have a connection read and write through replacement(its socket)."""
+    connection._socket = replacement(socket_of(connection))
+
+
 def after_resuming(monkeypatch: pytest.MonkeyPatch, resumed: Callable[[], None]) -> None:
     """Call resumed() each time that a new connection replaces a lost one."""
     resume = ReconnectingConnection._resume

@@ -36,9 +36,9 @@ class Client:
 
     Error handling: the first connection raises the errors listed at `__init__`, with reconnect, too. Later `receive`,
     iteration and `send` raise ConnectionClosed once the conversation has ended, or ProtocolError if the server sent
-    anything but chat. With reconnect a loss is no error, but a `Disconnected` event. Failed attempts to come back are
-    repeated, except after PasswordRefused, ProtocolError and `ssl.SSLCertVerificationError`: these end the
-    conversation, and `receive` and `send` raise them.
+    anything but chat: all of them for the first reason. With reconnect a loss is no error, but a `Disconnected` event.
+    Failed attempts to come back are repeated, except after PasswordRefused, ProtocolError and
+    `ssl.SSLCertVerificationError`: these end the conversation, and `receive` and `send` raise them.
 
     Threads: `send`, `receive` and `close` may be called by several threads at the same time. Each event goes to one
     caller of `receive`.

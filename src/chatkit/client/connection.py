@@ -8,7 +8,7 @@ import socket
 import threading
 from collections import deque
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from errno import ECONNREFUSED, EINPROGRESS
 from typing import TYPE_CHECKING
@@ -69,6 +69,7 @@ class ClientConnection:
         """
         self.receiving = threading.Lock()
         self.sending = threading.Lock()
+        self._writing = threading.Lock()  # around one call that never waits, and the note of its error
         self.failed_in_line = False
         self._unsent = b""
         self._has_broken_line = False
@@ -107,37 +108,37 @@ class ClientConnection:
         """Send all of it, and wait as long as that takes.
 
         Raises:
-            ConnectionClosed: the conversation is over.
+            ConnectionClosed, ProtocolError: the conversation is over.
             TimeoutError: the deadline came first.
             Cancelled: by `cancel`.
         """
         with self.sending:
             if self._has_broken_line:
-                raise broken_line_error()
+                raise self._protocol.first_error or broken_line_error()
             left = memoryview(self._unsent + data)
             self._unsent = b""
             try:
                 while left:
                     try:
-                        left = left[self._socket.send(left) :]
+                        left = left[self._send(left) :]
                     except BlockingIOError:
                         wait(self._socket, selectors.EVENT_WRITE, deadline, cancel)
             except BaseException as error:
                 is_partly_sent = self._is_partly_sent(len(data), len(left))
-                is_late = isinstance(error, TimeoutError) and error.errno is None  # the kernel's own has a number
-                if isinstance(error, OSError) and not is_late:
+                if isinstance(error, OSError) and not isinstance(error, TimeoutError):  # no descriptor for the wait
+                    error = self._protocol.closed_by(error)
+                if isinstance(error, ChatError):
                     self.failed_in_line = self._has_broken_line = is_partly_sent
-                    raise self._protocol.closed_by(error) from None
-                if is_partly_sent:  # Ctrl-C, or too late: the next line must not follow half of this one
+                elif is_partly_sent:  # Ctrl-C, or too late: the next line must not follow half of this one
                     self.abort()
-                raise
+                raise error from None
 
     def write_nowait(self, data: bytes) -> None:
         """Send without waiting. The next write begins with the bytes that the kernel didn't take."""
         with self.sending:
             self._unsent += data
-            with suppress(OSError):  # full, or lost: the next read finds the loss
-                self._unsent = self._unsent[self._socket.send(self._unsent) :]
+            with suppress(BlockingIOError, ChatError):  # full, or lost: the next read finds the loss
+                self._unsent = self._unsent[self._send(self._unsent) :]
 
     def read(self, deadline: float | None, cancel: CancelToken | None = None) -> None:
         """Wait until there is something to read, and read once.
@@ -159,7 +160,8 @@ class ClientConnection:
         except OSError as error:
             self._protocol.end(self._protocol.closed_by(error))
         else:
-            self._protocol.receive_data(data)
+            with self._writing if not data else nullcontext():  # a write that is failing has the reason for the end
+                self._protocol.receive_data(data)
             if isinstance(self._protocol.ended, ProtocolError):
                 self.shutdown()
         return True
@@ -228,6 +230,21 @@ class ClientConnection:
             self.read(deadline, cancel)
             if self._protocol.is_opening:
                 check(deadline, cancel)
+
+    def _send(self, data: bytes | memoryview) -> int:
+        """Return how many bytes the socket takes.
+
+        Raises:
+            BlockingIOError: none.
+            ConnectionClosed, ProtocolError: the conversation is over.
+        """
+        with self._writing:
+            try:
+                return self._socket.send(data)
+            except BlockingIOError:
+                raise
+            except OSError as error:
+                raise self._protocol.closed_by(error) from None
 
     def _end_sending(self, deadline: float | None) -> None:
         """Send the end of the stream. In TLS that may have to wait for the kernel."""

@@ -66,6 +66,7 @@ class ClientProtocol:
             raise ValueError("after is an id, from 0, and needs events=True")
         self.received: deque[Event] = deque()
         self.ended: ChatError | None = None
+        self._socket_error: ConnectionClosed | None = None  # the reason for the end that reads will find
         opening = _opening_lines(password, name, events, after, epoch)
         self.opening = "".join(f"{line}\n" for line in opening).encode()
         self._max_line_bytes = max_line_bytes
@@ -117,18 +118,28 @@ class ClientProtocol:
         if not data:
             is_clean = self._closing or not self._decoder.in_line
             reason = "the server ended the conversation" if is_clean else "the server ended in the middle of a line"
-            self.end(ConnectionClosed(reason, clean=is_clean))
+            self.end(self.first_error or ConnectionClosed(reason, clean=is_clean))
         elif not self._closing and not self.ended:
             try:
                 self._parse(data)
             except ChatError as error:
                 self.end(error)
 
-    def closed_by(self, error: OSError) -> ConnectionClosed:
-        """Return the error to raise for a socket's error."""
-        if self._closing:
-            return closed_error()
-        return ConnectionClosed(error.strerror or str(error), clean=False)
+    @property
+    def first_error(self) -> ChatError | None:
+        """Return the error that every later call raises, once all events are received; None if there is none."""
+        return closed_error() if self._closing else self.ended or self._socket_error
+
+    def closed_by(self, error: OSError) -> ChatError:
+        """Return the error to raise for a socket's error, which isn't the first one perhaps.
+
+        The kernel tells a loss once: a read after a write that failed finds an end of stream, as if the server had
+        ended in order. A broken pipe is no loss: this side's stream has ended, or the server's has and reads find it.
+        """
+        closed = ConnectionClosed(error.strerror or str(error), clean=False)
+        if not isinstance(error, BrokenPipeError):
+            self._socket_error = self._socket_error or closed
+        return self.first_error or closed
 
     def end(self, reason: ChatError) -> None:
         """Receive nothing more. The first reason counts."""

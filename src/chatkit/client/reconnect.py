@@ -13,7 +13,7 @@ from chatkit.client.cancel import Cancelled, CancelToken, late_error, lock_timeo
 from chatkit.client.connection import ClientConnection, Endpoint
 from chatkit.client.protocol import closed_error
 from chatkit.client.resume import MAX_WAITING_EVENTS, ResumeState, left_error
-from chatkit.errors import ChatError, ConnectionClosed
+from chatkit.errors import ChatError
 from chatkit.events import Event
 from chatkit.protocol.lines import encode_line, is_exit
 
@@ -168,7 +168,7 @@ class ReconnectingConnection:
                 if not (connection := self._connection):
                     self._end(left_error())
                     return
-            with suppress(ConnectionClosed):  # a reader finds the loss
+            with suppress(ChatError):  # a reader finds the loss
                 connection.write(data)
             connection.send_eof()
 
@@ -213,7 +213,7 @@ class ReconnectingConnection:
                     return False
                 data = self._state.send(text)
             connection.write(data)
-        except ConnectionClosed:
+        except ChatError:
             if self._closing or not connection:
                 raise
             with self._lock:
