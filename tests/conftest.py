@@ -8,6 +8,8 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +22,12 @@ from chatkit.client.backoff import Backoff
 from chatkit.room import committer
 from chatkit.server import login as password
 from chatkit.tls import server_context
+from tests.helpers import aio
 from tests.helpers.commands import Running
 from tests.helpers.histories import Scripted
 from tests.helpers.leaks import open_descriptors
 from tests.helpers.login import Guarded
+from tests.helpers.marks import needs
 from tests.helpers.papers import HOST, Papers
 from tests.helpers.peers import DEADLINE
 from tests.helpers.reconnecting import Gate
@@ -143,6 +147,19 @@ def talk() -> Iterator[Talk]:
             return talker
 
         yield start
+
+
+@pytest.fixture(scope="session")
+def uvloop_loaded() -> None:
+    """Have uvloop open its pipe for signals, which it keeps as long as the process lives."""
+    if find_spec("uvloop"):
+        import_module("uvloop").new_event_loop().close()
+
+
+@pytest.fixture(params=["asyncio", pytest.param("uvloop", marks=needs(find_spec("uvloop"), "uvloop"))])
+def each_loop(request: pytest.FixtureRequest, uvloop_loaded: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run tests in the event loop of asyncio, and in that of uvloop."""
+    monkeypatch.setattr(aio, "new_event_loop", import_module(request.param).new_event_loop)
 
 
 @pytest.fixture

@@ -21,6 +21,8 @@ from tests.helpers.inside import aio_connection_of, transport_of
 from tests.helpers.leaks import open_descriptors
 from tests.helpers.peers import DEADLINE
 
+pytestmark = pytest.mark.usefixtures("each_loop")
+
 RESET = b"\1\0\0\0\0\0\0\0"
 
 

@@ -18,6 +18,7 @@ from chatkit import (
     ConnectionClosed,
     Disconnected,
     Error,
+    Left,
     Limits,
     Message,
     PasswordRefused,
@@ -34,6 +35,8 @@ from tests.helpers.inside import aio_connection_of, transport_of
 from tests.helpers.peers import DEADLINE, trusting
 from tests.helpers.proxy import Link, Proxy
 from tests.helpers.servers import Serve, Started
+
+pytestmark = pytest.mark.usefixtures("each_loop")
 
 QUICK = Limits(drain_seconds=0.1)  # for servers whose members don't listen when they end
 
@@ -390,6 +393,33 @@ def test_leaving_a_server_that_did_not_listen(serve: Serve, delays: Delays, leav
             link.to_client.half_close()
             assert [event.line async for event in bob if isinstance(event, Unconfirmed)] == ["hi"]
 
+    started = serve()
+    check()
+
+
+def test_nothing_is_asked_after_the_end_of_the_lines(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that becomes free then is too late: the rest is received, and the conversation ends in order."""
+    others = list[Client]()
+
+    def join_first(least: float, most: float) -> float:
+        assert started.events.wait_for("leave")
+        others.append(Client(port=started.port, name="bob"))
+        return 0
+
+    @in_loop
+    async def check() -> None:
+        async with member(started) as (bob, proxy):
+            link_of(proxy, bob).reset()
+            await next_of(bob, Error)  # the name is taken
+            link = link_of(proxy, bob)
+            link.to_server.stall()
+            await bob.send_eof()
+            others[0].close()
+            await next_of(bob, Left)
+            link.to_server.resume()
+            assert [event async for event in bob] == []
+
+    monkeypatch.setattr(aio_reconnect, "Backoff", lambda: Backoff(join_first))
     started = serve()
     check()
 

@@ -139,6 +139,7 @@ def test_an_orderly_end_stays_one() -> None:
             client.send("three")
 
 
+@pytest.mark.usefixtures("each_loop")
 @in_loop
 async def test_a_write_of_the_asyncio_client_hears_of_the_loss_first() -> None:
     """Later calls raise the same reason."""

@@ -10,12 +10,23 @@ import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from logging.handlers import QueueHandler
-from typing import Any
+from typing import Any, TypeVar
 
 from chatkit import AsyncClient
 from tests.helpers.peers import DEADLINE
 
+T = TypeVar("T")
+
 BLOCK = "x" * 8000
+
+# Makes the event loop of a test; the fixture `each_loop` replaces it.
+new_event_loop: Callable[[], asyncio.AbstractEventLoop] = asyncio.new_event_loop
+
+
+def run_in_loop(coroutine: Coroutine[Any, Any, T], *, debug: bool = False) -> T:
+    """Run a coroutine in an event loop of its own, as `asyncio.run`."""
+    with asyncio.Runner(debug=debug, loop_factory=new_event_loop) as runner:
+        return runner.run(coroutine)
 
 
 def in_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
@@ -34,7 +45,7 @@ def in_loop(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., Non
         handler.setLevel(logging.WARNING)
         logging.getLogger("asyncio").addHandler(handler)
         try:
-            asyncio.run(watched(**fixtures), debug=True)
+            run_in_loop(watched(**fixtures), debug=True)
         finally:
             logging.getLogger("asyncio").removeHandler(handler)
         assert records.empty(), records.get().getMessage()

@@ -11,6 +11,8 @@ from chatkit import AsyncClient, Notice, Server
 from tests.helpers.aio import in_loop
 from tests.helpers.peers import DEADLINE, Peer
 
+pytestmark = pytest.mark.usefixtures("each_loop")
+
 
 @in_loop
 async def test_a_server_in_a_loop() -> None:

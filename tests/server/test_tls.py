@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 import socket
 import ssl
@@ -22,6 +21,7 @@ from chatkit import AsyncClient, Client, ConnectionClosed, Limits, Message, Noti
 from chatkit.net.tls_transport import NOT_TLS
 from chatkit.server.connection import Connection
 from chatkit.tls import client_context, server_context
+from tests.helpers.aio import run_in_loop
 from tests.helpers.inside import fill_outgoing
 from tests.helpers.papers import HOST, Papers
 from tests.helpers.peers import DEADLINE, Peer
@@ -146,9 +146,10 @@ def join_and_leave(kind: type[Client | AsyncClient], port: int, tls: ssl.SSLCont
     if kind is Client:
         Client(host, port, tls=tls).close()
     else:
-        asyncio.run(run_async())
+        run_in_loop(run_async())
 
 
+@pytest.mark.usefixtures("each_loop")
 @pytest.mark.parametrize("kind", [Client, AsyncClient])
 @pytest.mark.parametrize(
     ("certificate", "fault"),
@@ -176,6 +177,7 @@ def test_a_client_joins_nobody_it_cannot_trust(
         assert first == ("join", str(member.address[1]))
 
 
+@pytest.mark.usefixtures("each_loop")
 @pytest.mark.parametrize("kind", [Client, AsyncClient])
 @pytest.mark.parametrize("write", [str.lower, str.upper, lambda pin: ":".join(re.findall("..", pin))])
 def test_a_pinned_certificate_needs_no_authority(
@@ -227,6 +229,7 @@ def test_silent_peers_hold_up_nobody(serve_tls: ServeTls, caplog: pytest.LogCapt
 # Members
 
 
+@pytest.mark.usefixtures("each_loop")
 def test_all_kinds_of_members_talk(serve_tls: ServeTls) -> None:
     """`Client`, `AsyncClient`, the standard library's TLS and a program that reads JSON hear each other."""
     room = serve_tls()
@@ -245,7 +248,7 @@ def test_all_kinds_of_members_talk(serve_tls: ServeTls) -> None:
             heard += [event for event in [ada.receive(DEADLINE)] if isinstance(event, Message)]
         assert [(message.sender, message.text, message.id) for message in heard] == [("cy", "a", 1), (bob.name, "b", 2)]
 
-    asyncio.run(talk())
+    run_in_loop(talk())
 
 
 def test_a_member_that_knows_only_tls_12(serve_tls: ServeTls) -> None:
@@ -291,6 +294,7 @@ def test_half_a_line_counts_only_after_close_notify(
     assert room.events.happened.get(timeout=DEADLINE) == ("leave", reason)
 
 
+@pytest.mark.usefixtures("each_loop")
 @pytest.mark.parametrize("kind", [Client, AsyncClient])
 def test_a_server_that_is_cut_did_not_end_in_order(papers: Papers, kind: type[Client | AsyncClient]) -> None:
     """Without close_notify a client's conversation is lost, not over; earlier lines are received."""
@@ -311,7 +315,7 @@ def test_a_server_that_is_cut_did_not_end_in_order(papers: Papers, kind: type[Cl
 
         def join() -> None:
             if kind is AsyncClient:
-                return asyncio.run(hear())
+                return run_in_loop(hear())
             client = stack.enter_context(Client(port=port, tls=context))
             assert client.receive(DEADLINE) == Message("1", "a")
             with pytest.raises(ConnectionClosed) as lost:

@@ -7,6 +7,7 @@ import errno
 import socket
 from collections import deque
 from collections.abc import Callable
+from typing import cast
 
 from chatkit.client.connection import Endpoint, closed_on_failure, prepare
 from chatkit.client.protocol import ClientProtocol, closed_error
@@ -47,6 +48,11 @@ class StreamProtocol(asyncio.Protocol):
         assert self._transport
         return self._transport
 
+    @property
+    def is_closing(self) -> bool:
+        """Tell whether the transport is closed, or about to be."""
+        return self.lost.is_set() or self.transport.is_closing()
+
     async def wait_for_change(self) -> None:
         """Wait for the next read, or for the end."""
         self._changed.clear()
@@ -62,18 +68,18 @@ class StreamProtocol(asyncio.Protocol):
 
         Before the opening is answered, and while closing, something must be read, and the protocol bounds it.
         """
-        if events > MAX_WAITING_EVENTS and self._protocol.is_open and not self.transport.is_closing():
+        if events > MAX_WAITING_EVENTS and self._protocol.is_open and not self.is_closing:
             self.transport.pause_reading()
 
     def resume_reading(self) -> None:
         """Undo `pause_if_full`."""
-        if not self.transport.is_closing() and not self.transport.is_reading():
+        if not self.is_closing and not self.transport.is_reading():
             self.transport.resume_reading()
 
     def send_eof(self) -> None:
         """End the stream of lines."""
         self.has_sent_eof = True
-        if self.transport.is_closing():
+        if self.is_closing:
             return
         if self.transport.can_write_eof():
             self.transport.write_eof()
@@ -88,13 +94,14 @@ class StreamProtocol(asyncio.Protocol):
         if sock and self.transport.get_write_buffer_size():
             reset_on_close(sock)
         self.transport.abort()
+        if not self.transport.is_closing():  # uvloop closed it before, without a word: its connect was cancelled
+            self.lost.set()
 
     # Called by the event loop
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keep the transport."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
+        self._transport = cast("asyncio.Transport", transport)  # uvloop's is one by its verbs alone
 
     def data_received(self, data: bytes) -> None:
         """Hand data to the protocol."""

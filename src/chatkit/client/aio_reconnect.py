@@ -162,7 +162,7 @@ class AsyncReconnectingConnection:
         if connection.ended:
             self._connection_lost(connection, connection.ended)
         else:
-            if self._state.has_request:
+            if self._state.has_request and not connection.stream.has_sent_eof:
                 connection.stream.transport.write(self._state.take_request())
             connection.stream.pause_if_full(len(self.received))
         self._changed.set()
