@@ -296,6 +296,14 @@ def nobody_accepted(server: Server) -> Iterator[None]:
         yield
 
 
+def is_acceptor_idle(server: Server) -> bool:
+    """Tell whether nothing wakes the thread that accepts."""
+    acceptor = server._pool._acceptor
+    assert acceptor
+    with acceptor._accepting:
+        return not acceptor._selector.select(0)
+
+
 def pauses_of(server: Server) -> list[float]:
     """Return a list that grows by each pause of the acceptor, in seconds."""
     acceptor = server._pool._acceptor

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -40,6 +41,8 @@ class AsyncClient:
     not begun to run (in TLS: had not waited for one turn of the event loop).
 
     Threads: a client belongs to one event loop. Tasks of that loop may share it; each event goes to one of them.
+
+    Forks: in a forked child `close`, also at the end of `async with`, does nothing: the parent's conversation goes on.
     """
 
     def __init__(
@@ -68,7 +71,7 @@ class AsyncClient:
         if queue and not reconnect:
             raise ValueError("queue needs reconnect=True")
         endpoint = Endpoint(host, port, timeout, tls)
-        self._has_begun = False
+        self._begun_by: int | None = None  # the process in which `connect` was called
         self._connection: AsyncConnection | AsyncReconnectingConnection
         if reconnect:
             state = ResumeState(max_line_bytes, password=password, name=name, after=after, queue=queue)
@@ -99,9 +102,9 @@ class AsyncClient:
             TimeoutError: no answer in time. It is an OSError.
             Others: as for `Client`.
         """
-        if self._has_begun:
+        if self._begun_by is not None:
             raise RuntimeError("a client connects once; make a new one")
-        self._has_begun = True
+        self._begun_by = os.getpid()
         await self._connection.connect()
 
     async def send(self, text: str) -> None:
@@ -176,7 +179,7 @@ class AsyncClient:
         Args:
             grace: seconds to wait for the server's answer.
         """
-        if self._has_begun:
+        if self._begun_by == os.getpid():  # a forked child's copy goes with the child's event loop
             await self._connection.close(grace)
 
     async def __aenter__(self) -> Self:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import suppress
 from types import TracebackType
@@ -42,6 +43,9 @@ class Client:
 
     Threads: `send`, `receive` and `close` may be called by several threads at the same time. Each event goes to one
     caller of `receive`.
+
+    Forks: in a forked child `close`, also at the end of `with`, closes the child's descriptor alone: the parent's
+    conversation goes on.
     """
 
     def __init__(
@@ -95,6 +99,7 @@ class Client:
         else:
             protocol = ClientProtocol(max_line_bytes, password=password, name=name, events=events, after=after)
             self._connection = ClientConnection(endpoint, protocol)
+        self._pid = os.getpid()
         self._received = self._connection.received
         self._receiving = self._connection.receiving
 
@@ -184,6 +189,10 @@ class Client:
         Args:
             grace: seconds to wait for the server's answer.
         """
+        if self._pid != os.getpid():
+            self._connection.close_in_child()
+            self._receiving = self._connection.receiving
+            return
         deadline = deadline_of(grace)
         self._connection.begin_close(deadline)
         with suppress(TimeoutError):

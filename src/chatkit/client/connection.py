@@ -200,6 +200,12 @@ class ClientConnection:
             self._protocol.close()
             self._socket.close()
 
+    def close_in_child(self) -> None:
+        """Close a forked child's copy of the socket. The locks may be those of the parent's threads: make new ones."""
+        self.receiving, self.sending, self._writing = threading.Lock(), threading.Lock(), threading.Lock()
+        self._protocol.close()
+        self._socket.close()
+
     def discard(self) -> None:
         """Close the socket of a lost connection by a reset."""
         reset_on_close(self._socket)

@@ -200,6 +200,17 @@ class ReconnectingConnection:
         if self._reconnector:
             self._reconnector.wait()
 
+    def close_in_child(self) -> None:
+        """Close a forked child's copy of the socket. The locks may be those of the parent's threads: make new ones."""
+        self.receiving, self.sending, self._lock = threading.Lock(), threading.Lock(), threading.RLock()
+        connection, self._connection = self._connection, None
+        self.ended = closed_error()
+        self.received.clear()
+        if connection:
+            connection.close_in_child()
+        if self._reconnector and self._reconnector.is_alive():  # the child's own
+            self._reconnector.cancel()
+
     # Sending
 
     def _send_line(self, text: str) -> bool:

@@ -13,6 +13,7 @@ from contextlib import suppress
 
 from chatkit.limits import Limits
 from chatkit.net.descriptors import EXHAUSTED, SpareDescriptor
+from chatkit.net.forks import close_in_child
 from chatkit.net.sockets import NO_SIGNAL, Address, Waker, keep_alive, plain_host, two_tuple
 from chatkit.net.transport import PlainTransport
 from chatkit.protocol.replies import NO_DESCRIPTOR
@@ -45,6 +46,7 @@ def listen(host: str, port: int) -> socket.socket:
     dual = host == "::" and socket.has_dualstack_ipv6()
     listener = socket.create_server(address, family=family, backlog=BACKLOG, dualstack_ipv6=dual)
     listener.setblocking(False)
+    close_in_child(listener, socket.socket.close)
     return listener
 
 
@@ -138,6 +140,10 @@ class Acceptor(threading.Thread):
         self._waker.close()
         self._selector.close()
         self._spare.give()
+
+    def close_in_child(self) -> None:
+        """Close a forked child's copies of the descriptors; see `listen` for the listener's."""
+        self.release()
 
     def _accept(self) -> None:
         """Accept one connection, or refuse it for lack of a descriptor. Called with `_accepting` held."""

@@ -200,6 +200,11 @@ class Connections:
         for connection in list(self._all):
             self._close(connection)
 
+    def close_in_child(self) -> None:
+        """Close a forked child's copies of the sockets, without a word to their peers or to the selector."""
+        for connection in self._all:
+            connection.transport.close()
+
     def disconnect(self, connection: Connection, reason: str, kind: str = SLOW_CONSUMER) -> None:
         """End a conversation that exceeded a limit; the reason is written after the pending bytes.
 

@@ -7,8 +7,9 @@
 | RUNNING  | `start`, when its threads may run    | RuntimeError | done soon                         |
 | STOPPING | `shutdown`, or a thread that dies    | RuntimeError | RuntimeError, ignored from hooks  |
 | STOPPED  | `shutdown`                           | RuntimeError | RuntimeError                      |
+| COPIED   | a fork, in the child                 | RuntimeError | RuntimeError                      |
 
-A state is never entered again: a server starts once.
+A state is never entered again: a server starts once. In COPIED, `shutdown` has nothing to do.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ class ServerState(IntEnum):
     RUNNING = 2
     STOPPING = 3
     STOPPED = 4
+    COPIED = 5
 
 
 class Lifecycle:
@@ -46,6 +48,10 @@ class Lifecycle:
             if state > self.state:
                 self.state = state
                 self._changed.notify_all()
+
+    def enter_copied(self) -> None:
+        """Enter COPIED, in a forked child: the lock may be that of a thread of the parent."""
+        self.state, self._changed = ServerState.COPIED, threading.Condition()
 
     def wait_for(self, state: ServerState, timeout: float | None = None) -> bool:
         """Wait until this state, or a later one, is entered. Returns False after `timeout` seconds."""

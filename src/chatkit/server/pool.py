@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from chatkit.errors import JoinRefused
 from chatkit.limits import Limits
 from chatkit.net.descriptors import ending_places
+from chatkit.net.forks import close_in_child
 from chatkit.net.sockets import Address
 from chatkit.net.transport import PlainTransport
 from chatkit.room.room import Room
@@ -93,6 +94,7 @@ class WorkerPool:
             worker = Worker(name, self._room, self._limits, accept_waiting, self.fail, self._auth, share)
             worker.max_ending = max(1, ending_places() // self._threads)
             self._workers.append(worker)
+        close_in_child(self, WorkerPool.close_in_child)
         self._lifecycle.advance(ServerState.RUNNING)  # hooks may use the server from the first connection on
         for thread in (*self._workers, acceptor):
             thread.start()
@@ -104,8 +106,10 @@ class WorkerPool:
             Whether it will: calls from hooks during the server's start and end are ignored.
 
         Raises:
-            RuntimeError: the server isn't running, and this isn't a hook.
+            RuntimeError: the server isn't running, and this isn't a hook; or it runs in the process that forked this one.
         """
+        if self._lifecycle.state is ServerState.COPIED:  # before `_posting`, which a thread of the parent may hold
+            raise RuntimeError("the server runs in the process that this one was forked from: use it there")
         acceptor = self._acceptor
 
         def accept_and_call() -> None:
@@ -144,6 +148,13 @@ class WorkerPool:
             else:
                 thread.release()
         self._acceptor = None
+
+    def close_in_child(self) -> None:
+        """Close a forked child's copies of all descriptors: the parent's threads aren't in the child."""
+        self._lifecycle.enter_copied()
+        threads: list[Acceptor | Worker] = [*([self._acceptor] if self._acceptor else []), *self._workers]
+        for thread in threads:
+            thread.close_in_child()
 
     def _assign(self, sock: PlainTransport, address: Address) -> None:
         """Give an accepted connection to the worker with the fewest, or refuse it."""

@@ -64,6 +64,9 @@ class Server:
     `serve_forever` and `shutdown` raise RuntimeError from it.
 
     Threads: call any method from any thread; `broadcast`, `tell`, `kick`, `members` and `stats` also from hooks.
+
+    Forks: a forked child has a copy that serves nobody and holds no descriptor. Its `shutdown`, also at the end of
+    `with`, leaves the parent's server alone; `start`, `broadcast`, `tell` and `kick` raise RuntimeError.
     """
 
     def __init__(
@@ -166,6 +169,8 @@ class Server:
             RuntimeError: an exception had ended a thread of the server; or a hook called this method, which would wait
                 for itself.
         """
+        if self._lifecycle.state is ServerState.COPIED:  # the parent's server goes on
+            return
         if self._pool.is_in_hook:
             raise RuntimeError("a hook can't shut down the server: call shutdown from another thread")
         self._lifecycle.advance(ServerState.STOPPING)

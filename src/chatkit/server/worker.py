@@ -150,6 +150,12 @@ class Worker(threading.Thread):
         self._waker.close()
         self._selector.close()
 
+    def close_in_child(self) -> None:
+        """Close a forked child's copies of the descriptors."""
+        self._connections.close_in_child()
+        self._waker.close()
+        self._selector.close()
+
     def run(self) -> None:
         try:
             while not self._stopping:

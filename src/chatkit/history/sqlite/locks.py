@@ -19,6 +19,7 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from chatkit.history.base import HistoryError
+from chatkit.net.forks import close_in_child
 
 # The lock of a descriptor on a part of its file, which only Linux has: fcntl(2), "Open file description locks". On BSD,
 # macOS and NFS flock would lock SQLite out. A POSIX lock ends when any other descriptor of the file is closed.
@@ -82,6 +83,7 @@ class NameLock:
             self._close()
             self._descriptor, self._inode = descriptor, inode
             stack.pop_all()
+            close_in_child(self, NameLock._close)
             return True
 
     def check(self) -> None:
@@ -136,6 +138,7 @@ class ContentLock:
             self.release()
             self._descriptor = descriptor
             stack.pop_all()
+            close_in_child(self, ContentLock.release)
 
     def release(self) -> None:
         """Close the file."""
