@@ -14,6 +14,7 @@ import pytest
 from chatkit import AsyncClient, Client, ConnectionClosed, Disconnected, Limits, Notice, ProtocolError, Welcome, testing
 from chatkit.client import connection, protocol
 from chatkit.client.protocol import ClientProtocol
+from chatkit.protocol.replies import REPLAY_BEGINS, REPLAY_ENDS
 from chatkit.testing import ChatRoom
 from tests.helpers.aio import in_loop
 from tests.helpers.endless import NEWS, NOTICE, OLD, WELCOME, endless_server
@@ -145,7 +146,8 @@ async def test_a_long_replay_before_the_answer(serve: Serve) -> None:
             ann.send(f"{number:0500}")
         await asyncio.to_thread(ann.sync)
         async with AsyncClient(port=started.port, name="bob", timeout=DEADLINE) as bob:
-            events = [await bob.receive(DEADLINE) for _ in range(3000)]
+            begin, *events, end = [await bob.receive(DEADLINE) for _ in range(3002)]
+        assert (begin, end) == (REPLAY_BEGINS, REPLAY_ENDS)
         assert [event.text for event in events] == [f"{number:0500}" for number in range(3000)]
 
 
@@ -172,7 +174,7 @@ def test_receive_ends_in_time(flood: Flood, reconnect: bool, line: bytes) -> Non
     """A timeout counts also while events arrive that the program doesn't get."""
     flood.scripts.append([WELCOME])
     flood.line = line
-    client = Client(port=flood.port, events=True, reconnect=reconnect)
+    client = Client(port=flood.port, events=True, after=9, reconnect=reconnect)
     assert isinstance(client.receive(DEADLINE), Welcome)
     for timeout in (0, SHORT):
         error = in_time(lambda timeout=timeout: client.receive(timeout))  # type: ignore[misc]
@@ -187,7 +189,7 @@ def test_receive_ends_in_time_in_a_loop(reconnect: bool, line: bytes) -> None:
 
         @in_loop
         async def receive() -> None:
-            async with AsyncClient(port=server.port, events=True, reconnect=reconnect) as client:
+            async with AsyncClient(port=server.port, events=True, after=9, reconnect=reconnect) as client:
                 assert isinstance(await client.receive(DEADLINE), Welcome)
                 with pytest.raises(TimeoutError):
                     await client.receive(SHORT)

@@ -232,6 +232,16 @@ def test_without_events_nothing_is_dropped() -> None:
 
 
 @pytest.mark.parametrize("events", [False, True])
+def test_a_replay_before_the_answer(events: bool) -> None:
+    """In plain text it is the caller's, with the lines around it; else it comes again after the welcome."""
+    opening = client_protocol(name="ada", events=events)
+    opening.receive_data(b"*** before you came:\n1: one\n*** from here on it is live\n*** you are now ada\n")
+    assert opening.is_opening == events
+    replay = [Notice("before you came:"), Message("1", "one"), Notice("from here on it is live")]
+    assert taken(opening) == ([] if events else replay)
+
+
+@pytest.mark.parametrize("events", [False, True])
 def test_a_name_that_is_taken(events: bool) -> None:
     """NameTaken says which, each time one asks, and nothing more is received."""
     opening = client_protocol(name="ada", events=events)

@@ -47,6 +47,32 @@ def test_the_first_connection_asks_as_the_caller_does() -> None:
     assert opening(first) == f"/password secret\n/json 3 {ROOM}\n/sync\n"
 
 
+def test_a_newcomer_is_replayed_the_last_messages() -> None:
+    """They are news, though their ids aren't beyond the welcome's; after a loss among them the rest is asked for."""
+    state = resuming(7)
+    assert [state.receive(told) for told in (Gap(1), message(5), message(6))] == [[Gap(1)], [message(5)], [message(6)]]
+    back(state)
+    assert f"/json 6 {ROOM}\n" in opening(state)
+    assert [state.receive(told) for told in (message(7), message(8))] == [[message(7)], [message(8)]]
+    state.connection_lost(RESET)
+    assert f"/json 8 {ROOM}\n" in opening(state)
+
+
+@pytest.mark.parametrize("sent", ["", "hi"])
+def test_a_newcomer_that_is_told_nothing(sent: str) -> None:
+    """Without a replay, all that comes after the welcome is missed by a loss; a gap in it is counted from there."""
+    state = resuming(7)
+    state.send(sent)
+    for _ in range(2):
+        back(state)
+        assert f"/json 7 {ROOM}\n" in opening(state)
+    assert state.receive(Gap(3)) == [Gap(3)]
+    assert state.receive(message(11)) == [message(11)]
+    state.receive(Synced(11))
+    state.connection_lost(RESET)
+    assert f"/json 11 {ROOM}\n" in opening(state)
+
+
 def test_loss_and_return_frame_the_absence() -> None:
     """The caller hears of both; the second welcome isn't told, nor the answer to the question of the opening."""
     state = resuming(name="51044")

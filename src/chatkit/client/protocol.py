@@ -217,10 +217,11 @@ class ClientProtocol:
         if event in self._expected[0] or type(event) in self._expected[0]:
             del self._expected[0]
             return isinstance(event, Welcome)
-        if event in (Notice(ASKS_PASSWORD), REPLAY_BEGINS, REPLAY_ENDS):
+        if event == Notice(ASKS_PASSWORD):
             return False
-        # Messages before the welcome have no id, and `after` repeats them.
-        return isinstance(event, Notice | Private) or (Welcome,) not in self._expected
+        # Messages before the welcome have no id, and come again after it.
+        is_replay = not isinstance(event, Notice | Private) or event in (REPLAY_BEGINS, REPLAY_ENDS)
+        return not is_replay or (Welcome,) not in self._expected
 
 
 def _opening_lines(

@@ -69,7 +69,7 @@ class ResumeState:
             password=self._password,
             name=self._chosen_name,
             events=True,
-            after=self._connection_cursor,
+            after=self._next_after,
             epoch=self._epoch,
         )
 
@@ -154,7 +154,7 @@ class ResumeState:
         self._in_flight.connection_lost({*self._sender_names, self._name, self._chosen_name or self._name})
         self._sender_names = set()
         if self._in_flight.has_lost_lines:  # the replay must hold their echoes
-            self._connection_cursor = min(self._connection_cursor or 0, self._settled_cursor)
+            self._connection_cursor = min(self._next_after or 0, self._settled_cursor)
         self._refusal = ""
         self._wants_name = False
         if self.is_final_loss(reason):
@@ -177,6 +177,16 @@ class ResumeState:
         return self._in_flight.report_unknown()
 
     @property
+    def _next_after(self) -> int | None:
+        """Return the id after which the next connection's messages begin.
+
+        A newcomer may be replayed earlier messages. Until the first of them its cursors are None: only the end of that
+        replay is known.
+        """
+        is_newcomer = self._connection_cursor is None and self._epoch is not None
+        return self._settled_cursor if is_newcomer else self._connection_cursor
+
+    @property
     def _needs_sync(self) -> bool:
         return self._in_flight.has_uncovered_lines and not self._in_flight.is_sync_pending
 
@@ -196,18 +206,20 @@ class ResumeState:
         return f"{SYNC}\n".encode()
 
     def _on_welcome(self, event: Welcome) -> list[Event]:
-        previous_epoch, self._epoch, self._name = self._epoch, event.epoch, event.name
+        after, previous_epoch = self._next_after, self._epoch
+        self._epoch, self._name = event.epoch, event.name
         is_same_epoch = previous_epoch == event.epoch
         self._sender_names = {event.name}
         if not self._in_flight.has_lost_lines or not is_same_epoch:
             self._settled_cursor = event.newest
         if not previous_epoch:
-            cursor = event.newest if self._caller_cursor is None else min(self._caller_cursor, event.newest)
-            self._connection_cursor = self._caller_cursor = cursor
+            if self._caller_cursor is not None:
+                self._connection_cursor = self._caller_cursor = min(self._caller_cursor, event.newest)
             return [event]
         self._in_flight.add_sync(is_ours=True)  # the opening holds it
         self._wants_name = self._lacks_chosen_name  # it may have become free before the welcome
         if is_same_epoch:
+            self._connection_cursor = after
             return [Reconnected(f"back as {event.name}", event.name, False)]
         self._connection_cursor = self._caller_cursor = 0  # no echo of an earlier epoch will come
         return [Reconnected(f"back as {event.name}, but the room began anew", event.name, True), *self.report_unknown()]
@@ -221,8 +233,10 @@ class ResumeState:
 
     def _on_gap(self, event: Gap) -> list[Event]:
         """Count only the messages that the caller lacks."""
+        if self._connection_cursor is None:  # a newcomer's
+            return [event]
         known = self._caller_cursor or 0
-        is_new = self._advance((self._connection_cursor or 0) + event.missing)  # the next replay starts behind the gap
+        is_new = self._advance(self._connection_cursor + event.missing)  # the next replay starts behind the gap
         return [Gap(min(event.missing, (self._caller_cursor or 0) - known))] if is_new else []
 
 

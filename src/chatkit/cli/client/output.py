@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import sys
 
-from chatkit import Disconnected, Error, Event, Joined, Left, Reconnected, Renamed, Welcome
+from chatkit import Disconnected, Error, Event, Gap, Joined, Left, Message, Reconnected, Renamed, Welcome
 from chatkit.cli.common import CHAT_CLIENT, complain, reason
 from chatkit.protocol.formats import encode_json
-from chatkit.protocol.replies import now_named
+from chatkit.protocol.replies import REPLAY_BEGINS, REPLAY_ENDS, now_named
 from chatkit.protocol.sanitize import visible
 
 
@@ -59,6 +59,8 @@ class ReconnectOutput(TextOutput):
     """The chat as members with plain text see it, made of the events of a client that reconnects."""
 
     _name = ""
+    _newest = 0  # at the welcome: messages up to it came before this member
+    _in_replay = False
 
     def __init__(self, explains_queue: bool) -> None:
         """Prepare the output.
@@ -70,6 +72,19 @@ class ReconnectOutput(TextOutput):
 
     def show(self, event: Event) -> None:
         """Print an event as one line, unless members with plain text don't see it."""
+        is_earlier = isinstance(event, Gap) or (isinstance(event, Message) and (event.id or 0) <= self._newest)
+        self._mark_replay(is_earlier and self._newest > 0)
+        self._show(event)
+        if isinstance(event, Message) and event.id == self._newest:
+            self._mark_replay(False)
+
+    def _mark_replay(self, is_earlier: bool) -> None:
+        """Print the line that comes before or after the messages that this member is replayed as a newcomer."""
+        if is_earlier != self._in_replay:
+            self._in_replay = is_earlier
+            self._print(str(REPLAY_BEGINS if is_earlier else REPLAY_ENDS))
+
+    def _show(self, event: Event) -> None:
         if isinstance(event, Renamed) and event.old == self._name:
             self._name = event.name
             self._print(f"*** {now_named(event.name)}")
@@ -79,7 +94,7 @@ class ReconnectOutput(TextOutput):
             self._print(f"{event}; lines that you type now are sent after the return")
             return
         if isinstance(event, Welcome | Reconnected):
-            self._name = event.name
+            self._name, self._newest = event.name, event.newest if isinstance(event, Welcome) else 0
         if not isinstance(event, Welcome | Joined | Left | Renamed):
             super().show(event)
 
