@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from chatkit import Client, Handler, Message, Server
+from chatkit import Client, Handler, Member, Message, Server
 from tests.helpers.forking import child, forks, in_child
 from tests.helpers.inside import is_acceptor_idle
 from tests.helpers.leaks import open_descriptors
@@ -86,7 +86,7 @@ def test_a_hook_that_forks(serve: Serve) -> None:
     """Whatever its thread holds at that moment, the child's calls return."""
 
     class Forking(Handler):
-        def on_message(self, message: Message) -> Message:
+        def on_message(self, message: Message, member: Member) -> Message:
             said = in_child(lambda: misused(lambda: server.broadcast("x")))
             return Message(message.sender, f"{said[:10]}, {in_child(server.shutdown)}")
 

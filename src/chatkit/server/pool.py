@@ -106,7 +106,7 @@ class WorkerPool:
             Whether it will: calls from hooks during the server's start and end are ignored.
 
         Raises:
-            RuntimeError: the server isn't running, and this isn't a hook; or it runs in the process that forked this one.
+            RuntimeError: the server isn't running, and this isn't a hook; or it runs in this process's parent.
         """
         if self._lifecycle.state is ServerState.COPIED:  # before `_posting`, which a thread of the parent may hold
             raise RuntimeError("the server runs in the process that this one was forked from: use it there")
