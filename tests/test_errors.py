@@ -24,7 +24,8 @@ from chatkit.errors import (
     ProtocolError,
     Refused,
 )
-from chatkit.history.sqlite.files import DamagedHistory, TakenHistory
+from chatkit.history.sqlite.files import DamagedHistory
+from chatkit.history.sqlite.locks import TakenHistory
 from chatkit.room.hooks import HookFailed
 from chatkit.tls import WrongCertificate
 

@@ -202,10 +202,12 @@ class Reconnected(Notice):
         name: this member's own name from now on.
         new_epoch: whether the room has started anew, with other ids. The messages that were missed before its new
             start are lost then, and their number is unknown.
+        epoch: the name of the run of ids, as in `Welcome`.
     """
 
     name: str
     new_epoch: bool
+    epoch: str
 
 
 @dataclass(frozen=True, slots=True)

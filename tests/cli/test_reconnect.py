@@ -63,7 +63,7 @@ def test_lines_around_a_replay(capsys: pytest.CaptureFixture[str]) -> None:
     """The second one comes with what is live if the newest message isn't kept; after a return there are none."""
     output = ReconnectOutput(explains_queue=False)
     newcomer: list[Event] = [Welcome("1", 9, "0" * 16), Gap(2), Message("ann", "hi", 5), Message("ann", "hi", 10)]
-    returned: list[Event] = [Reconnected("back as 1", "1", False), Gap(1)]
+    returned: list[Event] = [Reconnected("back as 1", "1", False, "0" * 16), Gap(1)]
     for event in newcomer + returned + [Message("ann", "hi", number) for number in (12, 3)]:
         output.show(event)
     begin, gap, live = "*** before you came:", "*** {} messages are no longer kept", "*** from here on it is live"

@@ -253,7 +253,7 @@ def test_before_the_beginning(serve: Serve) -> None:
 
     @in_loop
     async def check() -> None:
-        client = AsyncClient(port=1, reconnect=True)
+        client = AsyncClient(port=unused.getsockname()[1], reconnect=True)
         for use in (client.receive, client.send_eof, lambda: client.send("x")):
             with pytest.raises(RuntimeError, match="connected"):
                 await use()
@@ -266,7 +266,9 @@ def test_before_the_beginning(serve: Serve) -> None:
         with pytest.raises(ValueError, match="queue"):
             AsyncClient(queue=1)
 
-    check()
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # nobody listens there
+        check()
 
 
 def test_a_client_that_does_not_receive_stops_reading(

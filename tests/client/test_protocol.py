@@ -191,6 +191,7 @@ def test_a_server_that_does_not_know_a_command(asked: dict[str, Any]) -> None:
         ({"events": True}, [b"/json"]),
         ({"events": True, "after": 0}, [b"/json 0"]),
         ({"name": "ada", "events": True, "after": 7}, [b"/nick ada", b"/json 7"]),
+        ({"events": True, "after": 7, "epoch": "0" * 16}, [b"/json 7 0000000000000000"]),
     ],
 )
 def test_opening_lines(asked: dict[str, object], lines: list[bytes]) -> None:
@@ -380,13 +381,15 @@ def test_line_is_the_text_and_its_end(text: str) -> None:
         {"name": "ada\n/json"},
         {"name": "x" * 33},
         {"events": True, "after": -1},
+        {"events": True, "epoch": "0" * 16},
+        {"events": True, "after": 0, "epoch": "an epoch of mine"},
         {"after": 0},
         {"after": 5},
     ],
 )
 def test_wishes_that_cannot_be(asked: dict[str, object]) -> None:
     """A name against the rule, or an `after` that is no id or comes without events, is the caller's mistake."""
-    with pytest.raises(ValueError, match=r"a name begins|after is an id"):
+    with pytest.raises(ValueError, match=r"a name begins|after is an id|epoch is that of"):
         client_protocol(**asked)
 
 

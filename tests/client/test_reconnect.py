@@ -30,7 +30,7 @@ from chatkit import (
 from chatkit.client import connection, reconnect
 from chatkit.client.resume import ResumeState
 from chatkit.errors import NotConnected
-from tests.helpers.inside import after_resuming, received_events
+from tests.helpers.inside import after_resuming, publisher_of, received_events
 from tests.helpers.peers import DEADLINE, Peer
 from tests.helpers.reconnecting import QUICK, Gate, member, next_of, texts
 from tests.helpers.servers import Serve, Started
@@ -66,7 +66,7 @@ def test_the_absence_is_framed_and_the_name_taken_back(serve: Serve, gate: Gate)
         started.events.wait_for("message")
         gate.put(0)
         assert isinstance(bob.receive(DEADLINE), Disconnected)
-        assert bob.receive(DEADLINE) == Reconnected("back as bob", "bob", new_epoch=False)
+        assert bob.receive(DEADLINE) == Reconnected("back as bob", "bob", False, publisher_of(started.server).epoch)
         assert bob.receive(DEADLINE).text == "missed"
 
 
@@ -100,8 +100,9 @@ def test_the_server_is_restarted() -> None:
     with Server(port=0, limits=QUICK) as server:
         port = server.port
         bob = Client(port=port, name="bob", reconnect=True)
-    with bob, Server(port=port, limits=QUICK), Client(port=port) as ann:
-        assert next_of(bob, Reconnected) == Reconnected("back as bob, but the room began anew", "bob", new_epoch=True)
+    with bob, Server(port=port, limits=QUICK) as server, Client(port=port) as ann:
+        text, epoch = "back as bob, but the room began anew", publisher_of(server).epoch
+        assert next_of(bob, Reconnected) == Reconnected(text, "bob", True, epoch)
         ann.send("hi")
         assert next_of(bob, Message).text == "hi"
         bob.send("hi too")

@@ -41,10 +41,20 @@ def test_the_next_connection_asks_from_the_last_message_on() -> None:
 
 def test_the_first_connection_asks_as_the_caller_does() -> None:
     """No room, no /sync; `after` beyond the newest message is none of this room's ids."""
-    first = ResumeState(100, password="secret", name=None, after=9, queue=0)
+    first = ResumeState(100, password="secret", name=None, after=9, epoch=None, queue=0)
     assert opening(first) == "/password secret\n/json 9\n"
     first.receive(Welcome("51044", 3, ROOM))
     assert opening(first) == f"/password secret\n/json 3 {ROOM}\n/sync\n"
+
+
+@pytest.mark.parametrize(("epoch", "newest", "after"), [(ROOM, 7, 5), (ROOM, 3, 3), (OTHER_ROOM, 7, 0)])
+def test_a_program_that_goes_on(epoch: str, newest: int, after: int) -> None:
+    """The first connection asks as the caller does; in another epoch every message is news."""
+    state = ResumeState(100, password=None, name=None, after=5, epoch=epoch, queue=0)
+    assert opening(state) == f"/json 5 {epoch}\n"
+    assert state.receive(Welcome("51044", newest, ROOM)) == [Welcome("51044", newest, ROOM)]
+    assert opening(state) == f"/json {after} {ROOM}\n/sync\n"
+    assert state.receive(message(after + 1)) == [message(after + 1)]
 
 
 def test_a_newcomer_is_replayed_the_last_messages() -> None:
@@ -79,7 +89,7 @@ def test_loss_and_return_frame_the_absence() -> None:
     lost, returned = back(state, "51099")
     assert isinstance(lost, Disconnected)
     assert "Connection reset by peer" in lost.text
-    assert returned == Reconnected("back as 51099", "51099", new_epoch=False)
+    assert returned == Reconnected("back as 51099", "51099", new_epoch=False, epoch=ROOM)
     assert state.receive(message(8)) == [message(8)]
     assert state.receive(Synced(8)) == []
     assert state.receive(Synced(8)) == [Synced(8)]  # not ours
@@ -179,7 +189,7 @@ def test_the_chosen_name_is_taken_back() -> None:
 def test_a_name_that_is_free_only_later(freed: Event) -> None:
     """It is asked for once after the welcome, so that the caller hears it is taken, and whenever it becomes free."""
     state = resuming()
-    assert back(state, "51044")[1] == Reconnected("back as 51044", "51044", new_epoch=False)
+    assert back(state, "51044")[1] == Reconnected("back as 51044", "51044", new_epoch=False, epoch=ROOM)
     assert state.take_request() == b"/nick ada\n"
     refused = Error("the name ada is taken", "name_taken")
     assert state.receive(refused) == [refused]

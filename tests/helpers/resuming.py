@@ -14,7 +14,7 @@ RESET = ConnectionClosed("Connection reset by peer", clean=False)
 def resuming(newest: int = 7, name: str = "ada", **asked: Any) -> ResumeState:
     """Return the state of a client that has been welcomed in the room."""
     chosen = None if name.isdecimal() else name
-    made = ResumeState(100, **{"password": None, "name": chosen, "after": None, "queue": 0, **asked})
+    made = ResumeState(100, **{"password": None, "name": chosen, "after": None, "epoch": None, "queue": 0, **asked})
     assert made.receive(Welcome(name, newest, ROOM)) == [Welcome(name, newest, ROOM)]
     return made
 

@@ -56,6 +56,7 @@ class AsyncClient:
         name: str | None = None,
         events: bool = False,
         after: int | None = None,
+        epoch: str | None = None,
         reconnect: bool = False,
         queue: int = 0,
         max_line_bytes: int = Limits().max_line_bytes,
@@ -74,10 +75,12 @@ class AsyncClient:
         self._begun_by: int | None = None  # the process in which `connect` was called
         self._connection: AsyncConnection | AsyncReconnectingConnection
         if reconnect:
-            state = ResumeState(max_line_bytes, password=password, name=name, after=after, queue=queue)
+            state = ResumeState(max_line_bytes, password=password, name=name, after=after, epoch=epoch, queue=queue)
             self._connection = AsyncReconnectingConnection(endpoint, state, max_line_bytes)
         else:
-            protocol = ClientProtocol(max_line_bytes, password=password, name=name, events=events, after=after)
+            protocol = ClientProtocol(
+                max_line_bytes, password=password, name=name, events=events, after=after, epoch=epoch
+            )
             self._connection = AsyncConnection(endpoint, protocol)
 
     @property

@@ -59,6 +59,7 @@ class Client:
         name: str | None = None,
         events: bool = False,
         after: int | None = None,
+        epoch: str | None = None,
         reconnect: bool = False,
         queue: int = 0,
         max_line_bytes: int = Limits().max_line_bytes,
@@ -73,6 +74,7 @@ class Client:
             name: the name to take. By default a member's name is its TCP port.
             events: receive JSON: first a `Welcome`, then messages with id and time, `Joined`, `Left` and so on.
             after: with events, a message's id. All messages after it come first; 0 for all that the room keeps.
+            epoch: that of the `Welcome` before `after`. In another epoch all that the room keeps comes first.
             reconnect: come back when the connection is lost; implies events.
             queue: with reconnect, the number of lines that `send` keeps during an absence and sends after the return.
             max_line_bytes: the longest line that `send` accepts, in bytes; the server's limit of that name.
@@ -94,10 +96,12 @@ class Client:
             from chatkit.client.reconnect import ReconnectingConnection  # loaded only when it is needed
             from chatkit.client.resume import ResumeState
 
-            state = ResumeState(max_line_bytes, password=password, name=name, after=after, queue=queue)
+            state = ResumeState(max_line_bytes, password=password, name=name, after=after, epoch=epoch, queue=queue)
             self._connection = ReconnectingConnection(endpoint, state, max_line_bytes)
         else:
-            protocol = ClientProtocol(max_line_bytes, password=password, name=name, events=events, after=after)
+            protocol = ClientProtocol(
+                max_line_bytes, password=password, name=name, events=events, after=after, epoch=epoch
+            )
             self._connection = ClientConnection(endpoint, protocol)
         self._pid = os.getpid()
         self._received = self._connection.received

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections import deque
 
@@ -22,6 +23,9 @@ from chatkit.protocol.replies import (
     now_named,
 )
 from chatkit.protocol.sanitize import clean
+
+SYNC = "/sync"
+EPOCH = re.compile("[0-9a-f]{16}")
 
 MAX_RECEIVED_BYTES = 1024 * 1024
 # Events that wait until the opening is answered, as memory. A replay comes before the answer to `/nick`: a thousand of
@@ -49,14 +53,16 @@ class ClientProtocol:
         events: bool,
         after: int | None,
         epoch: str | None = None,
+        is_returning: bool = False,
     ) -> None:
         """Check the arguments, which are those of `Client` and one more.
 
         Args:
-            epoch: the run of ids that `after` belongs to. Set by a client that reconnects: a taken name is no error.
+            is_returning: set by a client that comes back. A taken name is no error, and `Synced` ends the replay.
 
         Raises:
-            ValueError: the name breaks the rule, no line can hold the password, or `after` is set without `events`.
+            ValueError: the name breaks the rule, no line can hold the password, or `after` or `epoch` can't be asked
+                for.
         """
         if name is not None:
             check_name(name)
@@ -64,16 +70,18 @@ class ClientProtocol:
             check_password(password, max_line_bytes)
         if after is not None and (not events or after < 0):
             raise ValueError("after is an id, from 0, and needs events=True")
+        if epoch is not None and (after is None or not EPOCH.fullmatch(epoch)):
+            raise ValueError("epoch is that of a Welcome, and needs after")
         self.received: deque[Event] = deque()
         self.ended: ChatError | None = None
         self._socket_error: ConnectionClosed | None = None  # the reason for the end that reads will find
-        opening = _opening_lines(password, name, events, after, epoch)
+        opening = _opening_lines(password, name, events, after, epoch) + ([SYNC] if is_returning else [])
         self.opening = "".join(f"{line}\n" for line in opening).encode()
         self._max_line_bytes = max_line_bytes
         self._name = name
         self._named = Notice(now_named(name or ""))
         self._has_password = password is not None
-        self._is_returning = epoch is not None
+        self._is_returning = is_returning
         self._expected = self._expected_answers(events)
         self._unknown = [f"unknown command {line.partition(' ')[0]}" for line in opening]
         self._closing = False
@@ -229,10 +237,9 @@ def _opening_lines(
 ) -> list[str]:
     lines = [] if password is None else [f"{PASSWORD_COMMAND}{password}"]
     lines += [f"/nick {name}"] if name else []
-    if events and epoch:
-        lines += [f"/json {after} {epoch}", "/sync"]
-    elif events:
-        lines += [f"/json {'' if after is None else after}"]
+    if events:
+        place = [str(word) for word in (after, epoch) if word is not None]
+        lines += [" ".join(["/json", *place])]
     return lines
 
 

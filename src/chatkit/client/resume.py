@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections import deque
 
 from chatkit.client.inflight import InFlight
-from chatkit.client.protocol import ClientProtocol
+from chatkit.client.protocol import SYNC, ClientProtocol
 from chatkit.errors import ConnectionClosed, NotConnected, ProtocolError
 from chatkit.events import Disconnected, Error, Event, Gap, Left, Message, Notice, Reconnected, Renamed, Synced, Welcome
 from chatkit.protocol.lines import is_exit
 from chatkit.protocol.names import name_key
 from chatkit.protocol.replies import REMOVED
-
-SYNC = "/sync"
 
 # Reading stops while more events wait for the caller: better a server that waits, and disconnects us in the end, than
 # memory that grows without a bound.
@@ -39,7 +37,14 @@ class ResumeState:
     """
 
     def __init__(
-        self, max_line_bytes: int, *, password: str | None, name: str | None, after: int | None, queue: int
+        self,
+        max_line_bytes: int,
+        *,
+        password: str | None,
+        name: str | None,
+        after: int | None,
+        epoch: str | None,
+        queue: int,
     ) -> None:
         """Check the arguments, which are those of `Client`."""
         if queue < 0:
@@ -55,7 +60,8 @@ class ResumeState:
         self._caller_cursor = after
         self._connection_cursor = after
         self._settled_cursor = 0
-        self._epoch: str | None = None
+        self._epoch = epoch
+        self._was_welcomed = False
         self._is_removed = False
         self._refusal = ""  # the last one that the caller was told
         self._in_flight = InFlight()
@@ -71,6 +77,7 @@ class ResumeState:
             events=True,
             after=self._next_after,
             epoch=self._epoch,
+            is_returning=self._was_welcomed,
         )
 
     # Sending
@@ -183,7 +190,7 @@ class ResumeState:
         A newcomer may be replayed earlier messages. Until the first of them its cursors are None: only the end of that
         replay is known.
         """
-        is_newcomer = self._connection_cursor is None and self._epoch is not None
+        is_newcomer = self._connection_cursor is None and self._was_welcomed
         return self._settled_cursor if is_newcomer else self._connection_cursor
 
     @property
@@ -206,23 +213,25 @@ class ResumeState:
         return f"{SYNC}\n".encode()
 
     def _on_welcome(self, event: Welcome) -> list[Event]:
-        after, previous_epoch = self._next_after, self._epoch
+        after, is_same_epoch = self._next_after, self._epoch in (None, event.epoch)
         self._epoch, self._name = event.epoch, event.name
-        is_same_epoch = previous_epoch == event.epoch
         self._sender_names = {event.name}
         if not self._in_flight.has_lost_lines or not is_same_epoch:
             self._settled_cursor = event.newest
-        if not previous_epoch:
+        if not self._was_welcomed:
+            self._was_welcomed = True
             if self._caller_cursor is not None:
-                self._connection_cursor = self._caller_cursor = min(self._caller_cursor, event.newest)
+                cursor = min(self._caller_cursor, event.newest) if is_same_epoch else 0
+                self._connection_cursor = self._caller_cursor = cursor
             return [event]
         self._in_flight.add_sync(is_ours=True)  # the opening holds it
         self._wants_name = self._lacks_chosen_name  # it may have become free before the welcome
         if is_same_epoch:
             self._connection_cursor = after
-            return [Reconnected(f"back as {event.name}", event.name, False)]
+            return [Reconnected(f"back as {event.name}", event.name, False, event.epoch)]
         self._connection_cursor = self._caller_cursor = 0  # no echo of an earlier epoch will come
-        return [Reconnected(f"back as {event.name}, but the room began anew", event.name, True), *self.report_unknown()]
+        text = f"back as {event.name}, but the room began anew"
+        return [Reconnected(text, event.name, True, event.epoch), *self.report_unknown()]
 
     def _on_synced(self, event: Synced) -> list[Event]:
         self._advance(event.newest)

@@ -22,12 +22,14 @@ from chatkit import (
     Refused,
     Unconfirmed,
 )
+from chatkit.cli.client.cursor import NO_PLACE, Cursor, Place, checked_place
 from chatkit.cli.client.input import InputThread
-from chatkit.cli.client.output import JsonOutput, OutputLost, QuietOutput, ReconnectOutput, TextOutput
+from chatkit.cli.client.output import CursorOutput, JsonOutput, OutputLost, QuietOutput, ReconnectOutput, TextOutput
 from chatkit.cli.client.trust import KnownHosts, describe_tls_error, make_context, trust_options
 from chatkit.cli.common import (
     CHAT_CLIENT,
     CONTEXT,
+    FILE,
     Command,
     abandon,
     complain,
@@ -68,6 +70,19 @@ def _checked_name(context: click.Context, parameter: click.Parameter, name: str 
 @password_option
 @option("--name", metavar="NAME", callback=_checked_name, help="Your name in the room; by default your TCP port.")
 @option("--json", "as_json", is_flag=True, help="For scripts: print events as JSON Lines, with ids and times.")
+@option(
+    "--after",
+    "place",
+    metavar="ID[@EPOCH]",
+    callback=checked_place,
+    help="With --json: first the messages after this one; if the room's ids began anew since EPOCH, all that it keeps.",
+)
+@option(
+    "--cursor",
+    type=FILE,
+    metavar="FILE",
+    help="With --json: go on after the last message that was printed, which FILE keeps; the first time, after --after.",
+)
 @option("--once", is_flag=True, help="For scripts: send standard input, wait until the room has it, print no chat.")
 @option(
     "--reconnect",
@@ -83,7 +98,7 @@ def _checked_name(context: click.Context, parameter: click.Parameter, name: str 
     help="Longest line to send; set it as on the server.",
 )
 @version_option
-def main(as_json: bool, once: bool, reconnect: bool, **options: Any) -> None:
+def main(as_json: bool, once: bool, reconnect: bool, place: Place, cursor: Path | None, **options: Any) -> None:
     """Join a chat room: send lines to all other members, and show their lines.
 
     The line `exit`, or the end of input (Ctrl-D), leaves; `/help` lists the room's commands. Works in a pipe, too:
@@ -96,14 +111,21 @@ def main(as_json: bool, once: bool, reconnect: bool, **options: Any) -> None:
     """
     if once and reconnect:
         raise click.UsageError("--once and --reconnect exclude each other: --once doesn't wait for a server.")
+    if (cursor or place != NO_PLACE) and (once or not as_json):
+        raise click.UsageError("--after and --cursor need --json, without --once")
     open_missing_streams()
     if sys.stdout is None:
         fail(CHAT_CLIENT, "cannot show the chat: standard output is closed")
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     probe = f"/{secrets.token_hex(3)}"[: options["max_line_bytes"]]
-    output = QuietOutput(probe) if once else JsonOutput() if as_json else _text_output(reconnect)
+    if cursor:
+        output: TextOutput = CursorOutput(follower := Cursor(cursor, place))
+        place = follower.place
+    else:
+        output = QuietOutput(probe) if once else JsonOutput() if as_json else _text_output(reconnect)
     end_on_signals("SIGINT")
     try:
+        options |= {"after": place[0], "epoch": place[1]}
         queue = QUEUED_LINES if reconnect else 0
         client = _join(events=as_json or once, reconnect=reconnect, queue=queue, **options)
         is_scripted = reconnect and not os.isatty(0)
@@ -171,7 +193,7 @@ def _chat(client: Client, input_thread: InputThread, output: TextOutput) -> int:
     try:
         output.begin()
         input_thread.start()
-        for event in client:
+        for event in output.events(client):
             last = event.text if isinstance(event, Notice) else ""
             output.has_refusal |= isinstance(event, Unconfirmed)
             if not input_thread.receive(event):
@@ -192,10 +214,11 @@ def _chat(client: Client, input_thread: InputThread, output: TextOutput) -> int:
         raise
     except OutputLost as error:
         abandon(sys.stdout)
-        if error.reason:
-            complain(CHAT_CLIENT, f"cannot show the chat: {error.reason}")
-        return CANNOT_SHOW if error.reason else LEFT
+        if error.problem:
+            complain(CHAT_CLIENT, error.problem)
+        return CANNOT_SHOW if error.problem else LEFT
     finally:
+        output.close()
         client.close(grace=0.2)
     unsent = "" if last.startswith(NOT_ADMITTED) else input_thread.describe_unsent()
     complain(CHAT_CLIENT, f"disconnected: {lost}{unsent}")

@@ -4,23 +4,41 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 
-from chatkit import Disconnected, Error, Event, Gap, Joined, Left, Message, Reconnected, Renamed, Welcome
+from chatkit import (
+    Client,
+    ConnectionClosed,
+    Disconnected,
+    Error,
+    Event,
+    Gap,
+    Joined,
+    Left,
+    Message,
+    Reconnected,
+    Renamed,
+    Welcome,
+)
+from chatkit.cli.client.cursor import Cursor
 from chatkit.cli.common import CHAT_CLIENT, complain, reason
 from chatkit.protocol.formats import encode_json
 from chatkit.protocol.replies import REPLAY_BEGINS, REPLAY_ENDS, now_named
 from chatkit.protocol.sanitize import visible
 
+# The cursor is saved after so many events that come without a pause.
+SAVE_EVENTS = 1000
+
 
 class OutputLost(Exception):
-    """Standard output accepts no more.
+    """The output accepts no more.
 
     Attributes:
-        reason: None if the reader closed its end, as in `chat-client | head`.
+        problem: why, in words; None if the reader closed its end, as in `chat-client | head`.
     """
 
-    def __init__(self, error: OSError) -> None:
-        self.reason = None if isinstance(error, BrokenPipeError) else reason(error)
+    def __init__(self, error: OSError, failed: str = "cannot show the chat") -> None:
+        self.problem = None if isinstance(error, BrokenPipeError) else f"{failed}: {reason(error)}"
 
 
 class TextOutput:
@@ -38,6 +56,10 @@ class TextOutput:
         """Greet."""
         self._print("Connected to chat server. Type 'exit' to leave.")
 
+    def events(self, client: Client) -> Iterator[Event]:
+        """Return an iterator over the client's events."""
+        return iter(client)
+
     def show(self, event: Event) -> None:
         """Print an event as one line."""
         self._print(str(event))
@@ -45,6 +67,9 @@ class TextOutput:
     def end(self) -> None:
         """Say that the client has left."""
         self._print("Disconnected from server.")
+
+    def close(self) -> None:
+        """Keep what is to be kept, however the conversation has ended."""
 
     def _print(self, line: str) -> None:
         """Print one line, with everything in it visible: strangers write most of it."""
@@ -111,6 +136,49 @@ class JsonOutput(TextOutput):
 
     def end(self) -> None:
         """Print nothing."""
+
+
+class CursorOutput(JsonOutput):
+    """JSON Lines, with a cursor that follows them: it is saved whenever no event waits, and not only then."""
+
+    def __init__(self, cursor: Cursor) -> None:
+        self._cursor = cursor
+        self._shown = 0
+        self._has_failed = False
+
+    def events(self, client: Client) -> Iterator[Event]:
+        while True:
+            try:
+                yield client.receive(None if self._cursor.is_saved else 0)
+            except TimeoutError:
+                self._save()
+            except ConnectionClosed as closed:
+                if closed.clean:
+                    return
+                raise
+
+    def show(self, event: Event) -> None:
+        super().show(event)
+        self._cursor.advance(event)
+        self._shown += 1
+        if not self._shown % SAVE_EVENTS:
+            self._save()
+
+    def close(self) -> None:
+        if self._has_failed:  # and said so
+            return
+        try:
+            self._save()
+        except OutputLost as error:
+            self.has_refusal = True
+            complain(CHAT_CLIENT, str(error.problem))
+
+    def _save(self) -> None:
+        try:
+            self._cursor.save()
+        except OSError as error:
+            self._has_failed = True
+            raise OutputLost(error, f"cannot keep {self._cursor.path}") from None
 
 
 class QuietOutput(JsonOutput):
