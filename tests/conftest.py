@@ -19,8 +19,7 @@ import trustme
 from chatkit import Limits
 from chatkit.client import reconnect
 from chatkit.client.backoff import Backoff
-from chatkit.room import committer
-from chatkit.server import login as password
+from chatkit.room import committer, guesses
 from chatkit.tls import server_context
 from tests.helpers import aio
 from tests.helpers.commands import Running
@@ -170,7 +169,7 @@ def guarded(serve: Callable[..., Started], monkeypatch: pytest.MonkeyPatch) -> G
     """
 
     def start(wait: float = 0.0, threads: int = 1, **options: Any) -> Started:
-        monkeypatch.setattr(password, "MAX_WAIT_SECONDS", wait)
+        monkeypatch.setattr(guesses, "MAX_WAIT_SECONDS", wait)
         handler = {"handler": options.pop("handler")} if "handler" in options else {}
         return serve(password="sesame", threads=threads, limits=Limits(**options), **handler)
 

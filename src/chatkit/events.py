@@ -111,12 +111,14 @@ class Welcome(_Announcement):
         name: this member's own name.
         newest: the id of the room's last message, 0 before the first.
         epoch: the name of the current run of ids. In another epoch, ids have started anew.
+        resume: a secret, by which this member may take its place again on another connection; "" if there is none.
     """
 
     _words = "you are {0.name}"
     name: str
     newest: int
     epoch: str
+    resume: str = field(default="", repr=False, compare=False)  # a repr may end up in a log
 
 
 @dataclass(frozen=True, slots=True)

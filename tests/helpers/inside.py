@@ -158,6 +158,14 @@ def places(roster: Roster) -> tuple[int, dict[str, int]]:
     return roster._reserved, dict(roster._from_address)
 
 
+def known_tokens(room: Room) -> int:
+    """Return how many tokens the room knows."""
+    resumes = room._turn._resumes
+    places = {*resumes._places.values(), *resumes._lost}
+    assert len(resumes._by_digest) == sum(len(place.digests) for place in places)
+    return len(resumes._by_digest)
+
+
 def before_waiting_for_room(room: Room, waits: Callable[[], None]) -> None:
     """Call waits() each time that a thread has to wait for the room's lock."""
 
@@ -382,7 +390,7 @@ def throttled_lines(server: Server, name: str) -> int:
 
 def failed_addresses(auth: PasswordAuth) -> int:
     """Return how many addresses are remembered for a wrong password."""
-    return len(auth._failures)
+    return len(auth._guesses._failures)
 
 
 def read_without_end(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,6 +91,10 @@ class Direction:
             if not self._held:
                 self._end()
 
+    def stop(self) -> None:
+        """Pass on nothing more, and no end."""
+        self._ended = True
+
     def _end(self) -> None:
         self._ended = True
         self._held = b""
@@ -117,7 +121,20 @@ class Link:
         """Reset both sides, also with data under way."""
         self._run(self.abort)
 
+    def forsake(self) -> None:
+        """Reset the client's side alone: for the server the connection hangs."""
+        self._run(self._forsake)
+
     # In the proxy's thread
+
+    def _forsake(self) -> None:
+        client = self.to_server.source
+        for direction in (self.to_server, self.to_client):
+            direction.stop()
+        if client in self._selector.get_map():
+            self._selector.unregister(client)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        client.close()
 
     def watch(self) -> None:
         """Wait for what is needed next."""

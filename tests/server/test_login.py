@@ -16,6 +16,7 @@ import pytest
 from chatkit import AsyncClient, Client, Event, Limits, Member, PasswordRefused, Server, Welcome
 from chatkit.net.sockets import two_tuple
 from chatkit.protocol.lines import check_password
+from chatkit.room import guesses
 from chatkit.server import login as password
 from chatkit.server.login import PasswordAuth
 from tests.helpers.inside import failed_addresses, places, room_of
@@ -33,7 +34,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     """The auth's clock, set by hand."""
     hands = SimpleNamespace(now=1000.0)
     hands.monotonic = lambda: hands.now
-    monkeypatch.setattr(password, "time", hands)
+    monkeypatch.setattr(guesses, "time", hands)
     return hands
 
 
@@ -89,7 +90,7 @@ def test_failures_of_one_address_wait_longer_and_longer(clock: SimpleNamespace) 
         assert not auth.verify("10.0.0.1", "open")
         assert auth.next_attempt_at("10.0.0.1") == clock.now + wait
         clock.now += wait
-    clock.now += password.FORGET_SECONDS + 1
+    clock.now += guesses.FORGET_SECONDS + 1
     assert not auth.verify("10.0.0.1", "open")
     assert auth.next_attempt_at("10.0.0.1") == clock.now + 1
 
@@ -114,7 +115,7 @@ def test_addresses_of_one_origin(clock: SimpleNamespace, one: str, other: str, s
 
 def test_auth_remembers_so_many_addresses(clock: SimpleNamespace, monkeypatch: pytest.MonkeyPatch) -> None:
     """The addresses that failed last; the memory for them is bounded."""
-    monkeypatch.setattr(password, "MAX_ADDRESSES", 10)
+    monkeypatch.setattr(guesses, "MAX_ORIGINS", 10)
     auth = PasswordAuth("sesame")
     for number in range(100):
         auth.verify(f"10.0.0.{number}", "open")

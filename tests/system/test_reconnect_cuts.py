@@ -17,7 +17,9 @@ from tests.helpers.servers import Serve
 MOST_BYTES = 400
 
 
-def cut_at_random_bytes(proxy: Proxy, times: int, way: Callable[[Link], Direction], talk: Callable[[], None]) -> None:
+def cut_at_random_bytes(
+    proxy: Proxy, times: int, way: Callable[[Link], Direction], talk: Callable[[], None], cut: Callable[[Link], None]
+) -> None:
     """Each connection, one after the other, after some bytes one way; `talk` makes them flow."""
     chance = random.Random(times)
     for _ in range(times):
@@ -26,14 +28,21 @@ def cut_at_random_bytes(proxy: Proxy, times: int, way: Callable[[Link], Directio
         direction.stall(chance.randrange(MOST_BYTES))
         talk()
         direction.wait_stalled()
-        link.reset()
+        cut(link)
+
+
+cuts = pytest.mark.parametrize("cut", [Link.reset, Link.forsake], ids=["reset", "forsake"])
 
 
 @pytest.mark.usefixtures("at_once")
+@cuts
 @pytest.mark.parametrize("times", [200, pytest.param(20, marks=pytest.mark.stress)])
-def test_a_receiver_misses_nothing(serve: Serve, times: int) -> None:
-    """Every id once, in order, over so many cuts; each loss is told before its return."""
-    started = serve(limits=Limits(history_size=20 * times))  # the talk is quicker than who is always cut
+def test_a_receiver_misses_nothing(serve: Serve, times: int, cut: Callable[[Link], None]) -> None:
+    """Every id once, in order, over so many cuts; each loss is told before its return.
+
+    With `forsake` the old connection hangs each time, and the new one, of another worker perhaps, takes its place.
+    """
+    started = serve(limits=Limits(history_size=20 * times), threads=2)  # the talk is quicker than who is always cut
     with (
         Proxy(started.port) as proxy,
         Client(port=started.port) as ann,
@@ -51,22 +60,23 @@ def test_a_receiver_misses_nothing(serve: Serve, times: int) -> None:
 
         receiver = threading.Thread(target=receive)
         receiver.start()
-        cut_at_random_bytes(proxy, times, lambda link: link.to_client, talk)
+        cut_at_random_bytes(proxy, times, lambda link: link.to_client, talk, cut)
         ann.send("end")
         receiver.join(DEADLINE)
     assert not receiver.is_alive()
     assert [event.id for event in events if isinstance(event, Message)] == list(range(1, times * 10 + 2))
     framing = [type(event) for event in events if isinstance(event, Disconnected | Reconnected)]
-    assert framing == [Disconnected, Reconnected] * max(
-        1, len(framing) // 2
-    )  # fewer than cuts: some come before the return
+    # Fewer than cuts: some come before the return.
+    assert framing == [Disconnected, Reconnected] * max(1, len(framing) // 2)
+    assert {event.name for event in events if isinstance(event, Reconnected)} == {"bob"}
 
 
 @pytest.mark.usefixtures("at_once")
+@cuts
 @pytest.mark.parametrize("times", [100, pytest.param(10, marks=pytest.mark.stress)])
-def test_a_sender_knows_which_lines_were_said(serve: Serve, times: int) -> None:
+def test_a_sender_knows_which_lines_were_said(serve: Serve, times: int, cut: Callable[[Link], None]) -> None:
     """Each unreported line was said once, in order; nothing is said twice, nor both reported and forgotten."""
-    started = serve()
+    started = serve(threads=2)
     with (
         Proxy(started.port) as proxy,
         Client(port=started.port) as ann,
@@ -90,7 +100,7 @@ def test_a_sender_knows_which_lines_were_said(serve: Serve, times: int) -> None:
         threads = [threading.Thread(target=receive), threading.Thread(target=hear)]
         for thread in threads:
             thread.start()
-        cut_at_random_bytes(proxy, times, lambda link: link.to_server, talk)
+        cut_at_random_bytes(proxy, times, lambda link: link.to_server, talk, cut)
         bob.send("last")
         threads[1].join(DEADLINE)
         ann.send("end")

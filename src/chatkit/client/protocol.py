@@ -19,13 +19,18 @@ from chatkit.protocol.replies import (
     PASSWORD_COMMAND,
     REPLAY_BEGINS,
     REPLAY_ENDS,
+    RESUME_COMMAND,
+    RESUME_EARLY,
+    RESUME_UNKNOWN,
+    RESUMED,
     WRONG_PASSWORD,
     now_named,
+    unknown_command,
 )
 from chatkit.protocol.sanitize import clean
 
 SYNC = "/sync"
-EPOCH = re.compile("[0-9a-f]{16}")
+EPOCH, TOKEN = re.compile("[0-9a-f]{16}"), re.compile("[0-9a-f]{32}")
 
 MAX_RECEIVED_BYTES = 1024 * 1024
 # Events that wait until the opening is answered, as memory. A replay comes before the answer to `/nick`: a thousand of
@@ -54,11 +59,13 @@ class ClientProtocol:
         after: int | None,
         epoch: str | None = None,
         is_returning: bool = False,
+        token: str = "",
     ) -> None:
-        """Check the arguments, which are those of `Client` and one more.
+        """Check the arguments, which are those of `Client` and two more.
 
         Args:
             is_returning: set by a client that comes back. A taken name is no error, and `Synced` ends the replay.
+            token: of the last `Welcome`, to take the place of the connection before; "" for none.
 
         Raises:
             ValueError: the name breaks the rule, no line can hold the password, or `after` or `epoch` can't be asked
@@ -75,15 +82,16 @@ class ClientProtocol:
         self.received: deque[Event] = deque()
         self.ended: ChatError | None = None
         self._socket_error: ConnectionClosed | None = None  # the reason for the end that reads will find
-        opening = _opening_lines(password, name, events, after, epoch) + ([SYNC] if is_returning else [])
+        opening = _opening_lines(password, token, name, events, after, epoch) + ([SYNC] if is_returning else [])
         self.opening = "".join(f"{line}\n" for line in opening).encode()
         self._max_line_bytes = max_line_bytes
         self._name = name
         self._named = Notice(now_named(name or ""))
         self._has_password = password is not None
         self._is_returning = is_returning
-        self._expected = self._expected_answers(events)
-        self._unknown = [f"unknown command {line.partition(' ')[0]}" for line in opening]
+        self._expected = self._expected_answers(token, events)
+        commands = [line.partition(" ")[0] for line in opening if not line.startswith(RESUME_COMMAND)]
+        self._unknown = [f"unknown command {command}" for command in commands]
         self._closing = False
         self._opening_bytes = 0
         # Sanitizing makes at most three bytes of one, and a name is added. The rest is for servers with higher limits.
@@ -186,11 +194,14 @@ class ClientProtocol:
             self.received.clear()
             raise ProtocolError(f"the server sent over {MAX_OPENING_BYTES} bytes of lines before its answer")
 
-    def _expected_answers(self, events: bool) -> list[tuple[Event | type[Welcome], ...]]:
+    def _expected_answers(self, token: str, events: bool) -> list[tuple[Event | type[Welcome], ...]]:
         """Return the possible answers to each line of the opening, in order."""
         expected: list[tuple[Event | type[Welcome], ...]] = []
         if self._has_password:
             expected += [(Notice(ACCEPTED), Notice(NO_PASSWORD_NEEDED))]
+        if token:  # if it isn't taken, the client comes back as one without a token
+            refusals = (RESUME_UNKNOWN.text, RESUME_EARLY.text, unknown_command("resume"))
+            expected += [(RESUMED, *map(Notice, refusals))]
         if self._name:
             expected += [(self._named,)]
         if events:
@@ -225,7 +236,7 @@ class ClientProtocol:
         if event in self._expected[0] or type(event) in self._expected[0]:
             del self._expected[0]
             return isinstance(event, Welcome)
-        if event == Notice(ASKS_PASSWORD):
+        if event in (Notice(ASKS_PASSWORD), Notice(now_named(self._name or ""))):
             return False
         # Messages before the welcome have no id, and come again after it.
         is_replay = not isinstance(event, Notice | Private) or event in (REPLAY_BEGINS, REPLAY_ENDS)
@@ -233,9 +244,10 @@ class ClientProtocol:
 
 
 def _opening_lines(
-    password: str | None, name: str | None, events: bool, after: int | None, epoch: str | None
+    password: str | None, token: str, name: str | None, events: bool, after: int | None, epoch: str | None
 ) -> list[str]:
     lines = [] if password is None else [f"{PASSWORD_COMMAND}{password}"]
+    lines += [f"{RESUME_COMMAND}{token}"] if token else []
     lines += [f"/nick {name}"] if name else []
     if events:
         place = [str(word) for word in (after, epoch) if word is not None]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 
 from chatkit.client.inflight import InFlight
-from chatkit.client.protocol import SYNC, ClientProtocol
+from chatkit.client.protocol import SYNC, TOKEN, ClientProtocol
 from chatkit.errors import ConnectionClosed, NotConnected, ProtocolError
 from chatkit.events import Disconnected, Error, Event, Gap, Left, Message, Notice, Reconnected, Renamed, Synced, Welcome
 from chatkit.protocol.lines import is_exit
@@ -62,6 +62,7 @@ class ResumeState:
         self._settled_cursor = 0
         self._epoch = epoch
         self._was_welcomed = False
+        self._token = ""  # of the last welcome: the room has this client's place under it
         self._is_removed = False
         self._refusal = ""  # the last one that the caller was told
         self._in_flight = InFlight()
@@ -78,6 +79,7 @@ class ResumeState:
             after=self._next_after,
             epoch=self._epoch,
             is_returning=self._was_welcomed,
+            token=self._token,
         )
 
     # Sending
@@ -215,6 +217,7 @@ class ResumeState:
     def _on_welcome(self, event: Welcome) -> list[Event]:
         after, is_same_epoch = self._next_after, self._epoch in (None, event.epoch)
         self._epoch, self._name = event.epoch, event.name
+        self._token = event.resume if TOKEN.fullmatch(event.resume) else ""
         self._sender_names = {event.name}
         if not self._in_flight.has_lost_lines or not is_same_epoch:
             self._settled_cursor = event.newest

@@ -45,7 +45,9 @@ def _seconds(value: str) -> float:
 
 
 _READ: dict[str, Callable[..., object]] = {"id": _count, "newest": _count, "missing": _count, "time": _seconds}
-_READ |= dict.fromkeys(("sender", "text", "name", "old", "code", "epoch"), _text)
+_READ |= dict.fromkeys(("sender", "text", "name", "old", "code", "epoch", "resume"), _text)
+# Fields that a server may leave out, and their values then.
+_OPTIONAL = {"resume": ""}
 
 
 def encode_text(*events: Event) -> bytes:
@@ -99,7 +101,7 @@ def parse_json(line: str) -> Event | None:
         kind = TYPES.get(fields["type"])
         if not kind:
             return None
-        event: Event = kind(*[_READ[name](fields[_key(name)]) for name in kind.__match_args__])
+        event: Event = kind(*[_READ[name]((_OPTIONAL | fields)[_key(name)]) for name in kind.__match_args__])
         return replace(event, own=True) if isinstance(event, Message) and fields.get("own") is True else event
     except (ValueError, TypeError, KeyError, RecursionError, OverflowError):
         raise ProtocolError("the server sent a line that isn't an event") from None
@@ -128,6 +130,8 @@ def _json_line(event: Event) -> str:
     fields: dict[str, object] = {"type": kind}
     for name in event.__match_args__:
         value = getattr(event, name)
+        if name in _OPTIONAL and value == _OPTIONAL[name]:
+            continue
         fields[_key(name)] = _timestamp(value) if name == "time" else value
     return json.dumps(fields, ensure_ascii=False, separators=(",", ":")) + "\n"
 

@@ -36,6 +36,13 @@ REMOVED = "removed"
 # Before and after the earlier messages that a new member receives.
 REPLAY_BEGINS, REPLAY_ENDS = Notice("before you came:"), Notice("from here on it is live")
 
+# To a member that comes back by the token of its `welcome`, and to its old connection.
+RESUME_COMMAND = "/resume "
+RESUMED = Notice("you are back in your place")
+RESUME_UNKNOWN = Error("there is no place for this token", "unknown_token")
+RESUME_EARLY = Error("it is too early for a token, after a wrong one", "too_early")
+TAKEN_OVER = Error("another connection of yours has taken your place", "resumed")
+
 NOT_SENT = "not sent: "  # and the reason
 NAME_REFUSED = "name refused: "  # by a hook, and the reason
 NOT_KEPT = Error(f"{NOT_SENT}the room's history can't be kept now", "not_kept")

@@ -43,6 +43,11 @@ class Arrivals:
         self._waiting.remove(member)
         return True
 
+    def replace(self, member: Member, other: Member) -> None:
+        """If a member waits, have another wait in its place, until it is removed: for that one no time comes."""
+        if self.remove(member):
+            self._waiting.add(other)
+
     def due(self, now: float) -> list[Member]:
         """Return the members that have waited long enough, in the order of their joins. They wait no more."""
         due = list[Member]()

@@ -20,6 +20,7 @@ from chatkit.room.turn import Turn
 MAX_NAMES_SHOWN = 100
 MAX_WORD_SHOWN = 32
 
+_TOKEN = re.compile("[0-9a-f]{32}")
 _JSON = re.compile(r"(?:([0-9]{1,18})(?: ([0-9a-f]{16}))?)?(?:(?:^| )(echo))?")
 
 
@@ -128,6 +129,15 @@ def _json(turn: Turn, member: Member, argument: str) -> None:
         turn.subscribe(member, int(after) if after else None, epoch, echo=bool(echo))
 
 
+def _resume(turn: Turn, member: Member, argument: str) -> None:
+    if not _TOKEN.fullmatch(argument.strip()):
+        raise _Misused
+    if member.json:
+        turn.tell(member, Error("a place is resumed before /json", "already_json"))
+    else:
+        turn.resume(member, argument.strip())
+
+
 def _sync(turn: Turn, member: Member, argument: str) -> None:
     turn.sync(member)
 
@@ -156,6 +166,7 @@ COMMANDS = {
         "for programs: receive JSON Lines; with AFTER, first the messages after that id; with echo, also your own",
         _json,
     ),
+    "resume": Command("/resume TOKEN", "for programs: take the place of a connection that hangs", _resume, opens=True),
     "sync": Command("/sync", "for programs: ask for an answer that acknowledges all earlier lines", _sync),
 }
 

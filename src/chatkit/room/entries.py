@@ -39,6 +39,7 @@ class Subscription:
         name: the name of the member at this point.
         after: replay the messages with ids above this one; None for as many as a new member receives.
         epoch: the epoch (run of ids) of `after`; if it isn't the current one, everything stored is replayed.
+        token: the token by which the member may come back to its place.
     """
 
     member: Member
@@ -46,6 +47,7 @@ class Subscription:
     name: str
     after: int | None = None
     epoch: str | None = None
+    token: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -129,6 +129,16 @@ class Roster:
         """Give a member the name that it had just before, which may be its port."""
         self._set_name(member, old_name)
 
+    def exchange(self, one: Member, other: Member) -> None:
+        """Exchange everything that tells two members apart; each keeps its connection.
+
+        The place in the order of names goes with the name.
+        """
+        one.name, other.name = other.name, one.name
+        one.id, other.id = other.id, one.id
+        for member in (one, other):
+            self._by_key[name_key(member.name)] = member
+
     def refusal(self, code: str, reason: str) -> JoinRefused:
         """Count a refused connection, and return the exception to raise."""
         self.refused[code] = self.refused.get(code, 0) + 1

@@ -138,7 +138,7 @@ class Publisher:
         first = last = b""
         if start.format is not TEXT:
             self._reader_counts[start.format] += 1
-            first = start.format.encode(Welcome(start.name, newest, self.epoch))
+            first = start.format.encode(Welcome(start.name, newest, self.epoch, start.token))
         elif after < newest:
             first, last = TEXT.encode(REPLAY_BEGINS), TEXT.encode(REPLAY_ENDS)
         self._hand_on(Subscribe(start.member, start.format, first, after, newest, last))

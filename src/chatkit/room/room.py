@@ -140,12 +140,12 @@ class Room:
 
     def _receive(self, part: Received) -> None:
         try:
-            end = self._receive_lines(part) or part.end
+            end = self._receive_lines(part)
         except HookFailed:
             end = "handler error"
             self._turn.tell(part.member, HANDLER_FAILED)
-        if end:
-            self._turn.leave(part.member, end)
+        if reason := end or part.end:
+            self._turn.leave(part.member, reason, is_lost=not end)
 
     def _receive_lines(self, part: Received) -> str | None:
         """Process the lines of one member. Returns the reason why they end its conversation, or None."""

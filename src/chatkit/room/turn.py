@@ -14,12 +14,22 @@ from chatkit.errors import NameTaken, Refused
 from chatkit.events import Error, Event, Joined, Left, Message, Notice, Private, Renamed
 from chatkit.limits import Limits
 from chatkit.protocol.formats import FORMATS, JSON, TEXT
-from chatkit.protocol.replies import HANDLER_FAILED, NAME_REFUSED, NOT_KEPT, NOT_SENT, REFUSED, now_named
+from chatkit.protocol.replies import (
+    HANDLER_FAILED,
+    NAME_REFUSED,
+    NOT_KEPT,
+    NOT_SENT,
+    REFUSED,
+    RESUMED,
+    TAKEN_OVER,
+    now_named,
+)
 from chatkit.room.arrivals import Arrivals
 from chatkit.room.entries import Announce, Entry, Leave, Subscription, Sync, Tell
 from chatkit.room.hooks import HookFailed, Hooks
 from chatkit.room.members import Member, Roster
 from chatkit.room.publisher import Publisher
+from chatkit.room.resumes import Resumes
 
 SHUTDOWN = "shutdown"
 
@@ -51,6 +61,7 @@ class Turn:
         self._announced_in = tuple(format for format in FORMATS if announce or format.announces)
         self._hooks = Hooks(handler)
         self._is_refusing = False
+        self._resumes = Resumes()
         self._answers: Counter[Member] = Counter()
         self._entries: list[Entry] = []
 
@@ -180,19 +191,59 @@ class Turn:
             echo: whether it receives its own messages from here on.
         """
         member.format, member.echo = JSON, echo
-        self._entries.append(Subscription(member, JSON, member.name, after, epoch))
+        token = self._resumes.issue(member)
+        self._entries.append(Subscription(member, JSON, member.name, after, epoch, token))
+
+    def resume(self, member: Member, token: str) -> None:
+        """Give a member the place that a token stands for, and end the connection that has it, in one step.
+
+        No other member is told: it is the same one as before. If the old connection has left already, the member is a
+        new one, which gets its name back unless another member has it.
+
+        Raises:
+            HookFailed: the handler raised an exception.
+        """
+        place = self._resumes.find(token, member.address[0])
+        if isinstance(place, Error):
+            self.tell(member, place)
+            return
+        if (old := place.member) is not member:
+            self._resumes.take_over(place, member, token)
+            if old:
+                self._exchange(old, member)
+                self.tell(old, TAKEN_OVER)
+                self.leave(old, "resumed", untold=member)
+            else:
+                with suppress(NameTaken, ValueError):  # the port of another connection is no name to choose
+                    self.rename(member, place.name)
+        self.tell(member, RESUMED)
+
+    def _exchange(self, old: Member, new: Member) -> None:
+        """Exchange the names of two connections of one member, and which of them the others know."""
+        self.announce_join(old)
+        self.roster.exchange(old, new)
+        self.arrivals.replace(new, old)
 
     def sync(self, member: Member) -> None:
         """Answer a member with the newest id at this point."""
         self._entries.append(Sync(member, member.format))
 
-    def leave(self, member: Member, reason: str) -> None:
-        """End a member's conversation; it still receives everything that this turn publishes."""
+    def leave(self, member: Member, reason: str, *, is_lost: bool = False, untold: Member | None = None) -> None:
+        """End a member's conversation; it still receives everything that this turn publishes.
+
+        Args:
+            is_lost: whether its connection was lost, so that it may come back to its place.
+            untold: the member that isn't told; by default the one that leaves.
+        """
         self.roster.remove(member)
+        if is_lost:
+            self._resumes.lose(member)
+        else:
+            self._resumes.forget(member)
         self._entries.append(Leave(member, reason))
         is_known = not self.arrivals.remove(member)
         if is_known and reason != SHUTDOWN:  # everyone leaves then: no member needs to know about each
-            self._entries.append(Announce(Left(member.name), self._announced_in, member))
+            self._entries.append(Announce(Left(member.name), self._announced_in, untold or member))
         with suppress(HookFailed):
             self._hooks.on_leave(member, reason)
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hmac
-import ipaddress
-import logging
 import math
 import threading
 import time
@@ -26,18 +24,13 @@ from chatkit.protocol.replies import (
     TOO_MUCH_BEFORE_PASSWORD,
     WRONG_PASSWORD,
 )
+from chatkit.room.guesses import Guesses
 from chatkit.room.members import Member
 from chatkit.room.room import Room
 from chatkit.server.connection import Connection
 from chatkit.server.connections import Connections
 
-logger = logging.getLogger("chatkit")
-
 MAX_FAILURES = 3  # of one connection
-# After a wrong password an address must wait a second, then two, four and so on, up to this.
-MAX_WAIT_SECONDS = 8.0
-FORGET_SECONDS = 600.0
-MAX_ADDRESSES = 10_000
 
 
 class PasswordAuth:
@@ -46,44 +39,22 @@ class PasswordAuth:
     def __init__(self, password: str) -> None:
         self._digest = sha256(password.encode()).digest()
         self._lock = threading.Lock()
-        self._failures: dict[str, tuple[int, float]] = {}  # by origin: (number, time of the next attempt)
-        self._logged_at = 0.0
+        self._guesses = Guesses("password")
 
     def next_attempt_at(self, host: str) -> float:
         """Return the time (`time.monotonic`) when the next attempt from this address may be verified."""
-        return self._failures.get(_origin(host), (0, 0.0))[1]
+        return self._guesses.next_attempt_at(host)
 
     def verify(self, host: str, attempt: str) -> bool | None:
         """Tell whether this is the password, in constant time; None if it is too early for an attempt."""
-        origin = _origin(host)
         with self._lock:
-            if self.next_attempt_at(host) > time.monotonic():
+            if self._guesses.is_early(host):
                 return None
             if hmac.compare_digest(sha256(attempt.encode()).digest(), self._digest):
-                self._failures.pop(origin, None)
+                self._guesses.succeeded(host)
                 return True
-            self._count(origin, time.monotonic())
+            self._guesses.failed(host)
         return False
-
-    def _count(self, origin: str, now: float) -> None:
-        """Count a failed attempt, and log it."""
-        assert self._lock.locked()
-        number, next_attempt_at = self._failures.pop(origin, (0, 0.0))
-        number = 0 if now > next_attempt_at + FORGET_SECONDS else number
-        if len(self._failures) >= MAX_ADDRESSES:
-            del self._failures[next(iter(self._failures))]  # the one whose last failure is the oldest
-        self._failures[origin] = (number + 1, now + min(2.0**number, MAX_WAIT_SECONDS))
-        if now > self._logged_at + 1:  # one line a second is enough, however many guesses there are
-            self._logged_at = now
-            logger.warning("a wrong password from %s", origin)
-
-
-def _origin(host: str) -> str:
-    """Return the address, or the /64 network of an IPv6 one: one holder has all of it (RFC 6177)."""
-    address = ipaddress.ip_address(host.partition("%")[0])
-    if isinstance(address, ipaddress.IPv6Address) and not address.ipv4_mapped:
-        return str(ipaddress.ip_network((address, 64), strict=False))
-    return host
 
 
 class PendingLogin:
