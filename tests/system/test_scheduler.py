@@ -23,7 +23,9 @@ from chatkit import Event, Gap, Joined, Left, Limits, Member, Message, Notice, W
 from chatkit.errors import JoinRefused
 from chatkit.history.memory import MemoryHistory
 from chatkit.protocol.formats import parse_json
+from chatkit.protocol.replies import RESUME_EARLY, RESUME_UNKNOWN, RESUMED, TAKEN_OVER
 from chatkit.protocol.sanitize import clean
+from chatkit.room.batch import Received
 from chatkit.room.publisher import Publisher
 from chatkit.room.room import Room
 from chatkit.server.connection import Connection
@@ -38,6 +40,10 @@ MAX_LINE_BYTES = 24
 ASKS = b"/json 0\n", b"/json 0 echo\n"
 READ = selectors.EVENT_READ
 WRITE = selectors.EVENT_WRITE
+
+# Lines for one member alone; the second are those about a place.
+NOTICES = ("*** not sent: ", "*** you were cut off: ", "*** kicked")
+ANSWERS = (*map(str, (RESUMED, RESUME_UNKNOWN, RESUME_EARLY, TAKEN_OVER)), "*** a place is resumed before /json")
 
 # With the first nobody who reads may lose anything; with the second many are cut off or refused.
 LOOSE = {"max_pending_bytes": 1_000_000, "stall_seconds": 1000, "drain_seconds": 1000, "line_seconds": 1000}
@@ -100,7 +106,7 @@ class Peer:
             self.said += self.world.random.randint(1, 30)
             for line in self.expected()[0]:
                 if line.partition(" ")[2].encode() in self.script[: self.said]:
-                    self.world.said_at.setdefault(line, self.world.tick)
+                    self.world.said_at.setdefault(line.partition(": ")[2], self.world.tick)
         elif self.end != "stay silent":
             self.peer_ended = True
             self.broken = self.broken or self.end == "reset"
@@ -278,9 +284,12 @@ class World:
             self.workers.append(worker)
             self.wakes_at[worker] = 0.0
         self.keeping = False
+        self.speaks: dict[str, str] = {}  # by name, the port of its connection
+        self.tokens = 0
         self.said_at: dict[str, float] = {}  # when each line had arrived
         self.joined_at: dict[str, float] = {}
         self.left_at: dict[str, float] = {}
+        self.resumed = set[str]()  # the names that another connection has taken over; they are announced then
         self.peers: list[Peer] = []
         self.waiting: list[Peer] = []
         self.connections: dict[Peer, Connection] = {}
@@ -294,15 +303,23 @@ class World:
 
     def on_join(self, member: Member) -> None:
         self.joined_at[member.name] = self.now
+        self.speaks[member.name] = member.name
         self.log.append(("join", member.name, ""))
 
     def on_message(self, message: Message) -> Message:
-        self.log.append(("line", message.sender, str(message)))
+        self.log.append(("line", self.speaks[message.sender], str(message)))
         return message
 
     def on_leave(self, member: Member, reason: str) -> None:
         self.left_at[member.name] = self.now
-        self.log.append(("leave", member.name, reason))
+        port = str(member.address[1])
+        if reason == "resumed":
+            (name,) = [name for name, speaker in self.speaks.items() if speaker == port]
+            self.speaks[name] = self.speaks.pop(member.name)
+            self.resumed.add(name)
+        else:
+            del self.speaks[member.name]
+        self.log.append(("leave", port, reason))
 
     # What can happen
 
@@ -330,6 +347,18 @@ class World:
 
         self.workers[0].post(partial(say, f"*** said {self.tick:g}"))
 
+    def token_hex(self, number: int) -> str:
+        """In place of `secrets`, so that a seed has the same tokens each time."""
+        self.tokens += 1
+        return f"{self.tokens:032x}"
+
+    def resume(self) -> None:
+        """A member takes a place, of any other one: its token is right, used, void, or not given yet."""
+        if members := [member for member in self.room.roster.members if not member.json]:
+            token = f"{self.random.randint(1, self.tokens + 1):032x}"
+            received = [Received(self.random.choice(members), [f"/resume {token}"])]
+            self.random.choice(self.workers).post(partial(self.room.receive, received))
+
     def kick(self) -> None:
         if members := self.room.roster.members:
             member = self.random.choice(members)
@@ -353,7 +382,7 @@ class World:
         """Anything, once."""
         self.tick += 1
         what = self.random.choices(
-            "connect accept turn talk read clock say kick keep".split(), [6, 2, 30, 35, 20, 5, 1, 0.5, 10]
+            "connect accept turn talk read clock say kick keep resume".split(), [6, 2, 30, 35, 20, 5, 1, 0.5, 10, 3]
         )
         if what == ["clock"]:
             self.now += self.random.random()
@@ -407,7 +436,7 @@ def as_text(name: str, lines: list[str], world: World, whole: bool, *, echo: boo
     welcome, *rest = events
     assert isinstance(welcome, Welcome)
     if echo:
-        rest = without_echo(name, rest, welcome.newest)
+        rest = without_echo(name, rest, welcome.newest, world)
     if not world.loose:
         return told_later(name, texts, rest, welcome.newest, world, whole)
     told = [
@@ -426,8 +455,9 @@ def as_text(name: str, lines: list[str], world: World, whole: bool, *, echo: boo
     return texts + [str(event) for event in live if not isinstance(event, Joined | Left)]
 
 
-def without_echo(name: str, events: list[Event | None], newest: int) -> list[Event | None]:
+def without_echo(name: str, events: list[Event | None], newest: int, world: World) -> list[Event | None]:
     """Check that a member's own messages are in their place, and are marked; return the other events."""
+    speaker = {line: who for kind, who, line in world.log if kind == "line"}
     last, others = 0, list[Event | None]()
     for event in events:
         if isinstance(event, Gap):
@@ -435,7 +465,7 @@ def without_echo(name: str, events: list[Event | None], newest: int) -> list[Eve
         elif isinstance(event, Message):
             assert event.id == last + 1, "one is missing, its own perhaps"
             last = event.id
-            assert event.own == (event.sender == name and event.id > newest)
+            assert event.own == (speaker[str(event)] == name and event.id > newest)
         if not (isinstance(event, Message) and event.own):
             others.append(event)
     return others
@@ -453,7 +483,8 @@ def check_announcements(events: list[Event | None], world: World) -> None:
         elif isinstance(event, Left) and event.name not in known:
             (peer,) = [peer for peer in world.peers if str(peer.port) == event.name]
             seconds = world.left_at[event.name] - world.joined_at[event.name]
-            assert b"\n" in peer.script[: peer.heard] or seconds >= 1, "went, but never came"
+            has_come = b"\n" in peer.script[: peer.heard] or seconds >= 1 or event.name in world.resumed
+            assert has_come, "went, but never came"
 
 
 def told_later(
@@ -464,6 +495,7 @@ def told_later(
     Messages and gaps come first, the other events after them; each kind is in order.
     """
     said, last, lines = [line for kind, who, line in world.log if kind == "line" and who], 0, list[str]()
+    speaker = {line: who for kind, who, line in world.log if kind == "line"}
     for event in events:
         if isinstance(event, Gap):
             lines += said[max(last, newest) : last + event.missing]
@@ -472,11 +504,13 @@ def told_later(
             assert (event.id or 0) > last
             last = event.id or 0
             assert str(event) == said[last - 1]
-            assert event.sender != name or last <= newest, "its own line"
+            assert speaker[str(event)] != name or last <= newest, "its own line"
             lines += [str(event)] if last > newest else []
     assert last >= newest or not whole, "the replay isn't all"
-    lines = [line for line in lines if not line.startswith(f"{name}: ")]
+    lines = [line for line in lines if speaker[line] != name]
     others = [str(event) for event in events if not isinstance(event, Message | Gap | Joined | Left)]
+    others = [line for line in others if not line.startswith(ANSWERS)]
+    texts = [line for line in texts if not line.startswith(ANSWERS)]
     place = {line: number for number, (kind, _, line) in enumerate(world.log) if kind == "line"}
     public = [line for line in others if line in place]
     assert public == sorted(public, key=lambda line: place[line])
@@ -500,7 +534,7 @@ def heard_by(peer: Peer, world: World, whole: bool) -> None:
     left = next(number for number, (kind, who, _) in enumerate(log) if (kind, who) == ("leave", name))
     for_it = [line for kind, who, line in log[joined:] if kind == "line" and who != name]
     owed = sum(kind == "line" and who != name for kind, who, _ in log[joined:left])
-    notices = [line for line in lines if line.startswith(("*** not sent: ", "*** you were cut off: ", "*** kicked"))]
+    notices = [line for line in lines if line.startswith((*NOTICES, *ANSWERS))]
     got = [line for line in lines if line not in notices]
     assert got == for_it[: len(got)], "not the room's order"
     assert len(got) >= owed or not whole, "a line is missing"
@@ -508,13 +542,14 @@ def heard_by(peer: Peer, world: World, whole: bool) -> None:
     if log[left][2] in ("exit", "end of stream") and whole:
         assert len([line for line in notices if "not sent" in line]) == peer.expected()[1]
     for line in [line for kind, _, line in log[:joined] if kind == "line"]:
-        assert world.said_at.get(line, 0) <= peer.connected_at, "was connected, didn't hear it"
+        assert world.said_at.get(line.partition(": ")[2], 0) <= peer.connected_at, "was connected, didn't hear it"
 
 
 def said_by(peer: Peer, world: World) -> None:
     """Check that a member's words are in the order once, all of them if nothing cut it short."""
     good, _, unended = peer.expected()
     said = [line for kind, who, line in world.log if (kind, who) == ("line", str(peer.port))]
+    good, said = ([line.partition(": ")[2] for line in lines] for lines in (good, said))
     assert said == good[: len(said)], "said otherwise"
     for kind, who, reason in world.log:
         if (kind, who) == ("leave", str(peer.port)) and reason in ("exit", "end of stream"):
@@ -546,6 +581,8 @@ def test_any_order_of_happenings_keeps_the_promises(seed: int, monkeypatch: pyte
         monkeypatch.setattr(f"chatkit.server.{module}.time", world)
     for module in ("server.connection", "room.turn"):
         monkeypatch.setattr(f"chatkit.{module}.time", world)
+    for name in ("resumes.time", "resumes.secrets", "guesses.time"):
+        monkeypatch.setattr(f"chatkit.room.{name}", world)
     try:
         for _ in range(STEPS):
             world.happen()
