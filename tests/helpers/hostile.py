@@ -15,11 +15,14 @@ HOSTILE = {
     "separators": "a\u2028b\u2029c",
     "marks": "e" + "\u0301" * 200,
     "marks with fillers": "e" + ("\u0301" * 4 + "\u1160") * 50,
+    "marks with a place": "e" + "\u0903" * 200,
+    "marks of a later Unicode": "e" + "\U0001e08f" * 200,
+    "deprecated": "\u206a\u206b\u206c\u206d\u206e\u206f",
     "bell and return": "\x07\x07x\r127.0.0.1: forged",
     "motion": "\x08\x08\x0b\x0c\x7f\x0e\x1b[5A\x1b[?1049h\x1b[8;1;1t",
 }
 NOT_UTF8 = b"\x9b6n\x9b2J"
-CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]")
+CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f]")
 
 
 def forbidden(text: str) -> list[str]:
@@ -31,14 +34,9 @@ def forbidden(text: str) -> list[str]:
 
 
 def piles(text: str) -> list[str]:
-    """Return the first mark of each pile of five or more; characters that take no cell of their own don't end one."""
-    seen = [char for char in text if is_mark(char) or not takes_no_cell(char)]
-    marks = "".join("m" if is_mark(char) else " " for char in seen)
-    return [seen[pile.start()] for pile in re.finditer("m{5,}", marks)]
-
-
-def is_mark(char: str) -> bool:
-    return unicodedata.category(char) in ("Mn", "Me")
+    """Return the first character of each pile: seven or more in a row that may take no cell of their own."""
+    marks = "".join("m" if takes_no_cell(char) else " " for char in text)
+    return [text[pile.start()] for pile in re.finditer("m{7,}", marks)]
 
 
 def takes_no_cell(char: str) -> bool:
@@ -46,4 +44,6 @@ def takes_no_cell(char: str) -> bool:
     name = unicodedata.name(char, "")
     is_letter = name.startswith(("HANGUL JUNGSEONG", "HANGUL JONGSEONG")) or name.endswith(" FILLER")
     category = unicodedata.category(char)
-    return category in ("Cf", "Mc", "Cn") or (category == "Lo" and is_letter)
+    if category == "Cn":  # later emoji and Chinese characters take cells
+        return not 0x1F000 <= ord(char) < 0x40000
+    return category in ("Mn", "Me", "Mc", "Cf") or (category == "Lo" and is_letter)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from chatkit.protocol.names import MAX_NAME_CHARACTERS, check_name
 
 SCRIPTS = {
-    "latin": string.ascii_letters + "ßéÅİøŁđþ",
+    "latin": string.ascii_letters + "ßéÅİıøŁđþ",
     "greek": "αβγδΑΒΓΔσςΣώ",
     "cyrillic": "абвгАБВГйёЇ",
     "hebrew": "אבגדםש",
@@ -141,4 +141,6 @@ SAME_BUT_FOR_CASE = [
     ("Σίσυφος", "σίσυφοσ"),
     ("Ольга", "ОЛЬГА"),
     ("ẞa", "ssA"),
+    ("\u0131da", "IDA"),
+    ("\u0130da", "ida"),
 ]

@@ -34,14 +34,15 @@ def test_names_that_may_not_be_taken(name: str) -> None:
     "name",
     [
         *("\u115f", "\u1160", "\uac00\u115f", "\uac00\u1160", "\U00013441", "\U00013442", "\U00013000\U00013441"),
-        *("\U00010300\U00010a80", "\U00010a80\U00010300"),
+        *("\U00010300\U00010a80", "\U00010a80\U00010300"),  # Old Italic and Old North Arabian
+        *("\U00010b40\U00010b60", "\U00010980\U000109a0"),  # Inscriptional Parthian, Pahlavi; Meroitic, both kinds
     ],
 )
 def test_names_that_deceive(name: str) -> None:
     """Letters that can't be seen, and two scripts whose names begin with the same word; one by one they may."""
     with pytest.raises(ValueError, match="a name begins with a letter"):
         check_name(name)
-    for letter in "\uac00\U00010300\U00010a80\U00013000":
+    for letter in "\uac00\U00010300\U00010a80\U00013000\U00010b40\U00010b60\U00010980\U000109a0":
         check_name(letter)
 
 
@@ -73,6 +74,17 @@ def test_letters_without_a_name_get_the_rule(name: str) -> None:
 def test_names_that_differ_in_case_have_one_key(one: str, other: str) -> None:
     """So the second member that wants the name finds it taken."""
     assert name_key(one) == name_key(other)
+
+
+def test_no_two_letters_differ_in_case_alone() -> None:
+    """Of all letters that a name may have: the same in capitals, or in small letters, is the same name."""
+    letters = list(filter(passes, map(chr, range(sys.maxunicode + 1))))
+    assert len(letters) > 100_000
+    for fold in (str.lower, str.upper, str.title, str.casefold, str.swapcase):
+        keys: dict[str, set[str]] = {}
+        for letter in letters:
+            keys.setdefault(fold(letter), set()).add(name_key(letter))
+        assert {folded: found for folded, found in keys.items() if len(found) > 1} == {}
 
 
 @given(names)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import sys
 from itertools import chain
-from unicodedata import bidirectional
+from unicodedata import bidirectional, category
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from chatkit.protocol.sanitize import MAX_MARKS, clean, visible
-from tests.helpers.hostile import forbidden, is_mark, piles, takes_no_cell
+from tests.helpers.hostile import forbidden, piles, takes_no_cell
 
 EVERYTHING = list(map(chr, chain(range(0xD800), range(0xE000, sys.maxunicode + 1))))
 
@@ -41,9 +41,15 @@ def test_visible() -> None:
     assert len(reordering) == 9
     assert all(visible(character) == f"\\u{ord(character):04x}" for character in (*reordering, *"\u061c\u200e\u200f"))
     assert visible("a\tb é") == "a\tb é"
-    assert visible("z" + "\u0301" * 200 + "x") == "z" + "\u0301" * 4 + "…x"
-    assert visible("z" + ("\u0301" * 4 + "\u200d") * 20).count("\u0301") == 4
-    assert visible("z" + "\u0301" * 4) == "z" + "\u0301" * 4
+    assert all(visible(chr(code)) == f"\\u{code:04x}" for code in range(0x206A, 0x2070))
+
+
+@pytest.mark.parametrize("mark", ["\u0301", "\u20dd", "\u0903", "\u1160", "\u200d", "\U0001e08f", "\U000e0041"])
+def test_piles(mark: str) -> None:
+    """Whatever may take no cell: marks with a place of their own, too, and marks that a later Unicode has."""
+    assert visible("z" + mark * 200 + "x" + mark * 7) == "z" + mark * MAX_MARKS + "…x" + mark * MAX_MARKS + "…"
+    assert visible("z" + mark * MAX_MARKS + "x" + mark * MAX_MARKS) == "z" + mark * MAX_MARKS + "x" + mark * MAX_MARKS
+    assert visible("z" + ("\u0301" * 4 + mark) * 20).startswith("z" + "\u0301" * 4 + mark + "\u0301…"[:2])
 
 
 MARKS = "\u0301\u20dd\u05b7\u0e49\ufe0f\u034f"
@@ -53,7 +59,7 @@ heaps = st.text(MARKS + NO_CELLS, min_size=3, max_size=30)
 
 @given(st.lists(heaps | st.text(max_size=3), max_size=5).map("".join))
 def test_marks_never_pile_up(text: str) -> None:
-    """At most MAX_MARKS of them come in a row, whatever takes no cell between them; showing twice is showing once."""
+    """At most MAX_MARKS characters without a cell come in a row; showing twice is showing once."""
     seen = visible(text)
     assert forbidden(seen) == []
     assert visible(seen) == seen
@@ -72,10 +78,26 @@ def test_no_character_without_a_cell_begins_a_new_pile() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["\u1112\u1161\u11ab\u1100\u1173\u11af", "\u1019\u103c\u102d\u102f\u1037", "👍🏽👩‍👩‍👧‍👦🎉🎉🎉", "————————"]
+    "text",
+    [
+        *("\u1112\u1161\u11ab\u1100\u1173\u11af", "\u101c\u103b\u103e\u102d\u102f\u1037\u101d", "————————", "؟؟؟؟؟؟؟؟"),
+        *(
+            "👍🏽👩‍👩‍👧‍👦🎉🎉🎉🎉🎉🎉🎉🎉",
+            "\U0001fae8" * 9,
+            "\U0001f3f4\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f",
+        ),
+    ],
+    ids=["hangul", "burmese", "dashes", "arabic", "emoji", "new emoji", "england"],
 )
 def test_texts_of_any_script_stay(text: str) -> None:
-    """Hangul letter by letter, Burmese, joined emoji, a line of dashes: none is a pile."""
+    """Hangul letter by letter, five marks on one letter, joined emoji, a line of dashes: none is a pile."""
     assert visible(text) == text
     assert piles(text) == []
-    assert sum(map(is_mark, text)) <= MAX_MARKS
+
+
+def test_characters_with_a_cell_are_no_marks() -> None:
+    """Up to U+FFFF each that takes a cell may come any number of times; beyond it letters, digits and emoji may."""
+    for char in EVERYTHING:
+        kind = category(char)
+        if not takes_no_cell(char) and kind not in ("Cc", "Zl", "Zp") and (char < "\U00010000" or kind[0] in "LN"):
+            assert visible(char * 20) == char * 20, f"U+{ord(char):04X}"

@@ -72,9 +72,7 @@ def test_a_member_is_found_by_its_name_and_its_key(name: str) -> None:
     assert roster.find(name) is roster.find(name_key(name)) is ann
 
 
-@pytest.mark.parametrize(
-    ("one", "other"), [("ada", "adah"), ("ada", "a-da"), ("ада", "ada"), ("Zoë", "Zoe"), ("i", "\u0131")]
-)
+@pytest.mark.parametrize(("one", "other"), [("ada", "adah"), ("ada", "a-da"), ("ада", "ada"), ("Zoë", "Zoe")])
 def test_names_that_differ_in_more_are_two(one: str, other: str) -> None:
     """Two members may have them at one time."""
     roster = Roster(Limits())

@@ -16,7 +16,7 @@ RULE = (
 _LETTERS = {"Lu", "Ll", "Lt", "Lo"}
 
 # The names of these scripts have two words.
-_FAMILIES = {"OLD", "NEW", "TAI", "LINEAR"}
+_FAMILIES = {"INSCRIPTIONAL", "LINEAR", "MEROITIC", "NEW", "OL", "OLD", "TAI"}
 _OTHERS = set(string.digits + "_.-")
 
 
@@ -26,7 +26,7 @@ def check_name(name: str) -> None:
     Characters that only look like others (full-width, ligatures, combining marks) are not letters here: a name that
     NFKC (UAX #15) would change is refused. The script is taken from each letter's Unicode name, a simplification of
     UTS #39 that the standard library allows. Not detected: look-alikes of one script each, such as a Cyrillic word that
-    reads like a Latin one.
+    reads like a Latin one, and look-alikes within a script, such as U+0261 (a Latin letter for phonetics) and `g`.
 
     Raises:
         ValueError: the name breaks the rule; the text is the rule.
@@ -43,8 +43,12 @@ def check_name(name: str) -> None:
 
 
 def name_key(name: str) -> str:
-    """Return the key of a name. Names with the same key count as the same name: `Ada` and `ada`."""
-    return unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", name).casefold())
+    """Return the key of a name. Names with the same key count as the same name: `Ada` and `ada`.
+
+    The four letters I of Turkish have one key: the capital of the one without a dot is that of `i` elsewhere.
+    """
+    capitals = unicodedata.normalize("NFKC", name).upper()
+    return unicodedata.normalize("NFKC", capitals.casefold()).replace("i\u0307", "i")
 
 
 def _is_letter(character: str) -> bool:
