@@ -67,9 +67,9 @@ class Limits:
     drain_seconds: float = _limit(2.0, "Time for an ended connection to read its last lines.")
     # After its cable is pulled, a peer sends nothing, not even an end; the kernel asks (SO_KEEPALIVE) within a minute.
     silent_seconds: float = _limit(60.0, "Longest silence before a peer that the network can't reach is disconnected.")
-    # Where the kernel knows TCP_USER_TIMEOUT (RFC 5482); else its own patience, some 15 minutes.
+    # A tunnel or a lift takes as long. Where the kernel tells nothing (TCP_INFO, TCP_USER_TIMEOUT), some 15 minutes.
     unacknowledged_seconds: float = _limit(
-        30.0, "Time for a peer's kernel to acknowledge data before it is disconnected."
+        30.0, "Time for a peer's kernel to answer what was sent before the peer is disconnected."
     )
 
     def __post_init__(self) -> None:

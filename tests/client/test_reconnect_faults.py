@@ -9,7 +9,17 @@ from contextlib import contextmanager
 
 import pytest
 
-from chatkit import Client, ConnectionClosed, Disconnected, NotConnected, Notice, Reconnected, Server, Unconfirmed
+from chatkit import (
+    AsyncClient,
+    Client,
+    ConnectionClosed,
+    Disconnected,
+    NotConnected,
+    Notice,
+    Reconnected,
+    Server,
+    Unconfirmed,
+)
 from chatkit.client import connection, reconnect
 from chatkit.client.backoff import Backoff
 from chatkit.client.reconnect import Reconnector
@@ -41,15 +51,25 @@ def data_of(sock: socket.socket) -> None:
     assert sock.recv(1 << 24)
 
 
-@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="this system has no TCP_USER_TIMEOUT")
+@pytest.mark.skipif(not hasattr(socket, "TCP_KEEPIDLE"), reason="this system has no TCP_KEEPIDLE")
 @pytest.mark.parametrize("reconnect", [False, True])
 def test_the_kernel_finds_a_silent_loss(serve: Serve, reconnect: bool) -> None:
-    """A server that the network can't reach any more is asked after 30 s, and given up within a minute."""
-    with Client(port=serve().port, reconnect=reconnect) as client:
-        sock = socket_of(connection_under(client))
-        assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
-        names = ["TCP_NODELAY", "TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT", "TCP_USER_TIMEOUT"]
-        assert [sock.getsockopt(socket.IPPROTO_TCP, getattr(socket, n)) for n in names] == [1, 30, 10, 3, 30_000]
+    """A server that the network can't reach any more is asked after half of `silent_seconds`, and then given up."""
+    port, names = serve().port, ["TCP_NODELAY", "TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT"]
+    for seconds, expected in ((60, [1, 30, 10, 3]), (600, [1, 300, 100, 3])):
+        with Client(port=port, reconnect=reconnect, silent_seconds=seconds) as client:
+            sock = socket_of(connection_under(client))
+            assert sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+            assert [sock.getsockopt(socket.IPPROTO_TCP, getattr(socket, name)) for name in names] == expected
+
+
+@pytest.mark.parametrize("name", ["silent_seconds", "unacknowledged_seconds"])
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_bounds_are_above_zero(kind: Callable[..., object], name: str) -> None:
+    """As those of a server."""
+    for value in (0, -1.0, float("nan")):
+        with pytest.raises(ValueError, match=f"{name} must be above zero"):
+            kind(port=1, **{name: value})
 
 
 @pytest.mark.usefixtures("at_once")

@@ -448,6 +448,7 @@ def known_connections(worker: Worker) -> list[Mapping[Any, Any] | set[Any] | lis
         connections.received,
         worker._selector.get_map(),
         connections._deadlines._times,
+        connections._acknowledgements._queue,
     ]
 
 

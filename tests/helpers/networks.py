@@ -38,6 +38,10 @@ class Host:
         """Start a program in Python on this host."""
         return self.run(run, sys.executable, "-c", program, *arguments)
 
+    def helper(self, run: Run, module: str, *arguments: str) -> Running:
+        """Start a program of tests/helpers on this host."""
+        return self.run(run, sys.executable, "-m", f"tests.helpers.{module}", *arguments)
+
     def set_cable(self, state: str) -> None:
         """Set its end of the cable `up` or `down`."""
         ip(f"-n {self.name} link set cable {state}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import socket
+import struct
 import sys
 import termios
 from collections import deque
@@ -64,6 +65,11 @@ def stalled(papers: Papers) -> Iterator[tuple[TlsTransport, TlsTransport]]:
         yield client, server
 
 
+def tcp_info(*, retransmits: int = 0, probes: int = 0, unacked: int = 0, silent_ms: int = 0, unsent: int = 0) -> bytes:
+    """Return what the kernel tells of a connection."""
+    return struct.pack("=2xBB20xI28xI84xI", retransmits, probes, unacked, silent_ms, unsent)
+
+
 class ScriptedSocket:
     """Takes as many bytes per send as scripted (None: EAGAIN, an errno as OSError), then everything."""
 
@@ -73,6 +79,7 @@ class ScriptedSocket:
         self.sends = deque(sends)
         self.receives = deque(receives)
         self.sent = b""
+        self.tcp_info = tcp_info()
         self.calls: list[str] = []
 
     def send(self, data: bytes | bytearray | memoryview, flags: int = 0) -> int:
@@ -96,6 +103,9 @@ class ScriptedSocket:
 
     def shutdown(self, how: int) -> None:
         self.calls.append("shutdown")
+
+    def getsockopt(self, level: int, option: int, size: int) -> bytes:
+        return self.tcp_info
 
     def setsockopt(self, level: int, option: int, value: int | bytes) -> None:
         self.calls.append("linger")

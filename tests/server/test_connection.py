@@ -22,7 +22,9 @@ from tests.helpers.transports import ScriptedSocket
 
 
 def connection(sock: ScriptedSocket, share: Share | None = None) -> Connection:
-    return Connection(sock, share or a_share(Limits(max_line_bytes=64)))
+    made = Connection(sock, share or a_share(Limits(max_line_bytes=64)))
+    made.awaits_ack = True
+    return made
 
 
 RESET = OSError(errno.ECONNRESET, "reset")

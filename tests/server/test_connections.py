@@ -58,7 +58,7 @@ class Served:
     def write(self, connection: Connection, data: bytes) -> None:
         """Write shared data, as a worker does."""
         if not connection.write(data):
-            self.connections.mark_behind(connection)
+            self.connections.note_write(connection)
 
 
 def test_append_then_flush_then_judge(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,6 +32,7 @@ from chatkit.server.connection import Connection
 from chatkit.server.worker import Worker
 from tests.helpers.inside import SteppedCommitter, drive, known_connections, on_disconnect, places, selector_of, turn
 from tests.helpers.servers import a_share
+from tests.helpers.transports import tcp_info
 
 SEEDS = [int(os.environ["CHATKIT_SEED"])] if "CHATKIT_SEED" in os.environ else list(range(200))
 STEPS = 250
@@ -157,6 +158,9 @@ class Peer:
         if self.broken:
             raise OSError(errno.ENOTCONN, "gone")
         self.shut = True
+
+    def getsockopt(self, *arguments: Any) -> bytes:
+        return tcp_info(unacked=self.unread)
 
     def setsockopt(self, *arguments: Any) -> None:
         self.reset_by_us = True

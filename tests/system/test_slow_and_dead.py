@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from chatkit import Limits
+from chatkit import AsyncClient, Client, Limits
 from tests.helpers.commands import Run, start_server, traffic
 from tests.helpers.inside import throttled_lines
 from tests.helpers.marks import over_tls
@@ -142,6 +144,31 @@ def test_a_rate_cuts_nobody_off(serve: Serve) -> None:
     assert [line.partition(b": ")[2] for line in lines] == [b"%d" % number for number in range(40)]
     paster.send(b"half")
     assert started.events.wait_for("leave") == "endless line"
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+@pytest.mark.parametrize("reconnect", [False, True])
+def test_a_rate_loses_no_client(serve: Serve, kind: type[Client | AsyncClient], reconnect: bool) -> None:
+    """For much longer than its `unacknowledged_seconds` the server, which is alive, takes nothing from its socket."""
+    started = serve(limits=Limits(messages_per_second=40))
+    reader = started.peer()
+    options: dict[str, Any] = {"reconnect": reconnect, "unacknowledged_seconds": 0.1}
+    lines = [f"{number:03}{'x' * 4000}" for number in range(100)]
+
+    async def paste() -> None:
+        async with AsyncClient(port=started.port, **options) as client:
+            for line in lines:
+                await client.send(line)
+            await client.close(DEADLINE)
+
+    if kind is AsyncClient:
+        asyncio.run(paste())
+    else:
+        with Client(port=started.port, **options) as client:
+            for line in lines:
+                client.send(line)
+            client.close(DEADLINE)
+    assert [line.partition(b": ")[2].decode() for line in reader.lines(100)] == lines
 
 
 def test_a_rate_holds_back_few_lines(serve: Serve) -> None:

@@ -60,6 +60,8 @@ class AsyncClient:
         reconnect: bool = False,
         queue: int = 0,
         max_line_bytes: int = Limits().max_line_bytes,
+        silent_seconds: float = Limits().silent_seconds,
+        unacknowledged_seconds: float = Limits().unacknowledged_seconds,
     ) -> None:
         """Prepare a client, without connecting.
 
@@ -71,7 +73,7 @@ class AsyncClient:
         """
         if queue and not reconnect:
             raise ValueError("queue needs reconnect=True")
-        endpoint = Endpoint(host, port, timeout, tls)
+        endpoint = Endpoint(host, port, timeout, tls, silent_seconds, unacknowledged_seconds)
         self._begun_by: int | None = None  # the process in which `connect` was called
         self._connection: AsyncConnection | AsyncReconnectingConnection
         if reconnect:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import math
 import socket
 from collections import deque
 from collections.abc import Callable
@@ -14,7 +15,8 @@ from chatkit.client.protocol import ClientProtocol, closed_error
 from chatkit.client.resume import MAX_WAITING_EVENTS
 from chatkit.errors import ChatError, ProtocolError
 from chatkit.events import Event
-from chatkit.net.sockets import Address, QuietSocket, plain_host, reset_on_close, two_tuple
+from chatkit.net.acknowledgements import AckWatch, gone_error
+from chatkit.net.sockets import Address, QuietSocket, break_off, plain_host, reset_on_close, two_tuple
 
 
 class StreamProtocol(asyncio.Protocol):
@@ -36,6 +38,9 @@ class StreamProtocol(asyncio.Protocol):
         self._protocol = protocol
         self._transport: asyncio.Transport | None = None
         self._changed = asyncio.Event()
+        self._sock: socket.socket | None = None
+        self._acks: AckWatch | None = None
+        self._look: asyncio.TimerHandle | None = None
 
     @property
     def is_connected(self) -> bool:
@@ -52,6 +57,16 @@ class StreamProtocol(asyncio.Protocol):
     def is_closing(self) -> bool:
         """Tell whether the transport is closed, or about to be."""
         return self.lost.is_set() or self.transport.is_closing()
+
+    def write(self, data: bytes) -> None:
+        """Send bytes; look later whether the server acknowledges them."""
+        self.transport.write(data)
+        self._await_ack()
+
+    def watch(self, sock: socket.socket, endpoint: Endpoint) -> None:
+        """Look from now on whether the server acknowledges what is sent, a TLS handshake too."""
+        self._sock, self._acks = sock, endpoint.ack_watch(sock)
+        self._await_ack()
 
     async def wait_for_change(self) -> None:
         """Wait for the next read, or for the end."""
@@ -84,15 +99,14 @@ class StreamProtocol(asyncio.Protocol):
         if self.transport.can_write_eof():
             self.transport.write_eof()
         else:  # asyncio's TLS can't end one direction alone; the room's command for the end does the same
-            self.transport.write(b"exit\n")
+            self.write(b"exit\n")
 
     def abort(self) -> None:
         """Close the transport at once, by a reset if data is unsent: half a line must not look whole."""
         if not self.is_connected:
             return
-        sock = self.transport.get_extra_info("socket")  # None in TLS, once it is closed
-        if sock and self.transport.get_write_buffer_size():
-            reset_on_close(sock)
+        if self._sock and self.transport.get_write_buffer_size():
+            reset_on_close(self._sock)
         self.transport.abort()
         if not self.transport.is_closing():  # uvloop closed it before, without a word: its connect was cancelled
             self.lost.set()
@@ -121,6 +135,8 @@ class StreamProtocol(asyncio.Protocol):
         """End the conversation, if the protocol knows no earlier reason."""
         lost = error if isinstance(error, OSError) else OSError("the connection was lost")
         self._protocol.end(self._protocol.closed_by(lost))
+        if self._look:
+            self._look.cancel()
         self.lost.set()
         self.writable.set()
         self._notify()
@@ -132,6 +148,26 @@ class StreamProtocol(asyncio.Protocol):
     def resume_writing(self) -> None:
         """Let senders go on."""
         self.writable.set()
+
+    def _await_ack(self) -> None:
+        """Set the time of the next look, unless it is set."""
+        if not self._look and self._acks:
+            self._acks.sent()
+            self._look_later(self._acks)
+
+    def _look_later(self, acks: AckWatch) -> None:
+        if acks.look_at < math.inf:
+            self._look = asyncio.get_running_loop().call_later(acks.interval, self._look_now, acks)
+
+    def _look_now(self, acks: AckWatch) -> None:
+        """Look whether the server is gone. If it is, asyncio finds the socket's end, in a handshake too."""
+        self._look = None
+        if not acks.is_gone():
+            self._look_later(acks)
+        elif self._sock:
+            self._protocol.end(self._protocol.closed_by(gone_error()))
+            break_off(self._sock)
+            self.abort()
 
     def _is_truncated(self) -> bool:
         """Tell whether TLS ended without `close_notify`, which asyncio reports as an end of stream, too."""
@@ -187,7 +223,7 @@ class AsyncConnection:
                 await self._create_connection()
                 if self._protocol.is_closing:
                     raise closed_error()
-                self.stream.transport.write(self._protocol.opening)
+                self.stream.write(self._protocol.opening)
                 while self._protocol.is_opening:
                     await self.stream.wait_for_change()
         except BaseException:
@@ -201,7 +237,7 @@ class AsyncConnection:
         self._raise_if_ended()
         if stream.has_sent_eof:
             raise self._protocol.closed_by(BrokenPipeError(errno.EPIPE, "nothing can be sent after send_eof"))
-        stream.transport.write(line)
+        stream.write(line)
         if not stream.writable.is_set():
             await stream.writable.wait()
             self._raise_if_ended()
@@ -258,13 +294,14 @@ class AsyncConnection:
 
     async def _create_connection(self) -> None:
         loop, endpoint, stream = asyncio.get_running_loop(), self._endpoint, self.stream
+        sock = await connect(endpoint)
+        stream.watch(sock, endpoint)
         if not endpoint.tls:
-            await loop.create_connection(lambda: stream, sock=await connect(endpoint))
+            await loop.create_connection(lambda: stream, sock=sock)
             return
         from chatkit.tls import client_context
 
         context = client_context() if isinstance(endpoint.tls, bool) else endpoint.tls
-        sock = await connect(endpoint)
         await loop.create_connection(lambda: stream, sock=sock, ssl=context, server_hostname=endpoint.tls_name)
 
 
@@ -278,7 +315,7 @@ async def connect(endpoint: Endpoint) -> socket.socket:
             with closed_on_failure(sock):
                 sock.setblocking(False)
                 await loop.sock_connect(sock, address)
-                prepare(sock)
+                prepare(sock, endpoint)
             return sock
         except OSError as error:
             failure = error

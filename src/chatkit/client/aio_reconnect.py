@@ -79,7 +79,7 @@ class AsyncReconnectingConnection:
         if self._closing or self._state.is_leaving:
             raise left_error()
         if (connection := self._connection) and not connection.stream.transport.is_closing():
-            connection.stream.transport.write(self._state.send(text))
+            connection.stream.write(self._state.send(text))
             await connection.stream.writable.wait()  # if the connection is lost meanwhile, the state has the line
             self._raise_if_ended()
         elif is_exit(text):
@@ -106,7 +106,7 @@ class AsyncReconnectingConnection:
         self._leave()
         if self._connection:
             if (data := self._state.leave()) and not self._connection.stream.transport.is_closing():
-                self._connection.stream.transport.write(data)
+                self._connection.stream.write(data)
             self._connection.send_eof()
 
     async def close(self, grace: float | None) -> None:
@@ -151,7 +151,7 @@ class AsyncReconnectingConnection:
         connection.stream.on_change = self._on_change
         self._on_change()
         while self._state.queued and self._connection is connection and not connection.stream.transport.is_closing():
-            connection.stream.transport.write(self._state.send(self._state.queued.popleft()))
+            connection.stream.write(self._state.send(self._state.queued.popleft()))
 
     def _on_change(self) -> None:
         """Apply what was read: events, and the loss of the connection."""
@@ -163,7 +163,7 @@ class AsyncReconnectingConnection:
             self._connection_lost(connection, connection.ended)
         else:
             if self._state.has_request and not connection.stream.has_sent_eof:
-                connection.stream.transport.write(self._state.take_request())
+                connection.stream.write(self._state.take_request())
             connection.stream.pause_if_full(len(self.received))
         self._changed.set()
 

@@ -63,6 +63,8 @@ class Client:
         reconnect: bool = False,
         queue: int = 0,
         max_line_bytes: int = Limits().max_line_bytes,
+        silent_seconds: float = Limits().silent_seconds,
+        unacknowledged_seconds: float = Limits().unacknowledged_seconds,
     ) -> None:
         """Connect, and join the room.
 
@@ -78,6 +80,8 @@ class Client:
             reconnect: come back when the connection is lost; implies events.
             queue: with reconnect, the number of lines that `send` keeps during an absence and sends after the return.
             max_line_bytes: the longest line that `send` accepts, in bytes; the server's limit of that name.
+            silent_seconds, unacknowledged_seconds: the times after which a server that the network can't reach is given
+                up, see `Limits`. A server that is alive and reads nothing is waited for.
 
         Raises:
             OSError: it can't connect. `ssl.SSLError` if TLS fails, `ssl.SSLCertVerificationError` if the certificate
@@ -90,7 +94,7 @@ class Client:
         """
         if queue and not reconnect:
             raise ValueError("queue needs reconnect=True")
-        endpoint = Endpoint(host, port, timeout, tls)
+        endpoint = Endpoint(host, port, timeout, tls, silent_seconds, unacknowledged_seconds)
         self._connection: ClientConnection | ReconnectingConnection
         if reconnect:
             from chatkit.client.reconnect import ReconnectingConnection  # loaded only when it is needed

@@ -6,6 +6,7 @@ import os
 import selectors
 import socket
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
@@ -17,8 +18,8 @@ from chatkit.client.cancel import CancelToken, check, deadline_of, lock_timeout,
 from chatkit.client.protocol import ClientProtocol
 from chatkit.errors import ChatError, ConnectionClosed, ProtocolError
 from chatkit.events import Event
-from chatkit.limits import Limits
-from chatkit.net.sockets import QuietSocket, keep_alive, plain_host, reset_on_close, two_tuple
+from chatkit.net.acknowledgements import AckWatch, gone_error
+from chatkit.net.sockets import QuietSocket, break_off, keep_alive, plain_host, reset_on_close, two_tuple
 
 if TYPE_CHECKING:
     import ssl
@@ -36,6 +37,17 @@ class Endpoint:
     port: int
     timeout: float | None
     tls: bool | ssl.SSLContext
+    silent_seconds: float
+    unacknowledged_seconds: float
+
+    def __post_init__(self) -> None:
+        for name in ("silent_seconds", "unacknowledged_seconds"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} must be above zero, not {getattr(self, name)!r}")
+
+    def ack_watch(self, sock: socket.socket) -> AckWatch:
+        """Return a watch over what the server acknowledges."""
+        return AckWatch(sock, min(self.unacknowledged_seconds, self.silent_seconds))
 
     @property
     def tls_name(self) -> str:
@@ -74,7 +86,9 @@ class ClientConnection:
         self._unsent = b""
         self._has_broken_line = False
         self._protocol = protocol
-        sock = connect(endpoint, cancel)
+        self._socket: socket.socket | TlsTransport
+        self._socket = sock = connect(endpoint, cancel)
+        self._acks = endpoint.ack_watch(sock)
         with closed_on_failure(sock):
             self.address = two_tuple(sock.getsockname())
             self._tls = self._start_tls(sock, endpoint, cancel) if endpoint.tls else None
@@ -118,11 +132,13 @@ class ClientConnection:
             left = memoryview(self._unsent + data)
             self._unsent = b""
             try:
+                self._raise_if_gone()
                 while left:
                     try:
                         left = left[self._send(left) :]
                     except BlockingIOError:
-                        wait(self._socket, selectors.EVENT_WRITE, deadline, cancel)
+                        self._wait(selectors.EVENT_WRITE, deadline, cancel)
+                self._acks.sent()
             except BaseException as error:
                 is_partly_sent = self._is_partly_sent(len(data), len(left))
                 if isinstance(error, OSError) and not isinstance(error, TimeoutError):  # no descriptor for the wait
@@ -139,6 +155,7 @@ class ClientConnection:
             self._unsent += data
             with suppress(BlockingIOError, ChatError):  # full, or lost: the next read finds the loss
                 self._unsent = self._unsent[self._send(self._unsent) :]
+                self._acks.sent()
 
     def read(self, deadline: float | None, cancel: CancelToken | None = None) -> None:
         """Wait until there is something to read, and read once.
@@ -148,7 +165,8 @@ class ClientConnection:
             Cancelled: by `cancel`.
         """
         if not self.read_nowait():
-            wait(self._socket, selectors.EVENT_READ, deadline, cancel)
+            with suppress(ChatError):  # the read finds it
+                self._wait(selectors.EVENT_READ, deadline, cancel)
             self.read_nowait()  # before the caller looks at its deadline
 
     def read_nowait(self) -> bool:
@@ -227,7 +245,8 @@ class ClientConnection:
             if inside.is_ready:
                 return inside
             check(deadline, cancel)
-            wait(sock, selectors.EVENT_READ, deadline, cancel)
+            self._acks.sent()
+            self._wait(selectors.EVENT_READ, deadline, cancel)
 
     def _open(self, deadline: float | None, cancel: CancelToken | None) -> None:
         """Send the protocol's opening, and wait for the answers."""
@@ -257,10 +276,36 @@ class ClientConnection:
         if self._has_broken_line:
             return
         self._shutdown(socket.SHUT_WR)
-        with suppress(OSError):
+        with suppress(OSError, ChatError):
             while self._tls and self._tls.has_unsent and self._tls.fileno() >= 0:
-                wait(self._socket, selectors.EVENT_WRITE, deadline)
+                self._wait(selectors.EVENT_WRITE, deadline)
                 self._tls.flush()
+
+    def _wait(self, event: int, deadline: float | None, cancel: CancelToken | None = None) -> None:
+        """Wait until the socket is ready, and look now and then whether the server is gone.
+
+        Raises:
+            TimeoutError: the deadline came first.
+            Cancelled: by `cancel`.
+            ConnectionClosed, ProtocolError: the server is gone, or another error came before that.
+        """
+        while True:
+            look_at = time.monotonic() + self._acks.interval  # always: another thread may send during this wait
+            is_last = deadline is not None and deadline <= look_at
+            try:
+                wait(self._socket, event, deadline if is_last else look_at, cancel)
+                return
+            except TimeoutError:
+                if is_last:
+                    raise
+            self._raise_if_gone()
+
+    def _raise_if_gone(self) -> None:
+        """Look whether the server is gone, if it is time to."""
+        if self._acks.is_gone():
+            error = self._protocol.closed_by(gone_error())
+            break_off(self._socket)  # a thread that waits to read finds it, too
+            raise error
 
     def _is_partly_sent(self, size: int, left: int) -> bool:
         """Tell whether the server may receive some of the last `size` bytes.
@@ -295,7 +340,7 @@ def connect(endpoint: Endpoint, cancel: CancelToken | None) -> socket.socket:
                     code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
                 if code:
                     raise OSError(code, os.strerror(code))
-                prepare(sock)
+                prepare(sock, endpoint)
             return sock
         except OSError as error:
             failure = error
@@ -312,7 +357,7 @@ def closed_on_failure(sock: socket.socket) -> Iterator[None]:
         raise
 
 
-def prepare(sock: socket.socket) -> None:
+def prepare(sock: socket.socket, endpoint: Endpoint) -> None:
     """Set the options of a connected socket.
 
     Raises:
@@ -321,7 +366,7 @@ def prepare(sock: socket.socket) -> None:
     if _is_connected_to_itself(sock):
         reset_on_close(sock)  # an end in order would keep the port in use for a minute
         raise ConnectionRefusedError(ECONNREFUSED, os.strerror(ECONNREFUSED))
-    keep_alive(sock, Limits().silent_seconds, Limits().unacknowledged_seconds)
+    keep_alive(sock, endpoint.silent_seconds, endpoint.unacknowledged_seconds)
     with suppress(OSError):  # some systems refuse options of a socket whose peer is gone
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 

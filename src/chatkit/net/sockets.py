@@ -8,6 +8,8 @@ import struct
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from chatkit.net.acknowledgements import HAS_TCP_INFO
+
 if TYPE_CHECKING:
     from chatkit.net.transport import Transport
 
@@ -77,19 +79,21 @@ def keep_alive(sock: socket.socket, silent_seconds: float, unacknowledged_second
     Args:
         sock: a TCP socket.
         silent_seconds: the time without an answer after which a silent peer is dead.
-        unacknowledged_seconds: the time after which a peer that doesn't acknowledge sent bytes is dead.
+        unacknowledged_seconds: the time after which a peer that doesn't acknowledge sent bytes is dead, where
+            `chatkit.net.acknowledgements` can't tell.
     """
     silent = int(min(silent_seconds, KERNEL_SECONDS))
-    # TCP_USER_TIMEOUT overrides keep-alive for silent peers (tcp(7)): so it must not be the longer of the two.
-    unacknowledged = min(unacknowledged_seconds, silent_seconds, KERNEL_SECONDS)
     # Probe after half of the time, then at an interval with which three unanswered probes take the other half.
     options = [
         (socket.SOL_SOCKET, "SO_KEEPALIVE", 1),
         (socket.IPPROTO_TCP, "TCP_KEEPIDLE", max(1, silent // 2)),
         (socket.IPPROTO_TCP, "TCP_KEEPINTVL", max(1, silent // 6)),
         (socket.IPPROTO_TCP, "TCP_KEEPCNT", 3),
-        (socket.IPPROTO_TCP, "TCP_USER_TIMEOUT", int(unacknowledged * 1000)),
     ]
+    if not HAS_TCP_INFO:
+        # It overrides keep-alive for silent peers (tcp(7)): so it must not be the longer of the two.
+        unacknowledged = min(unacknowledged_seconds, silent_seconds, KERNEL_SECONDS)
+        options.append((socket.IPPROTO_TCP, "TCP_USER_TIMEOUT", int(unacknowledged * 1000)))
     for level, name, value in options:
         with suppress(OSError, AttributeError):  # not every system has each; some refuse when the peer is gone
             sock.setsockopt(level, getattr(socket, name), value)
@@ -99,6 +103,16 @@ def reset_on_close(sock: socket.socket | Transport) -> None:
     """Have the close of `sock` send a reset, so that half a line never looks like a whole one with a clean end."""
     with suppress(OSError):  # some systems refuse options of a socket whose peer is gone
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+def break_off(sock: socket.socket | Transport) -> None:
+    """Have reads of a socket whose peer is gone find an end, and its close send a reset.
+
+    The kernel may hold half a line: no end of stream may follow, should the peer come back.
+    """
+    reset_on_close(sock)
+    with suppress(OSError):  # the kernel has given up the peer, too
+        sock.shutdown(socket.SHUT_RD)
 
 
 class Waker:

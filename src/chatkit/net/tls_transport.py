@@ -202,6 +202,9 @@ class TlsTransport:
         self._eof_follows = True
         self.flush()
 
+    def getsockopt(self, level: int, option: int, size: int) -> bytes:
+        return self._sock.getsockopt(level, option, size)
+
     def setsockopt(self, level: int, option: int, value: int | bytes) -> None:
         self._sock.setsockopt(level, option, value)
 

@@ -2,9 +2,9 @@
 
 | state   | the peer's bytes are | the server's bytes are      | leaves by                                       |
 |---------|----------------------|-----------------------------|-------------------------------------------------|
-| OPEN    | lines                | sent                        | `begin_end`: CLOSING; a read or write fails: BROKEN |
+| OPEN    | lines                | sent                        | `begin_end`: CLOSING; a failure, `lose`: BROKEN |
 | BROKEN  | lines                | dropped                     | `begin_end`: ENDED                              |
-| CLOSING | dropped              | pending, then end of stream | nothing pending, or a failure: ENDED            |
+| CLOSING | dropped              | pending, then end of stream | nothing pending, a failure, `lose`: ENDED       |
 | ENDED   | dropped              | dropped                     | the peer's end: `may_close`                     |
 
 In each state `peer_end` is None while the peer may send; after that it is the reason why the peer's side has ended.
@@ -22,7 +22,8 @@ from contextlib import suppress
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from chatkit.net.sockets import NO_SIGNAL, reset_on_close
+from chatkit.net.acknowledgements import HAS_TCP_INFO
+from chatkit.net.sockets import NO_SIGNAL, break_off, reset_on_close
 from chatkit.protocol.lines import Line
 from chatkit.protocol.sniff import SniffingDecoder
 from chatkit.server.pending import COUNTED_BYTES, Pending
@@ -53,6 +54,10 @@ class ConnectionState(Enum):
     ENDED = "ended"
 
 
+# The states after writing has stopped.
+STOPPED = {ConnectionState.OPEN: ConnectionState.BROKEN, ConnectionState.CLOSING: ConnectionState.ENDED}
+
+
 class Connection:
     """The server's side of one conversation. Times are those of `time.monotonic`.
 
@@ -63,6 +68,7 @@ class Connection:
         replay: the replay stage, while the member receives earlier messages; else None.
         state: the state, see the table above.
         peer_end: the reason why the peer's side has ended, or None.
+        awaits_ack: whether `Acknowledgements` has it; always true where the kernel finds dead peers.
         last_sent: the time when the kernel last took some of the pending bytes.
         close_at: the time when a closing connection is checked again, and closed unless its peer reads.
         has_unread: whether the socket may hold input that had arrived when the selector was asked last.
@@ -73,8 +79,8 @@ class Connection:
     """
 
     __slots__ = (
-        "_decoder", "_pending", "_share", "_throttle", "_undecoded", "close_at", "has_unread", "last_sent", "line_due",
-        "login", "member", "peer_end", "replay", "state", "transport", "write_at",
+        "_decoder", "_pending", "_share", "_throttle", "_undecoded", "awaits_ack", "close_at", "has_unread",
+        "last_sent", "line_due", "login", "member", "peer_end", "replay", "state", "transport", "write_at",
     )  # fmt: skip
 
     def __init__(self, transport: Transport, share: Share) -> None:
@@ -84,6 +90,7 @@ class Connection:
         self.replay: Replay | None = None
         self.state = ConnectionState.OPEN
         self.peer_end: str | None = None
+        self.awaits_ack = not HAS_TCP_INFO
         self.has_unread = False
         self.last_sent = 0.0
         self.close_at = self.line_due = self.write_at = math.inf
@@ -225,7 +232,7 @@ class Connection:
         """Hand `data`, which other members share, to the kernel; keep the rest pending.
 
         Returns:
-            Whether nothing is pending now.
+            Whether its owner has nothing to note: nothing is pending, and `Acknowledgements` has it.
         """
         if self._pending:
             return self._keep([data], 0, is_shared=True)
@@ -233,7 +240,7 @@ class Connection:
             sent = self.transport.send(data, NO_SIGNAL)
         except OSError as error:
             sent = self._failed(error)
-        return sent == len(data) or self._keep([data], sent, is_shared=True)
+        return self.awaits_ack if sent == len(data) else self._keep([data], sent, is_shared=True)
 
     def write_pieces(self, pieces: Sequence[Piece]) -> bool:
         """Write several pieces in one call, without a copy: bytes are private, views shared. Returns as `write`."""
@@ -245,7 +252,7 @@ class Connection:
             sent = self.transport.send_pieces(pieces[:MAX_PIECES])
         except OSError as error:
             sent = self._failed(error)
-        return sent == sum(map(len, pieces)) or self._keep(pieces, sent, is_shared=False)
+        return self.awaits_ack if sent == sum(map(len, pieces)) else self._keep(pieces, sent, is_shared=False)
 
     def flush(self) -> bool:
         """Write pending bytes, as far as the kernel takes them. Returns whether it took any."""
@@ -315,6 +322,11 @@ class Connection:
             return "0"
         return f"{'at least ' * (self._pending.size > COUNTED_BYTES)}{self._pending.lines}"
 
+    def lose(self) -> None:
+        """Give up a peer that is gone: stop writing, and have reads find an end after what has arrived."""
+        self._stop_writing()
+        break_off(self.transport)
+
     def close(self) -> None:
         """Close the socket; with a reset if bytes are pending, so that half a line never looks like a whole one."""
         if self._pending:
@@ -361,13 +373,16 @@ class Connection:
         return False
 
     def _break(self) -> None:
-        """Stop writing for good, even if the socket would take bytes again: the stream must have no gap."""
-        if self.state is ConnectionState.OPEN:
-            self.state = ConnectionState.BROKEN
+        """Stop writing for good, and end the stream."""
+        self._stop_writing()
+        self._end_sending()
+
+    def _stop_writing(self) -> None:
+        """Write nothing more, even if the socket would take bytes again: the stream must have no gap."""
+        self.state = STOPPED.get(self.state, self.state)
         if self._pending:
             self._pending.clear()
         self._pending = None
-        self._end_sending()
 
     def _end_sending(self) -> None:
         if self.state is ConnectionState.CLOSING:

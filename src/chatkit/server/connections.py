@@ -16,6 +16,7 @@ from chatkit.protocol.formats import TEXT
 from chatkit.protocol.lines import Line
 from chatkit.protocol.replies import CUT_OFF
 from chatkit.room.batch import Received
+from chatkit.server.acknowledgements import Acknowledgements
 from chatkit.server.budget import Share
 from chatkit.server.connection import Connection
 from chatkit.server.deadlines import Deadlines
@@ -58,6 +59,7 @@ class Connections:
         self._dropped: dict[Connection, str] = {}  # the number of lines that some of these had to give up at once
         self._give_up_at: dict[Connection, float] = {}  # when a closing one is closed although its peer reads
         self._deadlines = Deadlines[Connection]()
+        self._acknowledgements = Acknowledgements(min(limits.unacknowledged_seconds, limits.silent_seconds))
 
     def __len__(self) -> int:
         return len(self._all)
@@ -70,7 +72,7 @@ class Connections:
     @property
     def next_due(self) -> float:
         """The time (`time.monotonic`) when `tick` must be called at the latest."""
-        return self._deadlines.next
+        return min(self._deadlines.next, self._acknowledgements.next)
 
     def add(self, connection: Connection, *, is_ending: bool = False) -> None:
         """Own a connection; safe from any thread."""
@@ -96,6 +98,7 @@ class Connections:
     def receive(self, connection: Connection, lines: list[Line]) -> None:
         """Queue received lines for the worker to publish, or hand them to the login."""
         if connection.login:
+            self.note_write(connection)  # TLS may have answered
             lines = connection.login.receive(lines)
         # The end counts after the lines that the rate holds back.
         resume_at = connection.resume_at
@@ -113,10 +116,14 @@ class Connections:
         """Write lines for one connection alone, in several pieces."""
         self.counters.sent_bytes += sum(map(len, pieces))
         if not connection.write_pieces(pieces):
-            self.mark_behind(connection)
+            self.note_write(connection)
 
-    def mark_behind(self, connection: Connection) -> None:
-        """Have a connection judged: the kernel didn't take all of a write."""
+    def note_write(self, connection: Connection) -> None:
+        """Await acknowledgements of a write, and have the connection judged if the kernel didn't take all of it."""
+        if not connection.awaits_ack:
+            self._acknowledgements.add(connection, time.monotonic())
+        if not connection.pending_bytes:
+            return
         self.touched[connection] = None
         if connection not in self._behind:
             self._behind.add(connection)
@@ -188,6 +195,10 @@ class Connections:
         for connection in self._deadlines.due(looked_at):
             self._handle_due(connection, looked_at)
             self.arm(connection)
+        for connection in self._acknowledgements.look(time.monotonic()):
+            connection.lose()
+            self.touched[connection] = None
+            self.watch(connection)
 
     def release_throttled(self) -> None:
         """Receive the lines that the members' rates hold back: at the end they count as arrived."""
@@ -300,6 +311,7 @@ class Connections:
         self._behind.discard(connection)
         self._ending.pop(connection, None)
         self._deadlines.clear(connection)
+        self._acknowledgements.forget(connection)
         cut = self._cut.pop(connection, None)
         self._give_up_at.pop(connection, None)
         if connection.member and (cut or connection.pending_bytes):

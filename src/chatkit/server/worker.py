@@ -312,7 +312,7 @@ class Worker(threading.Thread):
 
     def _write(self, lines: Encoded, members: dict[Member, Connection], points: Points) -> None:
         """Write the same bytes to all these members, and others to those that have edits; `points` get theirs later."""
-        data, mark_behind = lines.data, self._connections.mark_behind
+        data, note_write = lines.data, self._connections.note_write
         apart = {**lines.edits, **points} if points else lines.edits
         if data:
             shared = len(members)
@@ -320,7 +320,7 @@ class Worker(threading.Thread):
                 if member in apart:
                     shared -= 1
                 elif not connection.write(data):
-                    mark_behind(connection)
+                    note_write(connection)
             self.counters.sent_bytes += len(data) * shared
         for member in lines.edits:
             if member in members and member not in points:
