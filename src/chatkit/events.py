@@ -134,6 +134,38 @@ class Synced(_Announcement):
 
 
 @dataclass(frozen=True, slots=True)
+class MemberInfo:
+    """A member as `Members` lists it.
+
+    Attributes:
+        name: its name.
+        id: a number of its own, which stays when the name changes.
+    """
+
+    name: str
+    id: int
+
+
+@dataclass(frozen=True, slots=True)
+class Members(_Announcement):
+    """The members at one moment, or some of them: the answer to `/who` with `events=True`.
+
+    Attributes:
+        members: up to 100 of them; the ones that have had their names the longest come first.
+        more: whether the next `Members` continues the list.
+    """
+
+    members: tuple[MemberInfo, ...]
+    more: bool
+
+    @property
+    def text(self) -> str:
+        """Return the list in words, without the stars."""
+        names = ", ".join(member.name for member in self.members)
+        return f"{len(self.members)} here: {names}{' and more' if self.more else ''}"
+
+
+@dataclass(frozen=True, slots=True)
 class Joined(_Announcement):
     """A new member, as of its first line or a second later. Plain text has it if the server has `announce=True`.
 
@@ -224,4 +256,4 @@ class Unconfirmed(Notice):
     line: str
 
 
-Event = Message | Private | Notice | Welcome | Synced | Joined | Left | Renamed | Gap
+Event = Message | Private | Notice | Welcome | Synced | Joined | Left | Renamed | Gap | Members

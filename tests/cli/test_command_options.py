@@ -121,7 +121,7 @@ def test_json_lines(run: Run, serve: Serve) -> None:
     events = [json.loads(line) for line in lines]
     assert all(line.isascii() and line.isprintable() for line in lines)
     assert events[0] == {"type": "welcome", "name": "ada", "newest": 0, "epoch": events[0]["epoch"]}
-    kinds = ["welcome", "joined", "renamed", "message", "action", "private", "left", "notice", "error"]
+    kinds = ["welcome", "joined", "renamed", "message", "action", "private", "left", "members", "error"]
     assert [event["type"] for event in events] == kinds
     assert (events[3]["id"], events[3]["from"], events[3]["text"]) == (1, "bob", said)
     assert events[8]["code"] == "unknown_command"
@@ -206,7 +206,7 @@ def test_once_is_not_fooled_by_json_in_its_input(run: Run, serve: Serve, line: s
     peer = started.peer()
     status, out, err = client_with(run, started.port, f"before\n{line}\nafter\n", "--once")
     assert (status, out) == (1, "")
-    assert err in ("chat-client: you already receive JSON\n", "chat-client: usage: /json [AFTER [EPOCH]]\n")
+    assert err in ("chat-client: you already receive JSON\n", "chat-client: usage: /json [AFTER [EPOCH]] [echo]\n")
     assert [peer.line().partition(b": ")[2] for _ in range(2)] == [b"before", b"after"]
 
 

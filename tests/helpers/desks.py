@@ -5,7 +5,8 @@ from __future__ import annotations
 from chatkit import Member
 from chatkit.protocol.formats import TEXT
 from chatkit.protocol.lines import Line
-from chatkit.room.batch import Batch, Received, Subscribe
+from chatkit.room.batch import Item, Received, Subscribe
+from chatkit.room.listing import Listing
 from chatkit.room.pages import PageRequest
 from chatkit.room.room import Room
 
@@ -38,10 +39,14 @@ class Desk:
         self.room.join((host, port), admitted)
         return joined[0]
 
-    def deliver(self, item: Batch | Subscribe) -> None:
+    def deliver(self, item: Item) -> None:
         if isinstance(item, Subscribe):
             if seat := self.seats.get(item.member):
                 self.switch(seat, item)
+            return
+        if isinstance(item, Listing):
+            if seat := self.seats.get(item.member):
+                seat.received += item.take_all()
             return
         for seat in self.seats.values():
             if not seat.is_there:

@@ -31,6 +31,7 @@ from chatkit.net.sockets import Waker
 from chatkit.net.tls_transport import TlsTransport
 from chatkit.protocol.lines import LineDecoder
 from chatkit.room.committer import Committer
+from chatkit.room.listing import Listing
 from chatkit.room.members import Roster
 from chatkit.room.publisher import Publisher
 from chatkit.room.room import Room
@@ -374,7 +375,7 @@ def interrupt_starts(monkeypatch: pytest.MonkeyPatch, held: threading.Event) -> 
     monkeypatch.setattr(Worker, "start", start_and_raise)
 
 
-def pending_pieces(connection: Connection) -> list[bytes | bytearray | memoryview]:
+def pending_pieces(connection: Connection) -> list[bytes | bytearray | memoryview | Listing]:
     """Return the pieces that wait for the kernel."""
     return connection._pending.pieces if connection._pending else []
 

@@ -20,6 +20,8 @@ from chatkit import (
     Gap,
     Joined,
     Left,
+    MemberInfo,
+    Members,
     Message,
     Notice,
     Private,
@@ -50,8 +52,14 @@ tokens = st.from_regex(r"[0-9a-f]{32}", fullmatch=True)
 counted = (
     st.builds(Welcome, names, st.integers(0), rooms, tokens) | st.builds(Gap, ids) | st.builds(Synced, st.integers(0))
 )
+members = st.lists(st.builds(MemberInfo, names, ids), max_size=3).map(tuple)
 told: st.SearchStrategy[Event] = st.one_of(
-    notices, counted, st.builds(Renamed, names, names), st.builds(Joined, names), st.builds(Left, names)
+    notices,
+    counted,
+    st.builds(Members, members, st.booleans()),
+    st.builds(Renamed, names, names),
+    st.builds(Joined, names),
+    st.builds(Left, names),
 )
 untimed: st.SearchStrategy[Event] = st.one_of(*[st.builds(kind, names, texts) for kind in (Message, Action, Private)])
 
@@ -143,6 +151,11 @@ def test_parse_text(line: str, event: Event) -> None:
         '{"type":"message","id":1,"time":"9999-12-31T23:59:59-01:00","from":"1","text":"x"}',
         '{"type":"message","time":"2026-11-22T08:40:01.123Z","from":"1","text":"x"}',
         '{"type":"notice","text":"\\ud800"}',
+        '{"type":"members","members":{},"more":false}',
+        '{"type":"members","members":["ada"],"more":false}',
+        '{"type":"members","members":[{"name":"ada"}],"more":false}',
+        '{"type":"members","members":[{"name":"ada","id":"1"}],"more":false}',
+        '{"type":"members","members":[],"more":0}',
         '{"a":' * 100_000,
     ],
 )

@@ -14,7 +14,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatkit import Action, Error, Event, Gap, Joined, Left, Limits, Member, Message, Notice, Private, Renamed, Welcome
+from chatkit import (
+    Action,
+    Error,
+    Event,
+    Gap,
+    Joined,
+    Left,
+    Limits,
+    Member,
+    MemberInfo,
+    Members,
+    Message,
+    Notice,
+    Private,
+    Renamed,
+    Welcome,
+)
 from chatkit.protocol import names
 from chatkit.protocol.formats import parse_json, parse_text
 from chatkit.protocol.lines import BadLine, Line
@@ -273,13 +289,14 @@ def test_joining_and_leaving(announce: bool) -> None:
 def test_too_many_questions_in_one_turn() -> None:
     """Each member gets 16 long answers, then errors; other commands go on, and the next turn answers again."""
     desk, (ann, bob, _) = table(programs="1")
-    who, too_many = Notice("3 here: 1, 2, 3"), Error("one question at a time", "too_many")
+    who = Members(tuple(MemberInfo(str(number), number) for number in (1, 2, 3)), more=False)
+    too_many = Error("one question at a time", "too_many")
     anns = [
         Received(ann.member, list(lines)) for lines in (["/who"] * 15, ["/who"] * 2, ["/help", "/me asks", "/msg 1 x"])
     ]
     desk.room.receive([anns[0], Received(bob.member, ["/who"]), *anns[1:]])
     assert heard(ann) == [*[who] * 16, too_many, too_many, Private("1", "x")]
-    assert heard(bob) == [who, Action("1", "asks")]
+    assert heard(bob) == [Notice("3 here: 1, 2, 3"), Action("1", "asks")]
     desk.hear(ann, "/who")
     assert heard(ann) == [who]
 

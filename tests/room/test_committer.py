@@ -11,7 +11,7 @@ import pytest
 from chatkit import Limits, Message
 from chatkit.protocol.formats import TEXT, encode_text
 from chatkit.room import committer
-from chatkit.room.batch import Batch, Encoded, Subscribe
+from chatkit.room.batch import Batch, Encoded, Item, Subscribe
 from chatkit.room.committer import Committer
 from chatkit.room.pages import Pages
 from tests.helpers.histories import Scripted
@@ -28,7 +28,8 @@ def test_kept_then_handed_out(store: Scripted) -> None:
     committing, order = Committer(store, Limits(), required=False), list[Any]()
     done = threading.Event()
 
-    def subscriber(item: Batch | Subscribe) -> None:
+    def subscriber(item: Item) -> None:
+        assert isinstance(item, Batch | Subscribe)
         assert store.newest_id >= len([entry for entry in order if entry != "switch"]) + isinstance(item, Batch)
         order.append("switch" if isinstance(item, Subscribe) else item.lines(TEXT).data)
         if len(order) == 4:

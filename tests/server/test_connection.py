@@ -12,7 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatkit import Limits
+from chatkit import Limits, Member
+from chatkit.room.listing import Listing
+from chatkit.room.members import Roster
 from chatkit.server.budget import Share
 from chatkit.server.connection import CAREFUL_LINES, Connection
 from chatkit.server.pending import WRITE_BYTES
@@ -48,6 +50,64 @@ def test_short_writes_lose_nothing(sends: list[int | None], writes: list[list[by
     while conn.pending_bytes:
         conn.flush()
     assert sock.sent == written
+
+
+def listing_of(number: int) -> Listing:
+    """A list of so many members, besides the one that asked."""
+    roster = Roster(Limits(max_clients=number + 1))
+    members = list[Member]()
+    for port in range(number + 1):
+        roster.reserve(("127.0.0.1", port))
+        members.append(roster.add(("127.0.0.1", port)))
+    return Listing(members[0], *roster.listed())
+
+
+@given(
+    st.lists(st.none() | st.integers(1, 5000), max_size=20),
+    st.lists(st.sampled_from(["bytes", "view"]) | st.integers(0, 350), min_size=1, max_size=6),
+)
+def test_listings_are_written_as_the_peer_reads(sends: list[int | None], writes: list[str | int]) -> None:
+    """In their place between other lines, each byte once; all of it counts as private until it is taken."""
+    share = a_share(Limits())
+    sock, written = ScriptedSocket(sends), b""
+    conn = connection(sock, share)
+    for what in writes:
+        if isinstance(what, int):
+            written += listing_of(what).take_all()
+            conn.write_listing(listing_of(what))
+        else:
+            written += b"*** x\n" * 1000
+            conn.write_pieces([b"*** x\n" * 1000 if what == "bytes" else memoryview(b"*** x\n" * 1000)])
+        assert len(sock.sent) + conn.pending_bytes == len(written)
+        assert conn.undelivered.endswith(str(written[len(sock.sent) :].count(b"\n")))
+    while conn.pending_bytes:
+        assert len(sock.sent) + conn.pending_bytes == len(written)
+        assert conn.private_bytes == share.private_bytes <= conn.pending_bytes
+        conn.flush()
+    assert sock.sent == written
+    assert share.private_bytes == 0
+
+
+def test_a_listing_takes_memory_line_by_line() -> None:
+    """It is a tuple while nothing is read; only its first lines are bytes. Dropped, or cut short, it counts no more."""
+    share = a_share(Limits())
+    conn = connection(ScriptedSocket([None, 10, None]), share)
+    listing = listing_of(10_000)
+    size = len(listing)
+    conn.write_listing(listing)
+    assert pending_pieces(conn) == [listing]
+    assert (conn.pending_bytes, share.private_bytes) == (size, size)
+    assert listing.held_bytes < size / 2
+    conn.flush()
+    conn.flush()
+    first, rest = pending_pieces(conn)
+    assert (rest, len(first) + len(rest)) == (listing, size - 10)
+    assert isinstance(first, bytearray)
+    assert len(first) < 5000
+    conn.truncate()
+    assert share.private_bytes == conn.pending_bytes <= WRITE_BYTES
+    conn.close()
+    assert share.private_bytes == 0
 
 
 def test_nothing_to_write_costs_nothing() -> None:
@@ -220,3 +280,16 @@ def test_input_is_not_wanted_while_lines_wait(waits_for: str) -> None:
     login.is_waiting = False
     conn.release()
     assert conn.takes_input
+
+
+def test_a_member_whose_listing_waits_is_not_read() -> None:
+    """It asks for the next one when it has read this one."""
+    conn = connection(ScriptedSocket([None, None]))
+    conn.write_pieces([b"x"])
+    assert conn.interest == BOTH
+    conn.write_listing(listing_of(10_000))
+    assert conn.interest == selectors.EVENT_WRITE
+    conn.flush()
+    assert conn.interest == selectors.EVENT_WRITE
+    conn.flush()
+    assert (conn.pending_bytes, conn.interest) == (0, selectors.EVENT_READ)

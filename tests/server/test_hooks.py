@@ -32,6 +32,7 @@ from chatkit import (
     Welcome,
 )
 from chatkit.net.sockets import Address
+from chatkit.room import listing
 from chatkit.testing import ChatRoom
 from tests.helpers.peers import DEADLINE, Peer, assert_healthy
 from tests.helpers.servers import Serve
@@ -137,15 +138,18 @@ def heard(peer: Peer) -> bytes:
     """Return its lines up to the answer to a question: by then the room has heard everything from it."""
     peer.send(b"/who\n")
     received = [peer.line() + b"\n"]
-    while b" here: " not in received[-1]:
+    while b" here: " not in received[-1] and b'"more":false' not in received[-1]:
         received.append(peer.line() + b"\n")
     return b"".join(received)
 
 
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize("opening", [b"", b"/json\n", b"/json 0\n"])
-def test_stats_count_every_byte_and_delivery(serve: Serve, opening: bytes, threads: int) -> None:
+def test_stats_count_every_byte_and_delivery(
+    serve: Serve, opening: bytes, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Bytes are exactly those that the members received; a message counts once for each member but its sender."""
+    monkeypatch.setattr(listing, "MEMBERS_PER_LINE", 2)
     handler = Moderation()
     server = handler.server = serve(handler=handler, threads=threads).server
     with ExitStack() as stack:

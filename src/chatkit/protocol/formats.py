@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -15,11 +15,26 @@ from json.encoder import encode_basestring as quoted
 from typing import Any
 
 from chatkit.errors import ProtocolError
-from chatkit.events import Action, Error, Event, Gap, Joined, Left, Message, Notice, Private, Renamed, Synced, Welcome
+from chatkit.events import (
+    Action,
+    Error,
+    Event,
+    Gap,
+    Joined,
+    Left,
+    MemberInfo,
+    Members,
+    Message,
+    Notice,
+    Private,
+    Renamed,
+    Synced,
+    Welcome,
+)
 from chatkit.protocol.sanitize import clean
 
 # In the order of docs/protocol.md. The name of a type on the wire is the name of its class, in lower case.
-_EVENTS = (Welcome, Message, Action, Private, Notice, Error, Joined, Left, Renamed, Gap, Synced)
+_EVENTS = (Welcome, Message, Action, Private, Notice, Error, Joined, Left, Renamed, Gap, Synced, Members)
 TYPES: dict[str, Any] = {kind.__name__.lower(): kind for kind in _EVENTS}
 
 _SPOKEN = re.compile(r"([^\s:*]+)( \(private\))?: (.*)", re.DOTALL)
@@ -40,11 +55,24 @@ def _count(value: object) -> int:
     return value
 
 
+def _flag(value: object) -> bool:
+    if type(value) is not bool:
+        raise TypeError
+    return value
+
+
+def _members(value: object) -> tuple[MemberInfo, ...]:
+    if not isinstance(value, list):
+        raise TypeError
+    return tuple([MemberInfo(_text(each["name"]), _count(each["id"])) for each in value])
+
+
 def _seconds(value: str) -> float:
     return datetime.fromisoformat(value).astimezone(UTC).timestamp()  # OverflowError beyond the years of UTC
 
 
 _READ: dict[str, Callable[..., object]] = {"id": _count, "newest": _count, "missing": _count, "time": _seconds}
+_READ |= {"members": _members, "more": _flag}
 _READ |= dict.fromkeys(("sender", "text", "name", "old", "code", "epoch", "resume"), _text)
 # Fields that a server may leave out, and their values then.
 _OPTIONAL = {"resume": ""}
@@ -127,6 +155,8 @@ def _json_line(event: Event) -> str:
             f'{{"type":"{kind}","id":{event.id},"time":"{_timestamp(event.time)}",'
             f'"from":{quoted(event.sender)},"text":{quoted(event.text)}{_OWN if event.own else ""}}}\n'
         )
+    if isinstance(event, Members):
+        return members_line([member_entry(each.name, each.id) for each in event.members], more=event.more).decode()
     fields: dict[str, object] = {"type": kind}
     for name in event.__match_args__:
         value = getattr(event, name)
@@ -134,6 +164,21 @@ def _json_line(event: Event) -> str:
             continue
         fields[_key(name)] = _timestamp(value) if name == "time" else value
     return json.dumps(fields, ensure_ascii=False, separators=(",", ":")) + "\n"
+
+
+def member_entry(name: str, number: int) -> bytes:
+    """Return the JSON of one member."""
+    return f'{{"name":{quoted(name)},"id":{number}}}'.encode()
+
+
+def members_line(entries: Sequence[bytes], *, more: bool) -> bytes:
+    """Return a line of the answer to `/who` in JSON.
+
+    Args:
+        entries: the JSON of each member.
+        more: whether another line follows.
+    """
+    return b'{"type":"members","members":[%b],"more":%b}\n' % (b",".join(entries), b"true" if more else b"false")
 
 
 def _key(name: str) -> str:

@@ -11,6 +11,7 @@ from operator import itemgetter
 from chatkit.events import Error, Event, Message
 from chatkit.protocol.formats import TEXT, Format
 from chatkit.protocol.lines import Line
+from chatkit.room.listing import Listing
 from chatkit.room.members import Member
 
 
@@ -230,6 +231,10 @@ class Subscribe:
     after: int = 0
     upto: int = 0
     last: bytes = b""
+
+
+# The output of a room, in order: for all members, or for one of them.
+Item = Batch | Subscribe | Listing
 
 
 class BatchBuilder:

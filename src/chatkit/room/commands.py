@@ -88,6 +88,9 @@ def _help(turn: Turn, member: Member, argument: str) -> None:
 
 
 def _who(turn: Turn, member: Member, argument: str) -> None:
+    if member.json:
+        turn.list_members(member)
+        return
     number = len(turn.roster)
     names = ", ".join(other.name for other in turn.roster.first(MAX_NAMES_SHOWN))
     more = f" and {number - MAX_NAMES_SHOWN} more" if number > MAX_NAMES_SHOWN else ""

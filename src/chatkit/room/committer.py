@@ -25,7 +25,8 @@ from chatkit.events import Message
 from chatkit.history.base import History
 from chatkit.limits import Limits
 from chatkit.protocol.replies import NOT_KEPT
-from chatkit.room.batch import Batch, Subscribe
+from chatkit.room.batch import Batch, Item
+from chatkit.room.listing import Listing
 from chatkit.room.pages import PageRequest, Pages
 
 logger = logging.getLogger("chatkit")
@@ -45,7 +46,6 @@ READ_ATTEMPTS = 2
 # Maintenance waits this long after a commit, unless it is due earlier.
 PAUSE_SECONDS = 0.1
 
-Item = Batch | Subscribe
 FanOut = Callable[[Item], None]
 
 
@@ -348,7 +348,9 @@ class Committer:
 
 
 def _size(item: Item) -> int:
-    return ITEM_BYTES + (item.size if isinstance(item, Batch) else 0)
+    if isinstance(item, Batch):
+        return ITEM_BYTES + item.size
+    return ITEM_BYTES + (item.held_bytes if isinstance(item, Listing) else 0)
 
 
 def committer_of(history: str | PathLike[str] | History, limits: Limits, *, required: bool) -> Committer:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from chatkit.events import Event, Message
 from chatkit.protocol.formats import Format
+from chatkit.room.listing import Listing
 from chatkit.room.members import Member
 
 
@@ -66,4 +67,4 @@ class Leave:
     reason: str
 
 
-Entry = tuple[Member, Message] | Tell | Announce | Subscription | Sync | Leave
+Entry = tuple[Member, Message] | Tell | Announce | Subscription | Listing | Sync | Leave

@@ -8,7 +8,7 @@ from itertools import count, islice
 
 from chatkit.errors import JoinRefused, NameTaken
 from chatkit.limits import Limits
-from chatkit.protocol.formats import JSON, TEXT
+from chatkit.protocol.formats import JSON, TEXT, member_entry
 from chatkit.protocol.names import MAX_NAME_CHARACTERS, check_name, name_key
 from chatkit.protocol.replies import ADDRESS_FULL, ROOM_FULL
 
@@ -59,6 +59,8 @@ class Roster:
         self._by_key: dict[str, Member] = {}
         self._from_address: Counter[str] = Counter()
         self._hosts: dict[str, str] = {}  # one string for all members of one address, as long as there are some
+        self._entries: dict[Member, bytes] = {}  # their JSON, for answers to `/who`
+        self._entries_size = 0
         self._reserved = 0
         self._ids = count(1)
 
@@ -73,6 +75,10 @@ class Roster:
     def first(self, number: int) -> list[Member]:
         """Return the members that have had their names the longest. Call it under the room's lock."""
         return list(islice(self._by_key.values(), number))
+
+    def listed(self) -> tuple[tuple[bytes, ...], int]:
+        """Return (the JSON of each member, the number of its bytes), as `first`. Call it under the room's lock."""
+        return tuple(self._entries.values()), self._entries_size
 
     def find(self, name: str) -> Member | None:
         """Return the member of that name, ignoring case, or None; safe to call from any thread."""
@@ -105,12 +111,14 @@ class Roster:
         host, port = address
         member = Member(self._free_name(str(port)), (self._hosts[host], port), next(self._ids))
         self._by_key[member.name] = member
+        self._list(member)
         return member
 
     def remove(self, member: Member) -> None:
         """Remove a member; its name and place become free."""
         member.present = False
         del self._by_key[name_key(member.name)]
+        self._unlist(member)
         self._forget(member.address)
 
     def rename(self, member: Member, name: str) -> None:
@@ -146,8 +154,17 @@ class Roster:
 
     def _set_name(self, member: Member, name: str) -> None:
         del self._by_key[name_key(member.name)]
+        self._unlist(member)
         member.name = name
         self._by_key[name_key(name)] = member
+        self._list(member)
+
+    def _list(self, member: Member) -> None:
+        self._entries[member] = entry = member_entry(member.name, member.id)
+        self._entries_size += len(entry)
+
+    def _unlist(self, member: Member) -> None:
+        self._entries_size -= len(self._entries.pop(member))
 
     def _forget(self, address: tuple[str, int]) -> None:
         self._from_address[address[0]] -= 1

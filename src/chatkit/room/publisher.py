@@ -9,14 +9,15 @@ from typing import TYPE_CHECKING
 from chatkit.events import Synced, Welcome
 from chatkit.protocol.formats import TEXT
 from chatkit.protocol.replies import REPLAY_BEGINS, REPLAY_ENDS
-from chatkit.room.batch import Batch, BatchBuilder, Subscribe
+from chatkit.room.batch import Batch, BatchBuilder, Item, Subscribe
 from chatkit.room.entries import Announce, Entry, Leave, Subscription, Sync, Tell
+from chatkit.room.listing import Listing
 from chatkit.room.pages import Pages
 
 if TYPE_CHECKING:
     from chatkit.room.committer import Committer
 
-Inbox = Callable[[Batch | Subscribe], None]
+Inbox = Callable[[Item], None]
 
 
 class Publisher:
@@ -30,7 +31,7 @@ class Publisher:
     Attributes:
         newest_id: the last id that was given, 0 before the first.
         messages: the number of messages that were fanned out.
-        inboxes: called with each batch and each `Subscribe`, in order; they must not block.
+        inboxes: called with each batch, `Subscribe` and `Listing`, in order; they must not block.
         pages: earlier messages, for replays.
     """
 
@@ -100,6 +101,9 @@ class Publisher:
                 self._flush(builder)
                 self._subscribe(entry)
                 builder = BatchBuilder(self._reader_counts)
+            elif isinstance(entry, Listing):
+                builder = self._flush(builder)
+                self._hand_on(entry)
             else:
                 if separate and builder.has_messages:
                     builder = self._flush(builder)
@@ -149,14 +153,14 @@ class Publisher:
             self._hand_on(batch)
         return BatchBuilder(self._reader_counts)
 
-    def _hand_on(self, item: Batch | Subscribe) -> None:
+    def _hand_on(self, item: Item) -> None:
         """Fan out an item, after its messages are committed if there is a history."""
         if self._committer:
             self._committer.put(item)
         else:
             self._fan_out(item)
 
-    def _fan_out(self, item: Batch | Subscribe) -> None:
+    def _fan_out(self, item: Item) -> None:
         if isinstance(item, Batch) and item.messages:
             self.pages.append(item.messages)
             self.messages += len(item.messages)

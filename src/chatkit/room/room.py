@@ -57,7 +57,7 @@ class Room:
         return self.publisher.newest_id
 
     def add_inbox(self, inbox: Inbox) -> None:
-        """Call an inbox from now on with each batch, and with each `Subscribe` (a join or a switch to JSON).
+        """Call an inbox from now on with each batch, `Subscribe` (a join or a switch to JSON) and `Listing`.
 
         It must not block.
         """

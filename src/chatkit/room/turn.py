@@ -27,13 +27,15 @@ from chatkit.protocol.replies import (
 from chatkit.room.arrivals import Arrivals
 from chatkit.room.entries import Announce, Entry, Leave, Subscription, Sync, Tell
 from chatkit.room.hooks import HookFailed, Hooks
+from chatkit.room.listing import Listing
 from chatkit.room.members import Member, Roster
 from chatkit.room.publisher import Publisher
 from chatkit.room.resumes import Resumes
 
 SHUTDOWN = "shutdown"
 
-# The maximum of long answers to one member in one turn: a question has a few bytes, its answer may fill a screen.
+# The maximum of long answers to one member in one turn: a question has a few bytes, its answer may fill a screen. One
+# of several lines counts as so many; the first is always given.
 MAX_ANSWERS = 16
 
 
@@ -134,7 +136,7 @@ class Turn:
         self._entries.append(Tell(member, member.format, data))
 
     def may_answer(self, member: Member) -> bool:
-        """Tell whether the member may receive one more long answer in this turn, and count it."""
+        """Tell whether the member may receive one more long answer in this turn, and count it as one line."""
         self._answers[member] += 1
         return self._answers[member] <= MAX_ANSWERS
 
@@ -223,6 +225,15 @@ class Turn:
         self.announce_join(old)
         self.roster.exchange(old, new)
         self.arrivals.replace(new, old)
+
+    def list_members(self, member: Member) -> None:
+        """Answer a member that reads JSON with all members."""
+        listing = Listing(member, *self.roster.listed())
+        self._answers[member] += listing.lines - 1
+        if listing.lines == 1:
+            self.reply(member, listing.take())
+        else:
+            self._entries.append(listing)
 
     def sync(self, member: Member) -> None:
         """Answer a member with the newest id at this point."""

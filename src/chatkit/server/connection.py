@@ -32,6 +32,7 @@ from chatkit.server.throttle import Throttle
 if TYPE_CHECKING:
     from chatkit.net.transport import Transport
     from chatkit.room.batch import Piece
+    from chatkit.room.listing import Listing
     from chatkit.room.members import Member
     from chatkit.server.budget import Share
     from chatkit.server.login import PendingLogin
@@ -254,6 +255,13 @@ class Connection:
             sent = self._failed(error)
         return self.awaits_ack if sent == sum(map(len, pieces)) else self._keep(pieces, sent, is_shared=False)
 
+    def write_listing(self, listing: Listing) -> bool:
+        """Keep a listing pending, whose lines are made as the kernel takes them. Returns as `write`."""
+        if not (pending := self._pending_to_extend()):
+            return True
+        pending.append_listing(listing)
+        return False
+
     def flush(self) -> bool:
         """Write pending bytes, as far as the kernel takes them. Returns whether it took any."""
         self.write_at = math.inf
@@ -299,8 +307,10 @@ class Connection:
             return not self.peer_end
         if self.resume_at is not None or (self.login and self.login.is_waiting):
             return False
-        # While its own answers wait, it gets no more of them.
-        return not (self._pending and self._pending.private_bytes and self._share.budget.is_exceeded)
+        if not (self._pending and self._pending.private_bytes):
+            return True
+        # Its own answers wait: it gets no more of them while one is long, or all members' are too many.
+        return not (self._pending.listings or self._share.budget.is_exceeded)
 
     @property
     def interest(self) -> int:
@@ -364,13 +374,19 @@ class Connection:
 
     def _keep(self, pieces: Sequence[Piece], sent: int, *, is_shared: bool) -> bool:
         """Keep the rest of `pieces` after the first `sent` bytes. Returns whether nothing is pending."""
-        if self.state is ConnectionState.BROKEN or self.state is ConnectionState.ENDED:
+        if not (pending := self._pending_to_extend()):
             return True
+        pending.append(pieces, sent, is_shared=is_shared)
+        return False
+
+    def _pending_to_extend(self) -> Pending | None:
+        """Return the pending bytes, none perhaps, to add to them; None if nothing is written any more."""
+        if self.state is ConnectionState.BROKEN or self.state is ConnectionState.ENDED:
+            return None
         if not self._pending:
             self._pending = Pending(self._share)
             self.last_sent = time.monotonic()
-        self._pending.append(pieces, sent, is_shared=is_shared)
-        return False
+        return self._pending
 
     def _break(self) -> None:
         """Stop writing for good, and end the stream."""

@@ -16,6 +16,7 @@ from chatkit.protocol.formats import TEXT
 from chatkit.protocol.lines import Line
 from chatkit.protocol.replies import CUT_OFF
 from chatkit.room.batch import Received
+from chatkit.room.listing import Listing
 from chatkit.server.acknowledgements import Acknowledgements
 from chatkit.server.budget import Share
 from chatkit.server.connection import Connection
@@ -116,6 +117,12 @@ class Connections:
         """Write lines for one connection alone, in several pieces."""
         self.counters.sent_bytes += sum(map(len, pieces))
         if not connection.write_pieces(pieces):
+            self.note_write(connection)
+
+    def write_listing(self, connection: Connection, listing: Listing) -> None:
+        """Write a listing to one connection, as fast as it reads."""
+        self.counters.sent_bytes += len(listing)
+        if not connection.write_listing(listing):
             self.note_write(connection)
 
     def note_write(self, connection: Connection) -> None:

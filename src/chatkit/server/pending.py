@@ -6,6 +6,7 @@ from collections import deque
 from collections.abc import Sequence
 
 from chatkit.room.batch import Piece
+from chatkit.room.listing import Listing
 from chatkit.server.budget import Share
 
 # Small pieces are joined up to this, a copy of its own for each slow member: so it stays small.
@@ -28,19 +29,27 @@ class Pending:
     Operations: `append`, then `next_piece` and `advance` as the kernel takes them. Goal: a thousand slow members cost
     about as much memory as one, and memory is counted as it is held. Plan: bytes of shared batches stay references to
     them, unless they are a small part of one; everything else is copied into `bytearray`s, which are private and count
-    in the server's budget.
+    in the server's budget. So does a `Listing`, whose lines are made one by one as they become the first piece.
 
     Attributes:
         size: the number of bytes.
+        listings: the number of listings among them.
         private_bytes: how many of them no other member shares.
     """
 
-    __slots__ = ("_pieces", "_share", "private_bytes", "size")
+    __slots__ = ("_pieces", "_share", "listings", "private_bytes", "size")
 
     def __init__(self, share: Share) -> None:
-        self._pieces: deque[bytes | bytearray | memoryview] = deque()
+        self._pieces: deque[bytes | bytearray | memoryview | Listing] = deque()
         self._share = share
-        self.size = self.private_bytes = 0
+        self.size = self.private_bytes = self.listings = 0
+
+    def append_listing(self, listing: Listing) -> None:
+        """Append the lines of a listing."""
+        self._pieces.append(listing)
+        self.listings += 1
+        self.size += len(listing)
+        self._charge(len(listing))
 
     def append(self, pieces: Sequence[Piece], sent: int, *, is_shared: bool) -> None:
         """Append pieces, without the first `sent` bytes of them.
@@ -60,23 +69,24 @@ class Pending:
 
     def next_piece(self) -> bytes | bytearray | memoryview:
         """Return the first piece; small ones are joined, so that one write carries many."""
-        parts, size, private = [self._pieces.popleft()], 0, 0
+        parts, size = [self._pop()], 0
         size = len(parts[0])
         while self._pieces and size + len(self._pieces[0]) <= WRITE_BYTES:
-            parts.append(self._pieces.popleft())
+            parts.append(self._pop())
             size += len(parts[-1])
-        if len(parts) == 1:
-            self._pieces.appendleft(parts[0])
-        else:
+        first = parts[0]
+        if len(parts) > 1:
             private = sum([len(part) for part in parts if isinstance(part, bytearray)])
-            self._pieces.appendleft(bytearray().join(parts))
+            first = bytearray().join(parts)
             self._charge(size - private)
-        return self._pieces[0]
+        self._pieces.appendleft(first)
+        return first
 
     def advance(self, sent: int) -> None:
         """Drop bytes of the first piece, which the kernel has taken."""
         self.size -= sent
         piece = self._pieces[0]
+        assert not isinstance(piece, Listing)  # `next_piece` has taken its line
         if isinstance(piece, bytearray):
             self._charge(-sent)
             del piece[:sent]
@@ -102,7 +112,7 @@ class Pending:
             return True
         kept = bytearray()
         while self._pieces and len(kept) < sent + WRITE_BYTES:
-            kept += self._pieces.popleft()[: sent + WRITE_BYTES - len(kept)]
+            kept += self._pop()[: sent + WRITE_BYTES - len(kept)]
         self.clear()
         kept = kept[sent : kept.find(b"\n", sent) + 1]
         if kept:
@@ -114,23 +124,38 @@ class Pending:
         """Drop everything."""
         self._pieces.clear()
         self._charge(-self.private_bytes)
-        self.size = 0
+        self.size = self.listings = 0
 
     @property
     def lines(self) -> int:
         """The number of line ends, of the first COUNTED_BYTES at the most."""
         number, left = 0, COUNTED_BYTES
         for piece in self._pieces:
-            number += (bytes(piece[:left]) if isinstance(piece, memoryview) else piece).count(b"\n", 0, left)
+            if isinstance(piece, Listing):
+                number += piece.lines
+            else:
+                number += (bytes(piece[:left]) if isinstance(piece, memoryview) else piece).count(b"\n", 0, left)
             left -= len(piece)
             if left <= 0:
                 break
         return number
 
     @property
-    def pieces(self) -> list[bytes | bytearray | memoryview]:
+    def pieces(self) -> list[bytes | bytearray | memoryview | Listing]:
         """The pieces, in order."""
         return list(self._pieces)
+
+    def _pop(self) -> bytes | bytearray | memoryview:
+        """Remove the first piece, or the first line of a listing."""
+        piece = self._pieces.popleft()
+        if not isinstance(piece, Listing):
+            return piece
+        line = bytearray(piece.take())
+        if len(piece):
+            self._pieces.appendleft(piece)
+        else:
+            self.listings -= 1
+        return line
 
     def _append_private(self, data: Piece | bytearray) -> None:
         last = self._pieces[-1] if self._pieces else None

@@ -14,6 +14,7 @@ from functools import partial
 from chatkit.limits import Limits
 from chatkit.protocol.formats import TEXT
 from chatkit.room.batch import Batch, IdRange, Subscribe
+from chatkit.room.listing import Listing
 from chatkit.room.pages import PageRequest
 from chatkit.room.publisher import Publisher
 from chatkit.server.budget import Share
@@ -85,6 +86,15 @@ class Replay:
         self._newest_id = batch.newest_id or self._newest_id
         self._note_own(batch.sent_ids.get(self.member, ()))
         self._charge(sum([len(piece) for piece in pieces if isinstance(piece, bytes)]))
+
+    def hold_listing(self, listing: Listing) -> None:
+        """Hold the lines of a listing."""
+        if not self.leaving:
+            lines = listing.take_all()
+            self.held.append(lines)
+            self._ephemeral.append(lines)
+            self.held_bytes += len(lines)
+            self._charge(len(lines))
 
     def _note_own(self, sent: Iterable[IdRange]) -> None:
         """Note the ids of the member's own messages; ranges that follow each other are one."""
@@ -194,6 +204,14 @@ class Replays:
             self._subscribers.by_format[subscribe.format][member] = connection
         if is_new:
             self._connections.watch(connection)
+
+    def write_listing(self, connection: Connection, listing: Listing) -> None:
+        """Write a listing, after the replay if there is one."""
+        if connection.replay:
+            connection.replay.hold_listing(listing)
+            self._connections.touched[connection] = None
+        else:
+            self._connections.write_listing(connection, listing)
 
     def _holds_many_messages(self, replay: Replay) -> bool:
         """Tell whether more than half of the limit is held: the rest is for live batches after the replay."""

@@ -22,7 +22,8 @@ from chatkit.limits import Limits
 from chatkit.net.descriptors import MAX_ENDING
 from chatkit.net.sockets import LONGEST_WAIT_SECONDS, Address, Waker
 from chatkit.protocol.formats import TEXT
-from chatkit.room.batch import Batch, Encoded, Received, Subscribe
+from chatkit.room.batch import Batch, Encoded, Item, Received, Subscribe
+from chatkit.room.listing import Listing
 from chatkit.room.members import Member
 from chatkit.room.room import Room
 from chatkit.room.turn import SHUTDOWN
@@ -48,8 +49,10 @@ BACKLOG_SECONDS = 0.05
 
 Call = Callable[[], None]
 
-# For each member the points from which it receives batches: after how many batches, and how.
-Points = dict[Member, list[tuple[int, Subscribe | None]]]
+# For each member that doesn't simply receive all batches: after how many batches, and what comes there. It begins to
+# receive batches, or receives them in another format; it receives a listing; or (None) it receives no more.
+Point = tuple[int, Subscribe | Listing | None]
+Points = dict[Member, list[Point]]
 
 
 class Worker(threading.Thread):
@@ -82,7 +85,7 @@ class Worker(threading.Thread):
         self._room = room
         self._accept_waiting = accept_waiting
         self._failed = failed
-        self._inbox: deque[Batch | Subscribe | Call] = deque()
+        self._inbox: deque[Item | Call] = deque()
         self._selector = selectors.DefaultSelector()
         self._waker = Waker(self._selector)
         self.share = share or Budget(limits).share()
@@ -112,8 +115,8 @@ class Worker(threading.Thread):
         """Its counters."""
         return self._connections.counters
 
-    def post(self, item: Batch | Subscribe | Call) -> None:
-        """Put a batch, a subscription or a call into the inbox; safe from any thread, never blocks."""
+    def post(self, item: Item | Call) -> None:
+        """Put an item of the room's output or a call into the inbox; safe from any thread, never blocks."""
         self._inbox.append(item)
         if threading.get_ident() != self.ident:
             self._waker.wake()
@@ -265,7 +268,7 @@ class Worker(threading.Thread):
                 batches.append(item)
                 for member, _ in item.left:
                     points.setdefault(member, []).append((len(batches), None))
-            elif isinstance(item, Subscribe):
+            elif isinstance(item, Subscribe | Listing):
                 points.setdefault(item.member, []).append((len(batches), item))
             else:
                 self._deliver(batches, points)
@@ -277,7 +280,7 @@ class Worker(threading.Thread):
         """Write once to each member, however many batches there are.
 
         Args:
-            points: for the members that begin to receive, or receive in another format, or no more, from some batch on.
+            points: for the members that receive something else from some batch on.
         """
         if not batches and not points:
             return
@@ -326,7 +329,7 @@ class Worker(threading.Thread):
             if member in members and member not in points:
                 self._connections.write_pieces(members[member], lines.pieces_for(member))
 
-    def _deliver_in_parts(self, member: Member, points: list[tuple[int, Subscribe | None]], batch: Batch) -> None:
+    def _deliver_in_parts(self, member: Member, points: list[Point], batch: Batch) -> None:
         """Deliver to one member: up to each point as before, then as the point says.
 
         Later batches may lack its format, once it has left: it must not receive some of them and not others.
@@ -335,11 +338,14 @@ class Worker(threading.Thread):
         if not connection or connection.is_leaving:  # another worker's, or gone meanwhile
             return
         first = 0
-        for number, subscribe in points:
+        for number, item in points:
             self._deliver_parts(connection, member, batch, first, number)
-            if not subscribe:
+            if isinstance(item, Subscribe):
+                self._replays.begin(connection, item)
+            elif isinstance(item, Listing):
+                self._replays.write_listing(connection, item)
+            else:
                 return
-            self._replays.begin(connection, subscribe)
             first = number
         self._deliver_parts(connection, member, batch, first, None)
 
