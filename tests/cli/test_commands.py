@@ -10,11 +10,13 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -281,6 +283,44 @@ def test_faults_at_the_start(run: Run, serve: Serve) -> None:
         ("chat-client", "--host", "no.such.invalid"): f"{connect_to} no.such.invalid:12345: no such host",
     }.items():
         assert run(*command).ends() == (1, "", reason + "\n")
+
+
+# Runs chat-server as if there were no thread left for the one with the number argv[1].
+WITHOUT_THREADS = """
+import sys, threading
+from chatkit.cli.server.main import main
+
+def start_or_fail(thread):
+    begun.append(thread)
+    if len(begun) == int(sys.argv[1]):
+        raise RuntimeError("can't start new thread")
+    start(thread)
+
+begun, start, threading.Thread.start = [], threading.Thread.start, start_or_fail
+main(["--port", "0", "--history", sys.argv[2]], prog_name="chat-server")
+"""
+
+
+@pytest.mark.parametrize("number", range(1, 8))
+def test_a_server_without_threads(run: Run, tmp_path: Path, number: int) -> None:
+    """Whichever it lacks: one line, exit status 1, and the history is free."""
+    server = run(sys.executable, "-c", WITHOUT_THREADS, str(number), str(tmp_path / "chat.db"))
+    status, _, err = server.ends()
+    assert (status, err) == (1, "chat-server: can't start new thread\n")
+    assert [file.name for file in tmp_path.iterdir()] == ["chat.db"] * (number > 2)
+
+
+def test_a_server_without_descriptors(run: Run, tmp_path: Path) -> None:
+    """With too few of them, the last line says so, and there is no traceback."""
+    path = tmp_path / "chat.db"
+    for number, words in (
+        (8, f"Too many open files ({path}, SQLITE_CANTOPEN)"),
+        (14, "cannot start: Too many open files"),
+    ):
+        command = f'ulimit -n {number}; exec "{BIN}/chat-server" --port 0 --history "{path}"'
+        status, _, err = run(shutil.which("bash") or "bash", "-c", command).ends()
+        assert (status, err.splitlines()[-1]) == (1, f"chat-server: {words}")
+        assert err.count("\n") == 2, "and one that max_clients is 1"
 
 
 @pytest.mark.parametrize("usage", ["chat-server --port 65536", "chat-client --port x", "chat-client --nonsense"])

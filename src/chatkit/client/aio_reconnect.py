@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from contextlib import ExitStack
 
 from chatkit.client.aio_connection import AsyncConnection
 from chatkit.client.backoff import Backoff, is_final
@@ -60,10 +61,13 @@ class AsyncReconnectingConnection:
     async def connect(self) -> None:
         """Connect for the first time. Errors as for `AsyncClient.connect`."""
         assert self._connection
-        await self._connection.connect()
-        if self._closing:
-            raise closed_error()
-        self._resume(self._connection)
+        with ExitStack() as stack:
+            stack.callback(self._connection.stream.abort)
+            await self._connection.connect()
+            if self._closing:
+                raise closed_error()
+            self._resume(self._connection)
+            stack.pop_all()
 
     async def send(self, text: str) -> None:
         """Send one line, or queue it during an absence.

@@ -10,6 +10,7 @@ import selectors
 import socket
 import threading
 import time
+from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -57,18 +58,24 @@ class CancelToken:
         return self._is_set.wait(seconds)
 
     def __enter__(self) -> Self:
-        with self._lock:
+        with self._lock, ExitStack() as stack:
             self._pair = socket.socketpair()
+            stack.callback(self._close_pair)
             self._make_readable()
+            stack.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with self._lock:
-            for sock in self._pair or ():
-                sock.close()
-            self._pair = None
+            self._close_pair()
+
+    def _close_pair(self) -> None:
+        assert self._lock.locked()
+        for sock in self._pair or ():
+            sock.close()
+        self._pair = None
 
     def _make_readable(self) -> None:
         assert self._lock.locked()

@@ -102,13 +102,14 @@ class Client:
 
             state = ResumeState(max_line_bytes, password=password, name=name, after=after, epoch=epoch, queue=queue)
             self._connection = ReconnectingConnection(endpoint, state, max_line_bytes)
+            self._received = self._connection.received
         else:
             protocol = ClientProtocol(
                 max_line_bytes, password=password, name=name, events=events, after=after, epoch=epoch
             )
             self._connection = ClientConnection(endpoint, protocol)
+            self._received = protocol.received
         self._pid = os.getpid()
-        self._received = self._connection.received
         self._receiving = self._connection.receiving
 
     @property

@@ -6,7 +6,7 @@ import math
 import threading
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 from chatkit.client.backoff import Backoff, is_final
 from chatkit.client.cancel import Cancelled, CancelToken, late_error, lock_timeout
@@ -116,11 +116,15 @@ class ReconnectingConnection:
         self._max_line_bytes = max_line_bytes
         self._closing = False
         self._reconnector: Reconnector | None = None
-        self._connection: ClientConnection | None = ClientConnection(endpoint, state.next_protocol())
-        self.address = self._connection.address
         self._backoff = Backoff()
-        with self.receiving:
-            self._process(self._connection)
+        with ExitStack() as stack:
+            connection = ClientConnection(endpoint, state.next_protocol())
+            stack.callback(connection.discard)
+            self._connection: ClientConnection | None = connection
+            self.address = connection.address
+            with self.receiving:
+                self._process(connection)
+            stack.pop_all()
 
     @property
     def queued(self) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import selectors
 import socket
 import struct
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
 from chatkit.net.acknowledgements import HAS_TCP_INFO
@@ -128,11 +128,15 @@ class Waker:
     """
 
     def __init__(self, selector: selectors.BaseSelector) -> None:
-        self._reader, self._writer = socket.socketpair()
-        self._reader.setblocking(False)
-        self._writer.setblocking(False)
         self._awake = False
-        selector.register(self._reader, selectors.EVENT_READ, None)
+        with ExitStack() as stack:
+            self._reader, self._writer = socket.socketpair()
+            stack.enter_context(self._reader)
+            stack.enter_context(self._writer)
+            self._reader.setblocking(False)
+            self._writer.setblocking(False)
+            selector.register(self._reader, selectors.EVENT_READ, None)
+            self._resources = stack.pop_all()
 
     def wake(self) -> None:
         """Wake the thread; safe from any thread."""
@@ -163,5 +167,4 @@ class Waker:
         self._awake = False
 
     def close(self) -> None:
-        self._reader.close()
-        self._writer.close()
+        self._resources.close()

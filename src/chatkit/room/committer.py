@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import ExitStack
 from functools import partial
 from os import PathLike
 from queue import Empty, SimpleQueue
@@ -38,6 +39,7 @@ ITEM_BYTES = 500  # the memory of an item itself, without its content
 LOADED_BYTES = 1024 * 1024
 # `end` waits no longer than this for a history that already fails.
 HUNG_SECONDS = 0.1
+FAILED_START_SECONDS = 1.0  # for the end of the threads that were started
 # How often to retry after a failure; less often if it fails again within a minute, as on a disk that is nearly full.
 RETRY_SECONDS, LONGEST_RETRY_SECONDS = 1.0, 30.0
 CALM_SECONDS = 60.0
@@ -63,9 +65,9 @@ class JobThread(threading.Thread):
         return future
 
     def end(self, seconds: float) -> None:
-        """End after the queued jobs; return after `seconds` at the latest, even if one hangs."""
+        """End after the queued jobs, if it was started; return after `seconds` at the latest, even if one hangs."""
         self._jobs.put(None)
-        self.join(seconds)
+        _join(self, seconds)
 
     def run(self) -> None:
         while job := self._jobs.get():
@@ -74,6 +76,12 @@ class JobThread(threading.Thread):
                 future.set_result(call())
             except BaseException as error:
                 future.set_exception(error)
+
+
+def _join(thread: threading.Thread, seconds: float) -> None:
+    """Wait for the end of a thread, if it was started."""
+    if thread.is_alive():
+        thread.join(seconds)
 
 
 class HistoryReader:
@@ -136,6 +144,7 @@ class Committer:
         self._pages: Pages
         self._failed: Callable[[BaseException], None]
         self._newest_id = 0
+        self._is_open = False
         self._queue: SimpleQueue[Item | None] = SimpleQueue()
         self._put_bytes = self._taken_bytes = 0  # each has one writer: under the room's lock, and the thread
         self._thread = threading.Thread(target=self._run, name="chatkit-committer", daemon=True)
@@ -174,8 +183,19 @@ class Committer:
             HistoryError: the history can't be opened.
         """
         self._failed = failed
-        self.history.open()
-        self._newest_id = newest = self.history.newest_id
+        with ExitStack() as stack:
+            self.history.open()
+            self._is_open = True
+            stack.callback(self.end, FAILED_START_SECONDS)
+            self._newest_id = newest = self.history.newest_id
+            self._load(newest)
+            for thread in (self._writer, self._reader, self._thread):
+                thread.start()
+            stack.pop_all()
+            return newest
+
+    def _load(self, newest: int) -> None:
+        """Read the newest messages into memory."""
         self._pages.recent.newest_id = newest
         after = self.history.cursor_before_last(newest, self._limits.history_size)
         try:
@@ -184,23 +204,24 @@ class Committer:
                 after = messages[-1].id or newest
         except Exception as error:
             logger.error("only a part of the history could be loaded: %s", error)
-        for thread in (self._writer, self._reader, self._thread):
-            thread.start()
-        return newest
 
     def end(self, seconds: float) -> bool:
-        """Commit and fan out everything queued, and close the history, within `seconds`.
+        """Commit and fan out everything queued, and close the history, within `seconds`; also after half a start.
 
         Returns:
             Whether it had been started.
         """
-        until = time.monotonic() + seconds
-        if not self._writer.is_alive():
+        if not self._is_open:
             return False
+        self._is_open = False
+        until = time.monotonic() + seconds
         self._queue.put(None)
-        self._thread.join(seconds)
+        _join(self._thread, seconds)
         self._reader.begin_end()
-        self._writer.do(self._close)
+        if self._writer.is_alive():
+            self._writer.do(self._close)
+        else:
+            self._close()
         for thread in (self._writer, self._reader):
             thread.end(HUNG_SECONDS if self.failure else max(0.0, until - time.monotonic()))
         return True

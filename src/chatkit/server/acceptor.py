@@ -9,7 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 from chatkit.limits import Limits
 from chatkit.net.descriptors import EXHAUSTED, SpareDescriptor
@@ -44,10 +44,13 @@ def listen(host: str, port: int) -> socket.socket:
     candidates = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     family, *_, address = min(candidates, key=lambda info: info[0] != socket.AF_INET)
     dual = host == "::" and socket.has_dualstack_ipv6()
-    listener = socket.create_server(address, family=family, backlog=BACKLOG, dualstack_ipv6=dual)
-    listener.setblocking(False)
-    close_in_child(listener, socket.socket.close)
-    return listener
+    with ExitStack() as stack:
+        listener = socket.create_server(address, family=family, backlog=BACKLOG, dualstack_ipv6=dual)
+        stack.enter_context(listener)
+        listener.setblocking(False)
+        close_in_child(listener, socket.socket.close)
+        stack.pop_all()
+        return listener
 
 
 def prepare(sock: socket.socket, limits: Limits) -> None:
@@ -89,7 +92,6 @@ class Acceptor(threading.Thread):
         super().__init__(name="chatkit-acceptor", daemon=True)
         self._listener = listener
         self._limits = limits
-        self._spare = SpareDescriptor(listener.family)
         self._accepted = accepted
         self._failed = failed
         self._accepting = threading.Lock()
@@ -97,9 +99,14 @@ class Acceptor(threading.Thread):
         self._has_trouble = False
         self._trouble_until = 0.0
         self._refused = 0
-        self._selector = selectors.DefaultSelector()
-        self._waker = Waker(self._selector)
-        self._selector.register(listener, selectors.EVENT_READ)
+        with ExitStack() as stack:
+            self._spare = SpareDescriptor(listener.family)
+            stack.callback(self._spare.give)
+            self._selector = stack.enter_context(selectors.DefaultSelector())
+            self._waker = Waker(self._selector)
+            stack.callback(self._waker.close)
+            self._selector.register(listener, selectors.EVENT_READ)
+            self._resources = stack.pop_all()
 
     def run(self) -> None:
         try:
@@ -137,9 +144,7 @@ class Acceptor(threading.Thread):
 
     def release(self) -> None:
         """Free the selector, the waker and the spare descriptor, after the thread has ended."""
-        self._waker.close()
-        self._selector.close()
-        self._spare.give()
+        self._resources.close()
 
     def close_in_child(self) -> None:
         """Close a forked child's copies of the descriptors; see `listen` for the listener's."""

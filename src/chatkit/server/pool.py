@@ -6,6 +6,7 @@ import logging
 import socket
 import threading
 import time
+from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -86,18 +87,29 @@ class WorkerPool:
         return Counters.total(worker.counters for worker in self._workers)
 
     def start(self, listener: socket.socket) -> None:
-        """Start the threads; the acceptor owns `listener`."""
-        self._acceptor = acceptor = Acceptor(listener, self._limits, self._assign, self.fail)
-        for number in range(self._threads):
-            name, share = f"chatkit-worker-{number}", self._budget.share()
-            accept_waiting = acceptor.accept_waiting
-            worker = Worker(name, self._room, self._limits, accept_waiting, self.fail, self._auth, share)
-            worker.max_ending = max(1, ending_places() // self._threads)
-            self._workers.append(worker)
+        """Start the threads; the acceptor owns `listener`. If one can't be started, `end` ends the others."""
+        threads = self._make_threads(listener)
         close_in_child(self, WorkerPool.close_in_child)
         self._lifecycle.advance(ServerState.RUNNING)  # hooks may use the server from the first connection on
-        for thread in (*self._workers, acceptor):
+        for thread in threads:
             thread.start()
+
+    def _make_threads(self, listener: socket.socket) -> list[threading.Thread]:
+        """Make the workers and the acceptor: all of them, or none."""
+        with ExitStack() as stack:
+            acceptor = Acceptor(listener, self._limits, self._assign, self.fail)
+            stack.callback(acceptor.release)
+            workers = list[Worker]()
+            for number in range(self._threads):
+                name, share = f"chatkit-worker-{number}", self._budget.share()
+                accept_waiting = acceptor.accept_waiting
+                worker = Worker(name, self._room, self._limits, accept_waiting, self.fail, self._auth, share)
+                stack.callback(worker.release)
+                worker.max_ending = max(1, ending_places() // self._threads)
+                workers.append(worker)
+            self._acceptor, self._workers = acceptor, workers
+            stack.pop_all()
+            return [*workers, acceptor]
 
     def call_soon(self, call: Call) -> bool:
         """Have a worker make a call: the caller may be inside a hook, where the room's lock is held.
@@ -140,7 +152,7 @@ class WorkerPool:
         hard = max(deadline + 0.05 * grace, time.monotonic() + HARD_SECONDS)
         for worker in self._workers:
             _join(worker, hard)
-        self._room.publisher.end(max(0.05 * grace, deadline + 0.1 * grace - time.monotonic()))
+        self._room.publisher.end(max(HARD_SECONDS, deadline + 0.1 * grace - time.monotonic()))
         threads: list[Acceptor | Worker] = [acceptor, *self._workers]
         for thread in threads:
             if thread.is_alive():  # it may use its selector still

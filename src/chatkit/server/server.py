@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from os import PathLike
 from types import TracebackType
@@ -118,24 +118,21 @@ class Server:
         """
         if self._lifecycle.state is not ServerState.NEW:  # also for a hook, which would wait for itself below
             raise RuntimeError("a server starts once: create a new one")
-        with self._changing():
+        with self._changing(), ExitStack() as stack:
             if self._lifecycle.state is not ServerState.NEW:
                 raise RuntimeError("a server starts once: create a new one")
             self._lifecycle.advance(ServerState.STARTING)
-            listener = listen(*self._bind_to)
-            try:
-                self._address = two_tuple(listener.getsockname())
-                self._room.roster.max_clients = fit_to_fd_limit(self._limits.max_clients)
-                self._room.publisher.start(self._pool.fail)
-                self._call_on_listening()
-                self._pool.start(listener)
-                if self._is_interrupted:  # by a signal handler that has shut the server down
-                    self._pool.end(grace=0)
-            except BaseException:
+            listener = stack.enter_context(listen(*self._bind_to))
+            self._address = two_tuple(listener.getsockname())
+            self._room.roster.max_clients = fit_to_fd_limit(self._limits.max_clients)
+            self._room.publisher.start(self._pool.fail)
+            stack.callback(self._room.publisher.end, 1.0)
+            self._call_on_listening()
+            stack.callback(self._pool.end, grace=0)
+            self._pool.start(listener)
+            if self._is_interrupted:  # by a signal handler that has shut the server down
                 self._pool.end(grace=0)
-                self._room.publisher.end(1.0)
-                listener.close()
-                raise
+            stack.pop_all()
 
     def serve_forever(self, grace: float = 5.0) -> None:
         """Serve until another thread calls `shutdown`, or until an exception such as KeyboardInterrupt; then shut down.

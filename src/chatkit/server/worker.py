@@ -13,7 +13,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from itertools import accumulate
 
@@ -86,19 +86,22 @@ class Worker(threading.Thread):
         self._accept_waiting = accept_waiting
         self._failed = failed
         self._inbox: deque[Item | Call] = deque()
-        self._selector = selectors.DefaultSelector()
-        self._waker = Waker(self._selector)
         self.share = share or Budget(limits).share()
         self.max_ending = MAX_ENDING
-        self._connections = Connections(limits, self._selector, self.share)
-        self._subscribers = self._connections.subscribers
-        self._replays = Replays(room.publisher, limits, self._connections, self.post)
-        self._logins = Logins(room, limits, auth, self._connections, self.admit)
         self._pace = Pace()
         self._waiting: dict[Connection, None] = {}  # those that the last turn had no time for
         self._looked_at = -math.inf  # when the selector was asked last
         self._stopping: tuple[float, threading.Barrier] | None = None
-        room.add_inbox(self.post)
+        with ExitStack() as stack:
+            self._selector = stack.enter_context(selectors.DefaultSelector())
+            self._waker = Waker(self._selector)
+            stack.callback(self._waker.close)
+            self._connections = Connections(limits, self._selector, self.share)
+            self._subscribers = self._connections.subscribers
+            self._replays = Replays(room.publisher, limits, self._connections, self.post)
+            self._logins = Logins(room, limits, auth, self._connections, self.admit)
+            room.add_inbox(self.post)
+            self._resources = stack.pop_all()
 
     @property
     def load(self) -> int:
@@ -150,8 +153,7 @@ class Worker(threading.Thread):
     def release(self) -> None:
         """Free the connections, the waker and the selector, after every thread that may post has ended."""
         self._connections.close_all()
-        self._waker.close()
-        self._selector.close()
+        self._resources.close()
 
     def close_in_child(self) -> None:
         """Close a forked child's copies of the descriptors."""

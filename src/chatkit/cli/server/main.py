@@ -10,7 +10,7 @@ import sys
 import threading
 from dataclasses import fields
 from functools import partial
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
@@ -36,12 +36,14 @@ from chatkit.cli.server.options import (
 from chatkit.cli.server.transcript import LogPrinter, Printer, Transcript
 from chatkit.cli.signals import end_on_signals, reload_on_hangup
 from chatkit.history.base import HistoryError
-from chatkit.net.descriptors import raise_fd_limit
+from chatkit.net.descriptors import EXHAUSTED, raise_fd_limit
 from chatkit.net.sockets import host_and_port
 
 logger = logging.getLogger("chatkit")
 
 COMMAND = "chat-server"
+# The machine or the process has no more of these: the address isn't at fault.
+LACKING = {*EXHAUSTED, errno.ENOMEM, errno.ENOBUFS}
 # Together with Python's own exit, below the 5 s that an end may take.
 GRACE_SECONDS = 4.0
 END_SECONDS = 5.0  # then the process ends whatever hangs
@@ -85,7 +87,7 @@ def main(host: str, port: int, **options: Any) -> None:
     protection = make_protection(
         COMMAND, **{name: options.pop(name) for name in ("tls_cert", "tls_key", "tls_self_signed", "password_file")}
     )
-    out, err = Printer(sys.stdout), Printer(sys.stderr)
+    out, err = _printers()
     log = LogPrinter(err, COMMAND)
     try:
         options["history"] = make_history(COMMAND, options)
@@ -97,10 +99,10 @@ def main(host: str, port: int, **options: Any) -> None:
         server.serve_forever(GRACE_SECONDS)
     except KeyboardInterrupt:
         pass
+    except MemoryError:
+        fail(COMMAND, "not enough memory")
     except (OSError, UnicodeError) as error:
-        in_use = isinstance(error, OSError) and error.errno == errno.EADDRINUSE
-        hint = "is a server running already? --port 0 takes a free one" if in_use else ""
-        fail(COMMAND, f"cannot listen on {host_and_port((host, port))}: {reason(error)}", hint)
+        _fail_to_listen(host, port, error)
     except (HistoryError, RuntimeError) as error:
         fail(COMMAND, str(error))
     finally:
@@ -109,6 +111,23 @@ def main(host: str, port: int, **options: Any) -> None:
             logger.warning("up to %d lines of the transcript were not printed", out.dropped)
         logger.removeHandler(log)
         err.close(PRINT_SECONDS)
+
+
+def _printers() -> tuple[Printer, Printer]:
+    """Return the printers of stdout and stderr, or end the command with one line."""
+    try:
+        return Printer(sys.stdout), Printer(sys.stderr)
+    except RuntimeError as error:  # no thread is left
+        fail(COMMAND, str(error))
+
+
+def _fail_to_listen(host: str, port: int, error: OSError | UnicodeError) -> NoReturn:
+    """End the command with one line that says why the server can't listen, or can't start at all."""
+    code = error.errno if isinstance(error, OSError) else None
+    if code in LACKING:
+        fail(COMMAND, f"cannot start: {reason(error)}")
+    hint = "is a server running already? --port 0 takes a free one" if code == errno.EADDRINUSE else ""
+    fail(COMMAND, f"cannot listen on {host_and_port((host, port))}: {reason(error)}", hint)
 
 
 def _server(host: str, port: int, handler: Transcript, protection: Protection, **options: Any) -> Server:

@@ -8,7 +8,7 @@ import sqlite3
 import stat
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from urllib.parse import quote
 
@@ -32,6 +32,7 @@ SUFFIXES = ("", "-wal", "-shm", "-journal")
 # By suffix, which file it is; None if there is none.
 Inodes = dict[str, int | None]
 
+NEEDED_DESCRIPTORS = 8  # of two connections: the file, its log and its index, the folder
 OTHERS = 0o077  # the bits of a file's mode for all but its owner
 
 FOREIGN = "isn't a history of chatkit; choose another file"
@@ -60,10 +61,27 @@ def translate_errors(path: Path) -> Iterator[None]:
         name = getattr(error, "sqlite_errorname", "")
         if name.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")):
             raise DamagedHistory(f"{path} is damaged ({error})") from None
-        words = next((words for start, words in _REASONS.items() if name.startswith(start)), str(error))
-        raise HistoryError(f"{words} ({path}, {name or error})") from None
+        raise HistoryError(f"{_reason(name) or error} ({path}, {name or error})") from None
     except OSError as error:
         raise HistoryError(f"{path}: {os.strerror(error.errno) if error.errno else error}") from None
+
+
+def _reason(name: str) -> str | None:
+    """Return the reason for an error of SQLite, in words."""
+    if name.startswith(("SQLITE_CANTOPEN", "SQLITE_IOERR")) and (lacking := _lack_of_descriptors()):
+        return lacking
+    return next((words for start, words in _REASONS.items() if name.startswith(start)), None)
+
+
+def _lack_of_descriptors() -> str | None:
+    """Return why this process can't open as many files as SQLite needs; None if it can. SQLite itself doesn't say."""
+    try:
+        with ExitStack() as stack:
+            for _ in range(NEEDED_DESCRIPTORS):
+                stack.callback(os.close, os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+    except OSError as error:
+        return os.strerror(error.errno or 0)
+    return None
 
 
 def connect(path: str | Path, *, mode: str, busy_seconds: float = BUSY_SECONDS) -> sqlite3.Connection:

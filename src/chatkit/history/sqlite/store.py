@@ -9,7 +9,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from chatkit.events import Message
@@ -84,17 +84,16 @@ class SqliteHistory(History):
             HistoryError: another server has the file, it isn't a history of chatkit, a newer chatkit wrote it, or the
                 disk fails. Also for a damaged file, if one was put aside within the last minute.
         """
-        with translate_errors(self._path):
-            self._lock.acquire()
-        self._is_open, self._is_taken, self._clock = True, False, AgeClock()
-        try:
+        with ExitStack() as stack:
+            stack.callback(self.close)
+            self._is_open, self._is_taken, self._clock = True, False, AgeClock()
+            with translate_errors(self._path):
+                self._lock.acquire()
             try:
                 self._connect()
             except DamagedHistory as damaged:
                 self._put_aside(damaged)
-        except BaseException:
-            self.close()
-            raise
+            stack.pop_all()
 
     def append(self, messages: Sequence[Message]) -> None:
         """Commit all of these messages in one transaction, or none."""
@@ -153,7 +152,8 @@ class SqliteHistory(History):
         if not self._is_open:
             return
         with suppress(HistoryError), translate_errors(self._path):
-            self._check_lock()
+            if self._writer:
+                self._check_lock()
             if self._writer:
                 self._append_in_transaction(self._writer, (), self.newest_id)
         self._is_open = False  # from here on no method connects again
@@ -164,24 +164,23 @@ class SqliteHistory(History):
         """Open the file for writing. A file that is new to a running epoch goes on with the epoch and its ids."""
         with translate_errors(self._path):
             try:
-                writer = files.open_writer(self._path, self._lock, self._content, sync=self._sync)
-                try:
+                with ExitStack() as stack:
+                    writer = files.open_writer(self._path, self._lock, self._content, sync=self._sync)
+                    stack.callback(writer.close)
                     self._load_state(writer)
                     self._replace_reader()
-                except BaseException:
-                    writer.close()
-                    raise
+                    self._writer, self._maintenance = writer, Maintenance(writer, self._days, self._clock)
+                    stack.pop_all()
             finally:
                 self._inodes = files.inodes_of(self._path)
-            self._writer = writer
-            self._maintenance = Maintenance(writer, self._days, self._clock)
             return writer
 
     def _replace_reader(self) -> None:
         """Open the file for reading. Another read may have opened it as it was before."""
         with self._reader_lock:
-            if self._reader:
-                self._reader.close()
+            before, self._reader = self._reader, None
+            if before:
+                before.close()
             self._reader = files.open_reader(self._path)
 
     def _load_state(self, writer: sqlite3.Connection) -> None:
