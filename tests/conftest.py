@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -37,6 +38,14 @@ from tests.helpers.witness import Talk, Talker
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--kill-rounds", type=int, default=3, metavar="N", help="how often a test kills a server (3)")
     parser.addoption("--long-attacks", action="store_true", help="attack ten times as long, with every kind of members")
+
+
+def pytest_configure() -> None:
+    """Heed signals that were ignored when pytest started: the commands that the tests run would ignore them, too."""
+    for name in ("SIGINT", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, signal.default_int_handler)
 
 
 @pytest.fixture

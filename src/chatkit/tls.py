@@ -9,6 +9,7 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
+from secrets import token_hex
 
 
 def server_context(certificate: str | Path, key: str | Path | None = None) -> ssl.SSLContext:
@@ -162,8 +163,6 @@ def self_signed(path: Path) -> None:
     if path.exists():
         path.chmod(0o600)
         return
-    from tempfile import NamedTemporaryFile
-
     from cryptography import x509
     from cryptography.hazmat.primitives.asymmetric import ec
     from cryptography.hazmat.primitives.hashes import SHA256
@@ -177,8 +176,11 @@ def self_signed(path: Path) -> None:
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()) + certificate.public_bytes(Encoding.PEM)
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     # Under another name first, for this user only: a server that starts at the same time finds all of it or nothing.
-    with NamedTemporaryFile(dir=path.parent) as draft:
-        draft.write(pem)
-        draft.flush()
+    draft = path.with_name(f"{path.name}-{token_hex(8)}")
+    try:
+        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(pem)
         with suppress(FileExistsError):  # another server was faster; its file is used
-            os.link(draft.name, path)
+            os.link(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)

@@ -402,7 +402,11 @@ def measured(most: float) -> Iterator[None]:
     assert time.monotonic() - begun < most
 
 
-@pytest.mark.parametrize("numbers", [[signal.SIGINT], [signal.SIGTERM], [signal.SIGTERM, signal.SIGINT]])
+ENDS = [[signal.SIGINT], [signal.SIGTERM], [signal.SIGTERM, signal.SIGINT]]
+ENDS += [[getattr(signal, name)] for name in ("SIGBREAK",) if hasattr(signal, name)]
+
+
+@pytest.mark.parametrize("numbers", ENDS)
 def test_a_signal_ends_the_server(run: Run, numbers: list[int]) -> None:
     """All get the messages and an end of stream, also beside one that never reads; exit 0 in 5 s.
 

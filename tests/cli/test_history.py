@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import pty
@@ -255,6 +254,7 @@ def test_streams_that_are_closed(chat: Path, closed: str, status: int) -> None:
 
 def test_ctrl_c(run: Run, long_chat: Path) -> None:
     """Exit status 130, without a word, also while nobody reads what it prints."""
+    fcntl = pytest.importorskip("fcntl")
     reading, writing = os.pipe()
     fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, 4096)
     heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # what a shell starts in the background ignores it

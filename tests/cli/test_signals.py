@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import pty
 import shutil
@@ -15,7 +14,9 @@ from tests.helpers.commands import BIN, CONNECTED, DISCONNECTED, Run, Running, e
 from tests.helpers.marks import needs, over_tls
 from tests.helpers.peers import DEADLINE, Peer
 
-pytestmark = [pytest.mark.slow, needs(hasattr(signal, "SIGHUP"), "SIGHUP")]
+pytestmark = pytest.mark.slow
+
+fcntl = pytest.importorskip("fcntl")
 
 
 def server_that_ignores(run: Run, signals: str) -> tuple[Running, str]:

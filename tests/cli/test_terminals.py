@@ -25,6 +25,7 @@ from tests.helpers.servers import Serve
 
 pytestmark = pytest.mark.slow
 
+pytest.importorskip("fcntl")  # of the shell below
 pyte = pytest.importorskip("pyte", reason="pyte, the terminal emulator, is not installed")
 
 # What a shell is to its commands: it leads the terminal's session and outlives them. Without it the kernel would put

@@ -118,6 +118,7 @@ def test_a_missing_extra_is_one_line(run: Run, tmp_path: Path, own_data: Path) -
     assert not own_data.exists()
 
 
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="this system has no SIGHUP")
 def test_a_signal_loads_the_renewed_certificate(run: Run, papers: Papers, tmp_path: Path) -> None:
     """After SIGHUP newcomers get the new one; a broken file leaves it in use and says why; members stay."""
     path = tmp_path / "pem"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import asyncio
 import math
 import re
@@ -17,8 +18,19 @@ from typing import Any
 import pytest
 
 import chatkit
-from chatkit import AsyncClient, Client, ConnectionClosed, Event, Message, Notice, ProtocolError, Server, Welcome
-from chatkit.client import cancel, connection
+from chatkit import (
+    AsyncClient,
+    Client,
+    ConnectionClosed,
+    Disconnected,
+    Event,
+    Message,
+    Notice,
+    ProtocolError,
+    Server,
+    Welcome,
+)
+from chatkit.client import cancel, connection, reconnect
 from chatkit.net.sockets import QuietSocket
 from tests.helpers.aio import in_loop
 from tests.helpers.endless import WELCOME
@@ -53,6 +65,40 @@ def test_iteration_ends_with_the_conversation(serve: Serve) -> None:
         with pytest.raises(ConnectionClosed, match="the server ended the conversation") as caught:
             bob.receive()
         assert caught.value.clean
+
+
+@pytest.mark.usefixtures("never")
+@pytest.mark.parametrize("is_away", [False, True])
+def test_ctrl_c_where_no_signal_interrupts_a_wait(monkeypatch: pytest.MonkeyPatch, serve: Serve, is_away: bool) -> None:
+    """As on Windows: each wait of `receive` is short, and the interrupt is seen after it."""
+    for module in (cancel, reconnect):
+        monkeypatch.setattr(module, "LONGEST_WAIT_SECONDS", 0.01)
+    started, waiting = serve(), threading.Event()
+
+    class Telling(selectors.DefaultSelector):
+        def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+            waiting.set()
+            return super().select(timeout)
+
+    with Client(port=started.port, reconnect=is_away) as client:
+        if is_away:
+            assert isinstance(client.receive(DEADLINE), Welcome)
+            started.server.shutdown(0)
+            assert isinstance(client.receive(DEADLINE), Disconnected)
+        monkeypatch.setattr(selectors, "DefaultSelector", Telling)
+
+        def interrupt() -> None:
+            while not is_receiving(client):
+                pass
+            assert is_away or waiting.wait(DEADLINE)
+            _thread.interrupt_main()  # sets the flag that a signal sets, and interrupts nothing
+
+        thread, begun = threading.Thread(target=interrupt), time.monotonic()
+        thread.start()
+        with pytest.raises(KeyboardInterrupt):
+            client.receive(DEADLINE)
+        assert time.monotonic() - begun < DEADLINE / 2
+        thread.join()
 
 
 def test_send_eof_says_the_end_and_still_hears(serve: Serve) -> None:

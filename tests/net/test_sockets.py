@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from chatkit.net.sockets import Waker, host_and_port, plain_host, two_tuple
+from chatkit.net.sockets import Waker, host_and_port, listen_on, plain_host, two_tuple
 from tests.helpers.inside import waker_reading, waker_socket
 
 
@@ -64,3 +64,15 @@ def test_an_address_can_be_typed_as_it_is_printed(address: Any, printed: str) ->
     assert host_and_port(two_tuple(address)) == printed
     host, _, port = printed.rpartition(":")
     assert (plain_host(host), int(port)) == (plain_host(two_tuple(address)[0]), 1)
+
+
+@pytest.mark.parametrize("exclusive", [True, False])
+def test_a_port_is_for_one_program(monkeypatch: pytest.MonkeyPatch, exclusive: bool) -> None:
+    """Where the system has an option for it (Windows), it is set, and the one that would undo it isn't."""
+    if exclusive:
+        monkeypatch.setattr(socket, "SO_EXCLUSIVEADDRUSE", socket.SO_KEEPALIVE, raising=False)  # in its place
+    with listen_on(socket.AF_INET, ("127.0.0.1", 0), backlog=1, dual=False) as listener:
+        options = [listener.getsockopt(socket.SOL_SOCKET, each) for each in (socket.SO_KEEPALIVE, socket.SO_REUSEADDR)]
+        assert [bool(option) for option in options] == [exclusive, not exclusive]
+        with pytest.raises(OSError, match="in use"):
+            listen_on(socket.AF_INET, listener.getsockname(), backlog=1, dual=False)

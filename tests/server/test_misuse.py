@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import resource
 import socket
 import threading
 from contextlib import suppress
@@ -131,6 +130,7 @@ def test_a_start_that_failed_is_no_start() -> None:
 
 def test_too_few_descriptors_to_start() -> None:
     """`start` raises, and leaves nothing open and nothing running."""
+    resource = pytest.importorskip("resource")
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with socket.socket() as probe:
         resource.setrlimit(resource.RLIMIT_NOFILE, (probe.fileno() + 30, hard))

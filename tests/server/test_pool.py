@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
-from contextlib import suppress
+from contextlib import ExitStack, closing, suppress
 
 import pytest
 
 from chatkit import Limits, Server
+from chatkit.net.sockets import WATCHED_SOCKETS
 from chatkit.room.room import Room
 from chatkit.server import pool
 from tests.helpers.inside import interrupt_starts, workers_of
-from tests.helpers.peers import DEADLINE, Peer
+from tests.helpers.peers import DEADLINE, Peer, assert_healthy
 from tests.helpers.servers import Serve
 
 
@@ -99,3 +101,32 @@ def test_few_connections_are_kept_after_their_end(serve: Serve, monkeypatch: pyt
         talker.pass_over(b"synced")
     (worker,) = workers_of(started.server)
     assert worker.load <= 2 + 4
+
+
+def test_members_fit_into_the_selectors(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """On systems whose selector watches few sockets, each worker has few members. Those that are about to end count."""
+    monkeypatch.setattr(pool, "WORKER_MEMBERS", 2)
+    monkeypatch.setattr(pool, "WORKER_CONNECTIONS", 3)
+    with (
+        Server(port=0, threads=2, limits=Limits(max_clients=100, drain_seconds=DEADLINE)) as server,
+        ExitStack() as stack,
+    ):
+        assert "max_clients is 4, not 100: each worker watches 2 (--threads)" in caplog.text
+        members = [stack.enter_context(closing(Peer(server.port))) for _ in range(4)]
+        for _ in range(5):
+            refused = stack.enter_context(closing(Peer(server.port)))
+            assert refused.rest() == b"*** the room is full\n"
+            assert max(worker.load for worker in workers_of(server)) <= 3
+        assert_healthy(*members[:2])
+
+
+@pytest.mark.skipif(sys.maxsize == WATCHED_SOCKETS, reason="selectors of this system have no bound")
+def test_more_peers_than_a_selector_watches(serve: Serve) -> None:
+    """Those that fit are in the room, the others are told; the room goes on."""
+    started = serve()
+    members = started.peers(pool.WORKER_MEMBERS)
+    for _ in members:
+        started.events.wait_for("join")
+    for _ in range(WATCHED_SOCKETS):
+        assert started.peer().rest() == b"*** the room is full\n"
+    assert_healthy(*members[:2])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import resource
 import zlib
 from collections import defaultdict
 from collections.abc import Iterator
@@ -42,6 +41,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(params=KINDS)
 def attack(request: pytest.FixtureRequest, run: Run, tmp_path: Path, certificate: Path) -> Iterator[Attack]:
     """A chat-server to attack, once `attack.start(*options)` was called; thousands of sockets are allowed."""
+    resource = pytest.importorskip("resource")
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(20_000, hard), hard))
     attack = Attack(request.param, run, tmp_path, certificate, request.config.getoption("--long-attacks"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import resource
 import shutil
 import signal
 import socket
@@ -24,6 +23,8 @@ from tests.helpers.commands import BIN, Run, start_server
 from tests.helpers.peers import DEADLINE, Peer, assert_healthy
 from tests.helpers.processes import cpu_seconds, linux, resident_kib
 from tests.helpers.servers import Serve
+
+resource = pytest.importorskip("resource")
 
 pytestmark = pytest.mark.slow
 

@@ -102,8 +102,9 @@ def complain(command: str, problem: str) -> None:
 
 def abandon(stream: TextIO) -> None:
     """Discard the stream's buffer. At its exit Python would try to write it once more, and perhaps wait for ever."""
-    _, nowhere = os.pipe()  # which takes more than a buffer; a container may lack /dev/null
-    os.dup2(nowhere, stream.fileno())
+    _, writer = os.pipe()  # which takes more than a buffer, while its reader is open; a container may lack /dev/null
+    os.dup2(writer, stream.fileno())
+    os.close(writer)
 
 
 def reason(error: OSError | UnicodeError) -> str:

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
-from errno import ECONNREFUSED, EINPROGRESS
+from errno import ECONNREFUSED, EINPROGRESS, EWOULDBLOCK
 from typing import TYPE_CHECKING
 
 from chatkit.client.cancel import CancelToken, check, deadline_of, lock_timeout, wait
@@ -335,7 +335,7 @@ def connect(endpoint: Endpoint, cancel: CancelToken | None) -> socket.socket:
             with closed_on_failure(sock):
                 sock.setblocking(False)
                 code = sock.connect_ex(address)
-                if code == EINPROGRESS:
+                if code in (EINPROGRESS, EWOULDBLOCK):  # the latter on Windows
                     wait(sock, selectors.EVENT_WRITE, deadline_of(endpoint.timeout), cancel)
                     code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
                 if code:

@@ -9,12 +9,13 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 
 from chatkit.client.backoff import Backoff, is_final
-from chatkit.client.cancel import Cancelled, CancelToken, late_error, lock_timeout
+from chatkit.client.cancel import Cancelled, CancelToken, is_over, late_error, lock_timeout
 from chatkit.client.connection import ClientConnection, Endpoint
 from chatkit.client.protocol import closed_error
 from chatkit.client.resume import MAX_WAITING_EVENTS, ResumeState, left_error
 from chatkit.errors import ChatError
 from chatkit.events import Event
+from chatkit.net.sockets import LONGEST_WAIT_SECONDS
 from chatkit.protocol.lines import encode_line, is_exit
 
 # The only step of the thread that can't be cancelled is the look-up of a host's name.
@@ -159,9 +160,9 @@ class ReconnectingConnection:
         if connection:
             connection.read(deadline)
             self._process(connection)
-        elif self._changed.wait(None if deadline is None else lock_timeout(deadline)):
+        elif self._changed.wait(min(LONGEST_WAIT_SECONDS, math.inf if deadline is None else lock_timeout(deadline))):
             self._changed.clear()
-        else:
+        elif is_over(deadline):
             raise late_error()
 
     def send_eof(self) -> None:

@@ -6,8 +6,12 @@ import errno
 import logging
 import math
 import socket
-import sys
 from contextlib import suppress
+
+try:
+    import resource
+except ImportError:  # Windows: there is no limit
+    resource = None  # type: ignore[assignment]
 
 logger = logging.getLogger("chatkit")
 
@@ -16,17 +20,22 @@ RESERVED = 32
 # Connections that are about to end: of members that have left, of refused peers. At the most an eighth of the limit.
 MAX_ENDING = 256
 
-EXHAUSTED = {errno.EMFILE, errno.ENFILE}
+# Where sockets have errors of their own (Windows), the last one is theirs.
+EXHAUSTED = {errno.EMFILE, errno.ENFILE, getattr(errno, "WSAEMFILE", errno.EMFILE)}
+
+# macOS calls the limit infinite, and takes no more than this (OPEN_MAX).
+MOST_DESCRIPTORS = 10_240
 
 
 def raise_fd_limit() -> None:
     """Raise the descriptor limit of this process as far as the system allows, if there is a limit."""
-    if sys.platform != "win32":
-        import resource
-
-        _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        with suppress(ValueError, OSError):  # some systems say "unlimited" and mean less
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    if not resource:
+        return
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    for limit in (hard, MOST_DESCRIPTORS):
+        with suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
+            return
 
 
 def ending_places() -> int:
@@ -44,10 +53,8 @@ def fit_to_fd_limit(clients: int) -> int:
 
 def _limit() -> float:
     """Return how many descriptors this process may have."""
-    if sys.platform == "win32":
+    if not resource:
         return math.inf
-    import resource
-
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return math.inf if soft == resource.RLIM_INFINITY else soft
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import selectors
+import signal
 import socket
 import struct
+import sys
 from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -65,8 +67,12 @@ def host_and_port(address: Address) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-# Selectors refuse to wait for more than some weeks; waking up once an hour costs nothing.
-LONGEST_WAIT_SECONDS = 3600.0
+# Selectors refuse to wait for more than some weeks; waking up once an hour costs nothing. Where no signal interrupts a
+# wait (Windows), Ctrl-C is seen after it.
+LONGEST_WAIT_SECONDS = 3600.0 if hasattr(signal, "siginterrupt") else 1.0
+
+# The sockets that one selector can watch: `select` on Windows has a bound (FD_SETSIZE), the others have none.
+WATCHED_SOCKETS = 512 if issubclass(selectors.DefaultSelector, selectors.SelectSelector) else sys.maxsize
 
 
 # The kernel counts these times in 16 bits.
@@ -87,6 +93,7 @@ def keep_alive(sock: socket.socket, silent_seconds: float, unacknowledged_second
     options = [
         (socket.SOL_SOCKET, "SO_KEEPALIVE", 1),
         (socket.IPPROTO_TCP, "TCP_KEEPIDLE", max(1, silent // 2)),
+        (socket.IPPROTO_TCP, "TCP_KEEPALIVE", max(1, silent // 2)),  # the same, on macOS
         (socket.IPPROTO_TCP, "TCP_KEEPINTVL", max(1, silent // 6)),
         (socket.IPPROTO_TCP, "TCP_KEEPCNT", 3),
     ]
@@ -97,6 +104,32 @@ def keep_alive(sock: socket.socket, silent_seconds: float, unacknowledged_second
     for level, name, value in options:
         with suppress(OSError, AttributeError):  # not every system has each; some refuse when the peer is gone
             sock.setsockopt(level, getattr(socket, name), value)
+
+
+def listen_on(family: int, address: tuple[Any, ...], *, backlog: int, dual: bool) -> socket.socket:
+    """Return a listening, non-blocking socket.
+
+    Args:
+        dual: whether an IPv6 socket accepts IPv4 peers, too.
+
+    Raises:
+        OSError: the port can't be used.
+    """
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        # On Windows SO_REUSEADDR lets another program take the port, too. Elsewhere it doesn't, and without it the
+        # connections of an earlier server (TIME_WAIT) keep the port.
+        exclusive = getattr(socket, "SO_EXCLUSIVEADDRUSE", None)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR if exclusive is None else exclusive, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, not dual)
+        listener.bind(address)
+        listener.listen(backlog)
+        listener.setblocking(False)
+    except BaseException:
+        listener.close()
+        raise
+    return listener
 
 
 def reset_on_close(sock: socket.socket | Transport) -> None:

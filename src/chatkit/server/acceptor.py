@@ -14,7 +14,7 @@ from contextlib import ExitStack, suppress
 from chatkit.limits import Limits
 from chatkit.net.descriptors import EXHAUSTED, SpareDescriptor
 from chatkit.net.forks import close_in_child
-from chatkit.net.sockets import NO_SIGNAL, Address, Waker, keep_alive, plain_host, two_tuple
+from chatkit.net.sockets import NO_SIGNAL, Address, Waker, keep_alive, listen_on, plain_host, two_tuple
 from chatkit.net.transport import PlainTransport
 from chatkit.protocol.replies import NO_DESCRIPTOR
 
@@ -45,9 +45,7 @@ def listen(host: str, port: int) -> socket.socket:
     family, *_, address = min(candidates, key=lambda info: info[0] != socket.AF_INET)
     dual = host == "::" and socket.has_dualstack_ipv6()
     with ExitStack() as stack:
-        listener = socket.create_server(address, family=family, backlog=BACKLOG, dualstack_ipv6=dual)
-        stack.enter_context(listener)
-        listener.setblocking(False)
+        listener = stack.enter_context(listen_on(family, address, backlog=BACKLOG, dual=dual))
         close_in_child(listener, socket.socket.close)
         stack.pop_all()
         return listener

@@ -23,6 +23,10 @@ from enum import IntEnum
 # that means it twice needs longer.
 SECOND_SIGNAL_SECONDS = 0.5
 
+# The handler of a signal that comes just before a wait is called after it; on Windows, that of one during the wait,
+# too. So no wait of the main thread is longer.
+SIGNAL_SECONDS = 1.0
+
 
 class ServerState(IntEnum):
     """The states, in order."""
@@ -84,7 +88,7 @@ def finish(end: Callable[[], None]) -> None:
         return
     while not done.is_set():
         try:
-            done.wait()
+            done.wait(SIGNAL_SECONDS)
         except KeyboardInterrupt as error:
             if time.monotonic() > until:
                 raise

@@ -14,8 +14,9 @@ from chatkit.errors import JoinRefused
 from chatkit.limits import Limits
 from chatkit.net.descriptors import ending_places
 from chatkit.net.forks import close_in_child
-from chatkit.net.sockets import Address
+from chatkit.net.sockets import WATCHED_SOCKETS, Address
 from chatkit.net.transport import PlainTransport
+from chatkit.protocol.replies import ROOM_FULL
 from chatkit.room.room import Room
 from chatkit.server.acceptor import Acceptor, turn_away
 from chatkit.server.budget import Budget, Share
@@ -32,6 +33,11 @@ if TYPE_CHECKING:
 FAILED_GRACE_SECONDS = 1.0
 # A thread that is asked to end has at least so long, whatever the grace; it takes milliseconds.
 HARD_SECONDS = 0.5
+
+# The connections that a worker's selector can watch, beside its waker; and the members among them: connections that are
+# about to end need places, too.
+WORKER_CONNECTIONS = WATCHED_SOCKETS - 1
+WORKER_MEMBERS = WORKER_CONNECTIONS // 4 * 3
 
 logger = logging.getLogger("chatkit")
 
@@ -86,6 +92,14 @@ class WorkerPool:
         """The sum of all workers' counters."""
         return Counters.total(worker.counters for worker in self._workers)
 
+    def fit(self, clients: int) -> int:
+        """Return how many of `clients` members the workers can watch. Log a warning if someone has asked for more."""
+        fit = min(clients, self._threads * WORKER_MEMBERS)
+        if fit < clients != Limits().max_clients:
+            words = "max_clients is %d, not %d: each worker watches %d (--threads)"
+            logger.warning(words, fit, clients, WORKER_MEMBERS)
+        return fit
+
     def start(self, listener: socket.socket) -> None:
         """Start the threads; the acceptor owns `listener`. If one can't be started, `end` ends the others."""
         threads = self._make_threads(listener)
@@ -105,7 +119,7 @@ class WorkerPool:
                 accept_waiting = acceptor.accept_waiting
                 worker = Worker(name, self._room, self._limits, accept_waiting, self.fail, self._auth, share)
                 stack.callback(worker.release)
-                worker.max_ending = max(1, ending_places() // self._threads)
+                worker.max_ending = max(1, min(ending_places() // self._threads, WORKER_CONNECTIONS // 4))
                 workers.append(worker)
             self._acceptor, self._workers = acceptor, workers
             stack.pop_all()
@@ -174,6 +188,9 @@ class WorkerPool:
             sock.close()
             return
         worker = min(self._workers, key=lambda worker: worker.load)
+        if worker.load >= WORKER_CONNECTIONS:
+            turn_away(sock, ROOM_FULL)
+            return
         connection = self._connection(sock, worker.share)
         try:
             self._room.reserve(address)

@@ -25,7 +25,7 @@ from chatkit.room.members import Member
 from chatkit.room.publisher import Publisher
 from chatkit.room.room import Room
 from chatkit.server.acceptor import listen
-from chatkit.server.lifecycle import Lifecycle, ServerState, finish
+from chatkit.server.lifecycle import SIGNAL_SECONDS, Lifecycle, ServerState, finish
 from chatkit.server.login import PasswordAuth
 from chatkit.server.pool import WorkerPool
 from chatkit.server.stats import Stats
@@ -33,8 +33,6 @@ from chatkit.server.stats import Stats
 if TYPE_CHECKING:
     import ssl
 
-# The handler of a signal that comes just before a wait is called after it. So no wait of `serve_forever` is longer.
-SIGNAL_SECONDS = 1.0
 
 # Threads can't be waited for much longer.
 LONGEST_GRACE_SECONDS = threading.TIMEOUT_MAX / 2
@@ -124,7 +122,7 @@ class Server:
             self._lifecycle.advance(ServerState.STARTING)
             listener = stack.enter_context(listen(*self._bind_to))
             self._address = two_tuple(listener.getsockname())
-            self._room.roster.max_clients = fit_to_fd_limit(self._limits.max_clients)
+            self._room.roster.max_clients = fit_to_fd_limit(self._pool.fit(self._limits.max_clients))
             self._room.publisher.start(self._pool.fail)
             stack.callback(self._room.publisher.end, 1.0)
             self._call_on_listening()

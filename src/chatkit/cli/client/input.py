@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import selectors
+import sys
 import threading
 from collections import deque
 
@@ -85,14 +85,17 @@ class InputThread(threading.Thread):
         return f"; {number} lines of input were not sent" if number else ""
 
     def _read(self) -> bytes:
+        if sys.stdin is None:
+            return b""
+        raw = getattr(
+            sys.stdin.buffer, "raw", sys.stdin.buffer
+        )  # on Windows it gives UTF-8, and the descriptor doesn't
         try:
-            while True:
-                try:
-                    return os.read(0, READ_BYTES)
-                except BlockingIOError:  # another process made it non-blocking
-                    with selectors.DefaultSelector() as selector:
-                        selector.register(0, selectors.EVENT_READ)
-                        selector.select()
+            while (data := raw.read(READ_BYTES)) is None:  # another process made it non-blocking
+                with selectors.DefaultSelector() as selector:
+                    selector.register(0, selectors.EVENT_READ)
+                    selector.select()
+            return bytes(data)
         except OSError as error:
             complain(CHAT_CLIENT, f"cannot read the input: {reason(error)}")
             return b""

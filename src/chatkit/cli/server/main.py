@@ -5,9 +5,9 @@ from __future__ import annotations
 import errno
 import logging
 import os
-import select
 import sys
 import threading
+from contextlib import suppress
 from dataclasses import fields
 from functools import partial
 from typing import Any, NoReturn
@@ -143,9 +143,18 @@ def _server(host: str, port: int, handler: Transcript, protection: Protection, *
 
 def _end_by_force() -> None:
     """End the process whatever hangs; say so, unless standard error is full."""
-    if select.select([], [2], [], 0)[1]:
-        os.write(2, f"{COMMAND}: the end took longer than {END_SECONDS:g} seconds, so it was forced\n".encode())
-    os._exit(1)
+    words = f"{COMMAND}: the end took longer than {END_SECONDS:g} seconds, so it was forced\n".encode()
+    try:
+        writer = threading.Thread(target=_write_words, args=(words,), daemon=True)
+        writer.start()
+        writer.join(PRINT_SECONDS)
+    finally:
+        os._exit(1)
+
+
+def _write_words(words: bytes) -> None:
+    with suppress(OSError):
+        os.write(2, words)
 
 
 def _start_watchdog() -> None:

@@ -78,7 +78,7 @@ def _lack_of_descriptors() -> str | None:
     try:
         with ExitStack() as stack:
             for _ in range(NEEDED_DESCRIPTORS):
-                stack.callback(os.close, os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+                stack.callback(os.close, os.open(os.devnull, os.O_RDONLY))
     except OSError as error:
         return os.strerror(error.errno or 0)
     return None
@@ -159,13 +159,13 @@ def create_if_missing(path: Path, lock: NameLock) -> None:
     unfinished = Path(f"{path}-new")
     lock.check()
     unfinished.unlink(missing_ok=True)
-    os.close(os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+    os.close(os.open(unfinished, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
     connection = connect(unfinished, mode="rw")
     try:
         queries.create(connection, os.urandom(8).hex())
         connection.close()
         lock.check()
-        os.rename(unfinished, path)
+        os.replace(unfinished, path)
     except BaseException:
         connection.close()
         if lock.is_held:
@@ -221,7 +221,7 @@ def put_aside(path: Path, inodes: Inodes, lock: NameLock) -> Path:
         aside = Path(f"{stem}-{number}")
     for suffix in SUFFIXES:
         if _is_ours(path, suffix, inodes, lock):
-            os.rename(f"{path}{suffix}", f"{aside}{suffix}")
+            os.replace(f"{path}{suffix}", f"{aside}{suffix}")
     return aside
 
 
@@ -235,7 +235,7 @@ def remove_log(path: Path, inodes: Inodes, lock: NameLock) -> None:
         if not _is_ours(path, suffix, inodes, lock):
             continue
         if suffix == "-wal" and size_of(beside):
-            os.rename(beside, f"{path}.removed-{time.time_ns()}-wal")
+            os.replace(beside, f"{path}.removed-{time.time_ns()}-wal")
         else:
             beside.unlink()
 

@@ -11,7 +11,6 @@ A file that has two names at once is refused: each would have a log of its own.
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import stat
 import struct
@@ -19,7 +18,13 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from chatkit.history.base import HistoryError
+from chatkit.history.sqlite.locking import lock_now
 from chatkit.net.forks import close_in_child
+
+try:
+    import fcntl
+except ImportError:  # Windows: a file that is open has its name, and no other server can open it under another one
+    fcntl = None  # type: ignore[assignment]
 
 # The lock of a descriptor on a part of its file, which only Linux has: fcntl(2), "Open file description locks". On BSD,
 # macOS and NFS flock would lock SQLite out. A POSIX lock ends when any other descriptor of the file is closed.
@@ -41,7 +46,7 @@ def _taken(path: Path) -> TakenHistory:
 class NameLock:
     """The lock of a history's name. While `is_held`, no other server acts on the files of this name.
 
-    The lock is one of the kernel (flock), so it ends with the process. It locks the lock file, not its name: once that
+    The lock is one of the kernel, so it ends with the process. It locks the lock file, not its name: once that
     is removed, another server can lock a new one. So no file is renamed, removed or written before a look at `is_held`.
     """
 
@@ -63,16 +68,17 @@ class NameLock:
             TakenHistory: another server has locked it.
             HistoryError: it can't be locked here.
         """
+        close_in_child(self, NameLock._close)
         while not self._try():
             pass
 
     def _try(self) -> bool:
         """Lock the lock file. Return False if its last owner has just removed it: then it locks nothing."""
         with ExitStack() as stack:
-            descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT, 0o600)
             stack.callback(os.close, descriptor)
             try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock_now(descriptor)
             except BlockingIOError:
                 raise _taken(self._path) from None
             except OSError as error:
@@ -83,7 +89,6 @@ class NameLock:
             self._close()
             self._descriptor, self._inode = descriptor, inode
             stack.pop_all()
-            close_in_child(self, NameLock._close)
             return True
 
     def check(self) -> None:
@@ -128,17 +133,17 @@ class ContentLock:
             HistoryError: it can't be locked here.
             OSError: it can't be opened for reading and writing.
         """
+        close_in_child(self, ContentLock.release)
         if self._descriptor is not None and os.fstat(self._descriptor).st_ino == inode_of(path):
             return
         with ExitStack() as stack:
-            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            descriptor = os.open(path, os.O_RDWR)
             stack.callback(os.close, descriptor)
             if not _lock_place(descriptor, path):
                 raise _taken(path)
             self.release()
             self._descriptor = descriptor
             stack.pop_all()
-            close_in_child(self, ContentLock.release)
 
     def release(self) -> None:
         """Close the file."""

@@ -110,6 +110,7 @@ def configure_writer(connection: sqlite3.Connection, *, sync: str, log_pages: in
     """Set how a writer commits. log_pages: SQLite's own checkpoint waits for so many pages of 4 KiB."""
     connection.execute("PRAGMA journal_mode = WAL")  # a backup, put back, is in another one
     connection.execute(f"PRAGMA synchronous = {sync}")
+    connection.execute("PRAGMA fullfsync = ON")  # macOS's fsync alone leaves data in the disk's cache
     connection.execute(f"PRAGMA wal_autocheckpoint = {log_pages}")
     connection.execute(f"PRAGMA journal_size_limit = {log_pages * 4096}")
     connection.execute("PRAGMA secure_delete = ON")  # pruned text is overwritten in the file
