@@ -22,6 +22,7 @@ from chatkit import Client, ConnectionClosed, Error, Limits, Notice, ProtocolErr
 from chatkit.cli.common import complain, fail
 from chatkit.protocol.formats import encode_json
 from chatkit.protocol.names import RULE
+from tests.helpers.anything import FAR_TIMES
 from tests.helpers.commands import CONNECTED, Run, Running
 from tests.helpers.hostile import HOSTILE, forbidden
 from tests.helpers.peers import DEADLINE, Peer
@@ -224,6 +225,34 @@ def test_a_servers_words_on_stderr_are_shown_not_obeyed(fake: FakeServer, run: R
     assert err.startswith(f"chat-client: {complaint}")
     assert forbidden(err) == []
     assert len(err.splitlines()) == err.count("chat-client: ")
+
+
+def private(time: str) -> bytes:
+    return b'{"type":"private","from":"a","text":"x","time":"%s"}\n' % time.encode()
+
+
+@pytest.mark.parametrize("line", [*map(private, FAR_TIMES), b'{"type":"renamed","old":"1","name":"a b"}\n'])
+@pytest.mark.parametrize("option", ["--json", "--reconnect"])
+def test_a_server_that_sends_no_events(fake: FakeServer, run: Run, option: str, line: bytes) -> None:
+    """A time that no clock shows, a name that nobody can have: exit status 3 and one line."""
+    client = run("chat-client", "--port", str(fake.port), option)
+    with fake.accept() as sock:
+        sock.recv(1000)
+        sock.sendall(WELCOME + line)
+        status, _, err = client.ends()
+    assert (status, err) == (3, "chat-client: disconnected: the server sent a line that isn't an event\n")
+
+
+def test_a_private_line_before_the_welcome(fake: FakeServer, run: Run) -> None:
+    """It comes as plain text, which has no time; so has its JSON."""
+    client = run("chat-client", "--port", str(fake.port), "--json")
+    with fake.accept() as sock:
+        sock.recv(1000)
+        sock.sendall(b"ada (private): psst\n" + WELCOME)
+        sock.shutdown(socket.SHUT_WR)
+        status, out, err = client.ends()
+    assert (status, err) == (0, "")
+    assert out.splitlines()[0] == '{"type":"private","from":"ada","text":"psst"}'
 
 
 @pytest.mark.parametrize("name", HOSTILE)

@@ -13,7 +13,7 @@ from unittest.mock import ANY
 import pytest
 
 from chatkit import AsyncClient, Client, ConnectionClosed, Event, Limits, NameTaken, Notice, ProtocolError, Server
-from chatkit.client import aio_connection
+from chatkit.client import backlog
 from chatkit.events import Error, Gap, Joined, Left, Message, Renamed, Welcome
 from chatkit.testing import ChatRoom
 from tests.helpers.aio import BLOCK, in_loop, raw_server, waiting_send
@@ -494,7 +494,7 @@ async def test_the_wrong_time(chat_server: Server) -> None:
 @in_loop
 async def test_a_client_that_takes_nothing_stops_reading(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not much more than MAX_WAITING_EVENTS wait for a client that doesn't receive; in the end all arrive, in order."""
-    monkeypatch.setattr(aio_connection, "MAX_WAITING_EVENTS", 10)
+    monkeypatch.setattr(backlog, "MAX_WAITING_EVENTS", 10)
     number, one_read = 2000, 256 * 1024
     async with raw_server() as (client, sock):
         lines = "".join(f"*** {line} {BLOCK}\n" for line in range(number)).encode()

@@ -27,7 +27,7 @@ from chatkit import (
     Unconfirmed,
     Welcome,
 )
-from chatkit.client import aio_connection, aio_reconnect
+from chatkit.client import aio_reconnect, backlog
 from chatkit.client.backoff import Backoff
 from chatkit.errors import NotConnected
 from tests.helpers.aio import in_loop
@@ -291,7 +291,7 @@ def test_a_client_that_does_not_receive_stops_reading(
             assert number == 11
             assert await texts(bob, f"{number - 1}") == [f"{n}" for n in range(number)]
 
-    monkeypatch.setattr(aio_connection, "MAX_WAITING_EVENTS", 10)
+    monkeypatch.setattr(backlog, "MAX_WAITING_EVENTS", 10)
     started = serve()
     ann = started.peer()
     ann.sync()

@@ -119,13 +119,13 @@ def test_chunks_make_no_difference(lines: list[bytes]) -> None:
 
 @given(st.text(st.characters(exclude_categories=["Cs"])), st.text(st.characters(exclude_categories=["Cs"])))
 @example("\x1b[31m", "a\nb\rc\x7fd\x85e\tf\x9b")
-def test_json_hides_no_control_characters(sender: str, text: str) -> None:
+def test_json_hides_no_control_characters(code: str, text: str) -> None:
     """No control character of a JSON string but TAB comes out, no line end either; the rest stays."""
     reader = client_protocol()
-    reader.receive_data(json_line(type="message", id=1, time=TIME, sender=sender, text=text))
+    reader.receive_data(json_line(type="error", code=code, text=text))
     (event,) = taken(reader)
-    assert isinstance(event, Message)
-    for was, shown in ((sender, event.sender), (text, event.text)):
+    assert isinstance(event, Error)
+    for was, shown in ((code, event.code), (text, event.text)):
         controls = {chr(code) for code in (*range(0x20), *range(0x7F, 0xA0))} - {"\t"}
         assert not controls & set(shown)
         assert (shown == was) == (not controls & set(was))
@@ -261,7 +261,7 @@ def test_a_name_that_is_refused() -> None:
     with pytest.raises(Refused, match="not here") as caught:
         _ = opening.is_opening
     assert caught.value.code == "refused"
-    returning = client_protocol(name="ada", events=True, after=7, epoch="0123456789abcdef")
+    returning = client_protocol(name="ada", events=True, after=7, epoch="0123456789abcdef", is_returning=True)
     returning.receive_data(b"*** name refused: not here\n" + WELCOME)
     assert not returning.is_opening
     assert taken(returning) == [Welcome("ada", 7, "0123456789abcdef")]

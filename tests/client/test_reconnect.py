@@ -27,7 +27,7 @@ from chatkit import (
     Unconfirmed,
     Welcome,
 )
-from chatkit.client import connection, reconnect
+from chatkit.client import backlog, connection, reconnect
 from chatkit.client.resume import ResumeState
 from chatkit.errors import NotConnected
 from tests.helpers.inside import after_resuming, publisher_of, received_events
@@ -265,7 +265,7 @@ def test_sending_keeps_events_that_arrive_meanwhile(serve: Serve) -> None:
 
 def test_sending_takes_in_only_so_much(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not much more than MAX_WAITING_EVENTS wait for a client that never receives; in the end all arrive, in order."""
-    monkeypatch.setattr(reconnect, "MAX_WAITING_EVENTS", 10)
+    monkeypatch.setattr(backlog, "MAX_WAITING_EVENTS", 10)
     started = serve()
     ann = started.peer()
     with publisher(started) as bob:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import inspect
 import math
 import os
 import select
@@ -39,7 +40,10 @@ def locking(descriptor: int, mode: int, size: int) -> None:
 
 def small_select(readers: Any, writers: Any, others: Any, timeout: float | None = None) -> Any:
     """Select as Windows does: few sockets, of any number; and from the library's own code nothing."""
-    if sys._getframe(1).f_globals["__name__"].startswith("chatkit"):
+    frame = inspect.currentframe()
+    assert frame
+    assert frame.f_back
+    if frame.f_back.f_globals["__name__"].startswith("chatkit"):
         raise OSError(errno.ENOTSOCK, os.strerror(errno.ENOTSOCK))  # it selects by `selectors`, and sockets alone
     readers, writers = list(readers), list(writers)
     if max(len(readers), len(writers)) > SOCKETS:

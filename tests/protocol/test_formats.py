@@ -35,6 +35,7 @@ from chatkit.protocol.formats import TYPES, clean_text, encode_json, encode_text
 from chatkit.protocol.replies import REMOVED
 from chatkit.protocol.sanitize import clean
 from chatkit.room.commands import HELP
+from tests.helpers.anything import FAR_TIMES
 
 DOCS = Path(__file__).parents[2] / "docs"
 SCHEMA = json.loads((DOCS / "events.schema.json").read_text())
@@ -42,7 +43,7 @@ VALIDATOR = jsonschema.Draft202012Validator(SCHEMA)
 
 names = st.from_regex(r"[0-9]{1,5}(-[0-9])?|[a-zé][a-zé0-9_.-]{0,31}", fullmatch=True)
 texts = st.text(min_size=1).map(clean).filter(bool)
-ids = st.integers(1, 2**63)
+ids = st.integers(1, 2**63 - 1)
 times = st.integers(0, 4_000_000_000_000).map(lambda milliseconds: milliseconds / 1000)
 utterances = [st.builds(kind, names, texts, ids, times, own=st.booleans()) for kind in (Message, Action)]
 spoken: st.SearchStrategy[Event] = st.one_of(*utterances, st.builds(Private, names, texts, times))
@@ -50,7 +51,7 @@ notices = st.builds(Notice, texts) | st.builds(Error, texts, st.sampled_from(["t
 rooms = st.from_regex(r"[0-9a-f]{16}", fullmatch=True)
 tokens = st.from_regex(r"[0-9a-f]{32}", fullmatch=True)
 counted = (
-    st.builds(Welcome, names, st.integers(0), rooms, tokens) | st.builds(Gap, ids) | st.builds(Synced, st.integers(0))
+    st.builds(Welcome, names, ids, rooms, tokens) | st.builds(Gap, ids) | st.builds(Synced, st.integers(0, 2**63 - 1))
 )
 members = st.lists(st.builds(MemberInfo, names, ids), max_size=3).map(tuple)
 told: st.SearchStrategy[Event] = st.one_of(
@@ -156,6 +157,11 @@ def test_parse_text(line: str, event: Event) -> None:
         '{"type":"members","members":[{"name":"ada"}],"more":false}',
         '{"type":"members","members":[{"name":"ada","id":"1"}],"more":false}',
         '{"type":"members","members":[],"more":0}',
+        '{"type":"gap","missing":9223372036854775808}',
+        '{"type":"gap","missing":' + "9" * 4300 + "}",
+        *('{"type":"joined","name":"' + name + '"}' for name in ("", "a b", "a:", "*", "a\\tb", "x" * 33)),
+        *('{"type":"welcome","name":"1","newest":0,"epoch":"' + epoch + '"}' for epoch in ("", "0 1", "x" * 65)),
+        *('{"type":"private","time":"' + time + '","from":"1","text":"x"}' for time in FAR_TIMES),
         '{"a":' * 100_000,
     ],
 )
@@ -163,6 +169,14 @@ def test_json_that_is_no_event(line: str) -> None:
     """Nonsense from a server is one documented error."""
     with pytest.raises(ProtocolError):
         parse_json(line)
+
+
+@given(untimed)
+def test_json_of_plain_text(event: Event) -> None:
+    """An event that came as plain text has no id and no time; its JSON has the rest."""
+    fields = json.loads(encode_json(event))
+    assert isinstance(event, Message | Private)
+    assert fields == {"type": type(event).__name__.lower(), "from": event.sender, "text": event.text}
 
 
 def test_json_of_a_newer_server() -> None:

@@ -8,11 +8,12 @@ import math
 import socket
 from collections import deque
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import cast
 
-from chatkit.client.connection import Endpoint, closed_on_failure, prepare
+from chatkit.client.backlog import Backlog
+from chatkit.client.connection import Endpoint, prepare
 from chatkit.client.protocol import ClientProtocol, closed_error
-from chatkit.client.resume import MAX_WAITING_EVENTS
 from chatkit.errors import ChatError, ProtocolError
 from chatkit.events import Event
 from chatkit.net.acknowledgements import AckWatch, gone_error
@@ -27,6 +28,7 @@ class StreamProtocol(asyncio.Protocol):
         lost: set when the connection is gone.
         has_sent_eof: whether the stream of lines was ended.
         on_change: called after each read, and at the end.
+        backlog: counts what is read, and says when to stop.
     """
 
     def __init__(self, protocol: ClientProtocol) -> None:
@@ -35,6 +37,7 @@ class StreamProtocol(asyncio.Protocol):
         self.lost = asyncio.Event()
         self.has_sent_eof = False
         self.on_change: Callable[[], None] | None = None
+        self.backlog = Backlog(protocol.received)
         self._protocol = protocol
         self._transport: asyncio.Transport | None = None
         self._changed = asyncio.Event()
@@ -78,12 +81,12 @@ class StreamProtocol(asyncio.Protocol):
         if self.transport.get_extra_info("ssl_object"):
             await asyncio.sleep(0)
 
-    def pause_if_full(self, events: int) -> None:
-        """Stop reading if so many events waiting for the caller are too many.
+    def pause_if_full(self) -> None:
+        """Stop reading if too much waits for the caller.
 
         Before the opening is answered, and while closing, something must be read, and the protocol bounds it.
         """
-        if events > MAX_WAITING_EVENTS and self._protocol.is_open and not self.is_closing:
+        if self.backlog.is_full and self._protocol.is_open and not self.is_closing:
             self.transport.pause_reading()
 
     def resume_reading(self) -> None:
@@ -119,10 +122,11 @@ class StreamProtocol(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Hand data to the protocol."""
+        self.backlog.count(len(data))
         self._protocol.receive_data(data)
         if isinstance(self._protocol.ended, ProtocolError):
             self.transport.abort()
-        self.pause_if_full(len(self._protocol.received))
+        self.pause_if_full()
         self._notify()
 
     def eof_received(self) -> None:
@@ -311,12 +315,13 @@ async def connect(endpoint: Endpoint) -> socket.socket:
     host = plain_host(endpoint.host)
     for family, kind, protocol, _, address in await loop.getaddrinfo(host, endpoint.port, type=socket.SOCK_STREAM):
         try:
-            sock = QuietSocket(family, kind, protocol)
-            with closed_on_failure(sock):
+            with ExitStack() as stack:
+                sock = stack.enter_context(QuietSocket(family, kind, protocol))
                 sock.setblocking(False)
                 await loop.sock_connect(sock, address)
                 prepare(sock, endpoint)
-            return sock
+                stack.pop_all()
+                return sock
         except OSError as error:
             failure = error
     raise failure

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 from collections import deque
 from contextlib import ExitStack
 
 from chatkit.client.aio_connection import AsyncConnection
+from chatkit.client.backlog import Backlog
 from chatkit.client.backoff import Backoff, is_final
 from chatkit.client.connection import Endpoint
 from chatkit.client.protocol import closed_error
@@ -31,6 +33,7 @@ class AsyncReconnectingConnection:
     def __init__(self, endpoint: Endpoint, state: ResumeState, max_line_bytes: int) -> None:
         self.received = deque[Event]()
         self.ended: Exception | None = None
+        self._backlog = Backlog(self.received)
         self._endpoint = endpoint
         self._state = state
         self._max_line_bytes = max_line_bytes
@@ -152,7 +155,7 @@ class AsyncReconnectingConnection:
         """Continue with a new connection, beginning with the queued lines."""
         self._connection, self._address = connection, connection.address
         self._backoff.connected()
-        connection.stream.on_change = self._on_change
+        connection.stream.on_change, connection.stream.backlog = self._on_change, self._backlog
         self._on_change()
         while self._state.queued and self._connection is connection and not connection.stream.transport.is_closing():
             connection.stream.write(self._state.send(self._state.queued.popleft()))
@@ -168,7 +171,7 @@ class AsyncReconnectingConnection:
         else:
             if self._state.has_request and not connection.stream.has_sent_eof:
                 connection.stream.write(self._state.take_request())
-            connection.stream.pause_if_full(len(self.received))
+            connection.stream.pause_if_full()
         self._changed.set()
 
     def _connection_lost(self, connection: AsyncConnection, reason: ChatError) -> None:
@@ -200,6 +203,8 @@ class AsyncReconnectingConnection:
         """Try once. Return whether it succeeded."""
         connection = AsyncConnection(self._endpoint, self._state.next_protocol())
         try:
+            if self._backlog.is_overfull:
+                raise OSError(errno.ENOBUFS, "the program has to receive first")
             await connection.connect()
         except (OSError, ChatError) as error:
             await connection.discard()

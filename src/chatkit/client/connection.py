@@ -8,12 +8,12 @@ import socket
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from dataclasses import dataclass
 from errno import ECONNREFUSED, EINPROGRESS, EWOULDBLOCK
 from typing import TYPE_CHECKING
 
+from chatkit.client.backlog import Backlog
 from chatkit.client.cancel import CancelToken, check, deadline_of, lock_timeout, wait
 from chatkit.client.protocol import ClientProtocol
 from chatkit.errors import ChatError, ConnectionClosed, ProtocolError
@@ -67,6 +67,7 @@ class ClientConnection:
         address: (host, port) of this side.
         receiving: held by the caller of `read` and `read_nowait`, where several threads may call these.
         sending: held while something is written.
+        backlog: counts what is read.
         failed_in_line: whether the last `write` failed after a part of its bytes was sent.
     """
 
@@ -86,14 +87,16 @@ class ClientConnection:
         self._unsent = b""
         self._has_broken_line = False
         self._protocol = protocol
+        self.backlog = Backlog(protocol.received)
         self._socket: socket.socket | TlsTransport
-        self._socket = sock = connect(endpoint, cancel)
-        self._acks = endpoint.ack_watch(sock)
-        with closed_on_failure(sock):
+        with ExitStack() as stack:
+            self._socket = sock = stack.enter_context(connect(endpoint, cancel))
+            self._acks = endpoint.ack_watch(sock)
             self.address = two_tuple(sock.getsockname())
             self._tls = self._start_tls(sock, endpoint, cancel) if endpoint.tls else None
             self._socket = self._tls or sock
             self._open(deadline_of(endpoint.timeout), cancel)
+            stack.pop_all()
 
     @property
     def received(self) -> deque[Event]:
@@ -178,6 +181,7 @@ class ClientConnection:
         except OSError as error:
             self._protocol.end(self._protocol.closed_by(error))
         else:
+            self.backlog.count(len(data))
             with self._writing if not data else nullcontext():  # a write that is failing has the reason for the end
                 self._protocol.receive_data(data)
             if isinstance(self._protocol.ended, ProtocolError):
@@ -331,8 +335,8 @@ def connect(endpoint: Endpoint, cancel: CancelToken | None) -> socket.socket:
     host = plain_host(endpoint.host)
     for family, kind, protocol, _, address in socket.getaddrinfo(host, endpoint.port, type=socket.SOCK_STREAM):
         try:
-            sock = QuietSocket(family, kind, protocol)
-            with closed_on_failure(sock):
+            with ExitStack() as stack:
+                sock = stack.enter_context(QuietSocket(family, kind, protocol))
                 sock.setblocking(False)
                 code = sock.connect_ex(address)
                 if code in (EINPROGRESS, EWOULDBLOCK):  # the latter on Windows
@@ -341,20 +345,11 @@ def connect(endpoint: Endpoint, cancel: CancelToken | None) -> socket.socket:
                 if code:
                     raise OSError(code, os.strerror(code))
                 prepare(sock, endpoint)
-            return sock
+                stack.pop_all()
+                return sock
         except OSError as error:
             failure = error
     raise failure
-
-
-@contextmanager
-def closed_on_failure(sock: socket.socket) -> Iterator[None]:
-    """Close a socket if the block raises."""
-    try:
-        yield
-    except BaseException:
-        sock.close()
-        raise
 
 
 def prepare(sock: socket.socket, endpoint: Endpoint) -> None:

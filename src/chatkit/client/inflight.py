@@ -20,6 +20,8 @@ MAX_REMEMBERED_BYTES = 8 * 1024 * 1024
 LINE_OVERHEAD = 72
 # Of the names in sent `/nick` lines the newest are kept at a loss.
 MAX_REQUESTED_NAMES = 1000
+# Lines of more lost connections than this are only counted.
+MAX_LOST_CONNECTIONS = 100
 # The caller's own `/sync` lines are tracked one by one up to this number, later ones together.
 MAX_PENDING_SYNCS = 1000
 # In the index: 2^24 lines are 1.5 GiB at least, far more than are remembered.
@@ -205,6 +207,8 @@ class InFlight:
         if sent.lines or sent.dropped:
             sent.connection_lost(names)
             self._lost.append(sent)
+        while len(self._lost) > MAX_LOST_CONNECTIONS:
+            self._drop_oldest()
 
     # Lost connections
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections import deque
 
+from chatkit.client.backlog import memory_of
 from chatkit.errors import ChatError, ConnectionClosed, NameTaken, PasswordRefused, ProtocolError, Refused
 from chatkit.events import Action, Event, Message, Notice, Private, Welcome
 from chatkit.protocol.formats import parse_json, parse_text
@@ -36,8 +36,6 @@ MAX_RECEIVED_BYTES = 1024 * 1024
 # Events that wait until the opening is answered, as memory. A replay comes before the answer to `/nick`: a thousand of
 # the longest lines (history_size, max_line_bytes) in characters of four bytes fit.
 MAX_OPENING_BYTES = 32 * 1024 * 1024
-# The memory of an event besides its strings: an object, an id, a time and a place in a deque.
-EVENT_BYTES = 120
 
 
 class ClientProtocol:
@@ -71,7 +69,7 @@ class ClientProtocol:
             ValueError: the name breaks the rule, no line can hold the password, or `after` or `epoch` can't be asked
                 for.
         """
-        if name is not None:
+        if name is not None and not is_returning:  # a name to be taken again was the caller's, or the room gave it
             check_name(name)
         if password is not None:
             check_password(password, max_line_bytes)
@@ -93,6 +91,7 @@ class ClientProtocol:
         commands = [line.partition(" ")[0] for line in opening if not line.startswith(RESUME_COMMAND)]
         self._unknown = [f"unknown command {command}" for command in commands]
         self._closing = False
+        self._has_welcome = False
         self._opening_bytes = 0
         # Sanitizing makes at most three bytes of one, and a name is added. The rest is for servers with higher limits.
         self._decoder = LineDecoder(max(3 * max_line_bytes + 1024, MAX_RECEIVED_BYTES))
@@ -177,6 +176,10 @@ class ClientProtocol:
             assert isinstance(line, str)  # only a server looks for other protocols
             # No name begins with a brace, and so no line of text does.
             event = parse_json(line) if line.startswith("{") else parse_text(line)
+            if isinstance(event, Welcome):
+                if self._has_welcome:
+                    raise ProtocolError("the server sent a second welcome")
+                self._has_welcome = True
             if event and (not self._expected or self._match_opening(event)):
                 self.received.append(event)
                 if self._expected:
@@ -188,8 +191,7 @@ class ClientProtocol:
         Raises:
             ProtocolError: too much waits.
         """
-        strings = (getattr(event, field, "") for field in ("text", "sender", "code"))
-        self._opening_bytes += EVENT_BYTES + sum(map(sys.getsizeof, strings))
+        self._opening_bytes += memory_of(event)
         if self._opening_bytes > MAX_OPENING_BYTES:
             self.received.clear()
             raise ProtocolError(f"the server sent over {MAX_OPENING_BYTES} bytes of lines before its answer")

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import math
 import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 
+from chatkit.client.backlog import Backlog
 from chatkit.client.backoff import Backoff, is_final
 from chatkit.client.cancel import Cancelled, CancelToken, is_over, late_error, lock_timeout
 from chatkit.client.connection import ClientConnection, Endpoint
 from chatkit.client.protocol import closed_error
-from chatkit.client.resume import MAX_WAITING_EVENTS, ResumeState, left_error
+from chatkit.client.resume import ResumeState, left_error
 from chatkit.errors import ChatError
 from chatkit.events import Event
 from chatkit.net.sockets import LONGEST_WAIT_SECONDS
@@ -100,14 +102,13 @@ class ReconnectingConnection:
 
     Attributes:
         address: (host, port) of this side; of the last connection during an absence.
-        received: events that the caller hasn't taken yet.
         ended: the reason why no more events follow, or None.
     """
 
     def __init__(self, endpoint: Endpoint, state: ResumeState, max_line_bytes: int) -> None:
         """Connect. Errors as for `Client`."""
-        self.received = deque[Event]()
         self.ended: Exception | None = None
+        self._backlog = Backlog(deque())
         self.receiving = threading.Lock()
         self.sending = threading.Lock()
         self._lock = threading.RLock()
@@ -123,9 +124,19 @@ class ReconnectingConnection:
             stack.callback(connection.discard)
             self._connection: ClientConnection | None = connection
             self.address = connection.address
+            connection.backlog = self._backlog
             with self.receiving:
                 self._process(connection)
             stack.pop_all()
+
+    @property
+    def received(self) -> deque[Event]:
+        """Return the events that the caller hasn't taken yet. It may be set to a deque of the caller's own."""
+        return self._backlog.events
+
+    @received.setter
+    def received(self, received: deque[Event]) -> None:
+        self._backlog.events = received
 
     @property
     def queued(self) -> list[str]:
@@ -142,7 +153,7 @@ class ReconnectingConnection:
         """
         encode_line(text, self._max_line_bytes)
         if (connection := self._connection) and self._state.should_catch_up:
-            self._catch_up(connection, MAX_WAITING_EVENTS, CATCH_UP_READS)
+            self._catch_up(connection, CATCH_UP_READS)
         with self.sending:
             if not self._send_line(text):
                 self._enqueue(text)
@@ -237,7 +248,7 @@ class ReconnectingConnection:
                     self._state.retract(text)
                 if connection is self._connection:
                     connection.shutdown()
-            self._catch_up(connection, math.inf, math.inf)  # read the events before the loss, and then the loss
+            self._catch_up(connection, math.inf, to_the_end=True)  # read the events before the loss, and then the loss
             return connection.failed_in_line
         except BaseException:  # Ctrl-C: the state takes the line as sent
             if connection:
@@ -299,11 +310,15 @@ class ReconnectingConnection:
         while connection.received:
             self.received.extend(self._state.receive(connection.received.popleft()))
 
-    def _catch_up(self, connection: ClientConnection, max_events: float, max_reads: float) -> None:
-        """Read without waiting, until `max_events` wait for the caller. If another thread is reading, it does it."""
+    def _catch_up(self, connection: ClientConnection, max_reads: float, *, to_the_end: bool = False) -> None:
+        """Read without waiting, unless too much waits for the caller. If another thread is reading, it does it.
+
+        Args:
+            to_the_end: read however much waits: the connection is lost, and the kernel has only so much of it.
+        """
         if self.receiving.acquire(blocking=False):
             try:
-                while self._connection is connection and len(self.received) < max_events and max_reads > 0:
+                while self._connection is connection and max_reads > 0 and (to_the_end or not self._backlog.is_full):
                     if not connection.read_nowait():
                         break
                     self._process(connection)
@@ -347,6 +362,8 @@ class ReconnectingConnection:
     # In the thread
 
     def _connect(self, cancel: CancelToken) -> ClientConnection:
+        if self._backlog.is_overfull:
+            raise OSError(errno.ENOBUFS, "the program has to receive first")
         return ClientConnection(self._endpoint, self._state.next_protocol(), cancel)
 
     def _attempt_failed(self, error: Exception) -> None:
@@ -364,6 +381,7 @@ class ReconnectingConnection:
                     connection.discard()
                     return
                 self._connection, self.address = connection, connection.address
+                connection.backlog = self._backlog
                 self._backoff.connected()
                 self._apply_events(connection)
                 self._changed.set()

@@ -12,9 +12,8 @@ from chatkit.protocol.lines import is_exit
 from chatkit.protocol.names import name_key
 from chatkit.protocol.replies import REMOVED
 
-# Reading stops while more events wait for the caller: better a server that waits, and disconnects us in the end, than
-# memory that grows without a bound.
-MAX_WAITING_EVENTS = 1000
+# Of the names of this member since the last answer to `/sync` the newest are kept.
+MAX_SENDER_NAMES = 100
 # A sender looks for answers each time this many more lines are unacknowledged: seldom enough to cost next to nothing.
 CATCH_UP_LINES = 100
 
@@ -56,7 +55,7 @@ class ResumeState:
         self._password = password
         self._chosen_name = name  # to be taken again
         self._name = name or ""
-        self._sender_names = set[str]()  # the room may have relayed a line in flight under one of these
+        self._sender_names = _names()  # the room may have relayed a line in flight under one of these
         self._caller_cursor = after
         self._connection_cursor = after
         self._settled_cursor = 0
@@ -150,7 +149,7 @@ class ResumeState:
                 self._is_removed = True
             case Renamed(old=old) if old == self._name:
                 self._name = self._chosen_name = event.name
-                self._sender_names.add(event.name)
+                self._sender_names.append(event.name)
             case Left(name=freed) | Renamed(old=freed):
                 self._wants_name |= self._lacks_chosen_name and name_key(freed) == name_key(self._chosen_name or "")
         return [event]
@@ -161,7 +160,7 @@ class ResumeState:
         Where there is no return, these are the lines whose fate is unknown.
         """
         self._in_flight.connection_lost({*self._sender_names, self._name, self._chosen_name or self._name})
-        self._sender_names = set()
+        self._sender_names = _names()
         if self._in_flight.has_lost_lines:  # the replay must hold their echoes
             self._connection_cursor = min(self._next_after or 0, self._settled_cursor)
         self._refusal = ""
@@ -218,7 +217,7 @@ class ResumeState:
         after, is_same_epoch = self._next_after, self._epoch in (None, event.epoch)
         self._epoch, self._name = event.epoch, event.name
         self._token = event.resume if TOKEN.fullmatch(event.resume) else ""
-        self._sender_names = {event.name}
+        self._sender_names = _names(event.name)
         if not self._in_flight.has_lost_lines or not is_same_epoch:
             self._settled_cursor = event.newest
         if not self._was_welcomed:
@@ -239,7 +238,7 @@ class ResumeState:
     def _on_synced(self, event: Synced) -> list[Event]:
         self._advance(event.newest)
         self._settled_cursor = event.newest
-        self._sender_names = {self._name}
+        self._sender_names = _names(self._name)
         is_callers = self._in_flight.acknowledge()
         return [*self.report_unknown(), *([event] if is_callers else [])]
 
@@ -250,6 +249,10 @@ class ResumeState:
         known = self._caller_cursor or 0
         is_new = self._advance(self._connection_cursor + event.missing)  # the next replay starts behind the gap
         return [Gap(min(event.missing, (self._caller_cursor or 0) - known))] if is_new else []
+
+
+def _names(*names: str) -> deque[str]:
+    return deque(names, MAX_SENDER_NAMES)
 
 
 def left_error() -> ConnectionClosed:

@@ -31,6 +31,7 @@ from chatkit.events import (
     Synced,
     Welcome,
 )
+from chatkit.protocol.names import MAX_NAME_CHARACTERS
 from chatkit.protocol.sanitize import clean
 
 # In the order of docs/protocol.md. The name of a type on the wire is the name of its class, in lower case.
@@ -41,6 +42,13 @@ _SPOKEN = re.compile(r"([^\s:*]+)( \(private\))?: (.*)", re.DOTALL)
 _ACTED = re.compile(r"\* ([^\s:*]+) (.*)", re.DOTALL)
 _OWN = ',"own":true'
 
+# Bounds of JSON's fields, as a server may send any: a name, as docs/events.schema.json has it; an epoch that fits into
+# `/json AFTER EPOCH`; numbers that a history can hold; times before the year 9999, which are valid in every time zone.
+_NAME = re.compile(rf"[^\s:*]{{1,{MAX_NAME_CHARACTERS}}}")
+_EPOCH = re.compile(r"\S{1,64}")
+_COUNT_END = 1 << 63
+_TIME_END = datetime(9999, 1, 1, tzinfo=UTC).timestamp()
+
 
 def _text(value: object) -> str:
     """Return a JSON string with its control characters made visible: a server may send any."""
@@ -49,8 +57,24 @@ def _text(value: object) -> str:
     return clean_text(value)
 
 
+def _word(pattern: re.Pattern[str], value: object) -> str:
+    """Return a short word: a client sends it to the server again, or keeps many of them."""
+    if not pattern.fullmatch(text := _text(value)):
+        raise ValueError
+    return text
+
+
+@lru_cache(maxsize=1024)  # in a room the same names come again and again
+def _name(value: object) -> str:
+    return _word(_NAME, value)
+
+
+def _epoch(value: object) -> str:
+    return _word(_EPOCH, value)
+
+
 def _count(value: object) -> int:
-    if type(value) is not int or value < 0:
+    if type(value) is not int or not 0 <= value < _COUNT_END:
         raise TypeError
     return value
 
@@ -64,16 +88,20 @@ def _flag(value: object) -> bool:
 def _members(value: object) -> tuple[MemberInfo, ...]:
     if not isinstance(value, list):
         raise TypeError
-    return tuple([MemberInfo(_text(each["name"]), _count(each["id"])) for each in value])
+    return tuple([MemberInfo(_name(each["name"]), _count(each["id"])) for each in value])
 
 
 def _seconds(value: str) -> float:
-    return datetime.fromisoformat(value).astimezone(UTC).timestamp()  # OverflowError beyond the years of UTC
+    """Return seconds since the epoch that are a valid time in every time zone."""
+    moment = datetime.fromisoformat(value)
+    if moment.tzinfo is None or not 0 <= moment.timestamp() < _TIME_END:
+        raise ValueError
+    return moment.timestamp()
 
 
 _READ: dict[str, Callable[..., object]] = {"id": _count, "newest": _count, "missing": _count, "time": _seconds}
-_READ |= {"members": _members, "more": _flag}
-_READ |= dict.fromkeys(("sender", "text", "name", "old", "code", "epoch", "resume"), _text)
+_READ |= {"members": _members, "more": _flag, "text": _text, "code": _text, "resume": _text, "epoch": _epoch}
+_READ |= dict.fromkeys(("sender", "name", "old"), _name)
 # Fields that a server may leave out, and their values then.
 _OPTIONAL = {"resume": ""}
 
@@ -150,7 +178,9 @@ def clean_text(text: str) -> str:
 
 def _json_line(event: Event) -> str:
     kind = type(event).__name__.lower()
-    if isinstance(event, Message):  # by hand, the most frequent event: half the time of json.dumps
+    if (
+        isinstance(event, Message) and event.time is not None
+    ):  # by hand, the most frequent event: half the time of json.dumps
         return (
             f'{{"type":"{kind}","id":{event.id},"time":"{_timestamp(event.time)}",'
             f'"from":{quoted(event.sender)},"text":{quoted(event.text)}{_OWN if event.own else ""}}}\n'
@@ -160,7 +190,7 @@ def _json_line(event: Event) -> str:
     fields: dict[str, object] = {"type": kind}
     for name in event.__match_args__:
         value = getattr(event, name)
-        if name in _OPTIONAL and value == _OPTIONAL[name]:
+        if value is None or (name in _OPTIONAL and value == _OPTIONAL[name]):  # as text, an event has no id and no time
             continue
         fields[_key(name)] = _timestamp(value) if name == "time" else value
     return json.dumps(fields, ensure_ascii=False, separators=(",", ":")) + "\n"
