@@ -110,8 +110,9 @@ class Welcome(_Announcement):
     Attributes:
         name: this member's own name.
         newest: the id of the room's last message, 0 before the first.
-        epoch: the name of the current run of ids. In another epoch, ids have started anew.
+        epoch: the name of the current run of ids: since the room's last start.
         resume: a secret, by which this member may take its place again on another connection; "" if there is none.
+        common: in answer to the epoch of an earlier start: ids up to this one mean the same in both. Else None.
     """
 
     _words = "you are {0.name}"
@@ -119,6 +120,7 @@ class Welcome(_Announcement):
     newest: int
     epoch: str
     resume: str = field(default="", repr=False, compare=False)  # a repr may end up in a log
+    common: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

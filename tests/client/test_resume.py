@@ -110,6 +110,46 @@ def test_a_room_that_began_anew() -> None:
     assert state.receive(message(2, "hi", "ada")) == []
 
 
+def test_another_epoch_that_goes_on_from_ours() -> None:
+    """A room with a history was started again: the client's ids mean the same, and the cursor stays."""
+    state = resuming(7)
+    state.connection_lost(RESET)
+    assert state.receive(Welcome("ada", 9, OTHER_ROOM, common=7)) == [
+        Reconnected("back as ada", "ada", new_epoch=False, epoch=OTHER_ROOM)
+    ]
+    assert state.receive(message(8)) == [message(8)]
+    assert f"/json 8 {OTHER_ROOM}\n" in opening(state)
+
+
+@pytest.mark.parametrize(
+    ("welcome", "cursor"),
+    [(Welcome("ada", 20, OTHER_ROOM, common=5), 5), (Welcome("ada", 5, ROOM), 5), (Welcome("ada", 0, ROOM), 0)],
+)
+def test_ids_that_the_room_has_given_anew(welcome: Welcome, cursor: int) -> None:
+    """A backup was put back: ids above those that both have in common are those of other messages, and all are told."""
+    state = resuming(7)
+    state.send("hi")
+    state.connection_lost(RESET)
+    returned, uncertain = state.receive(welcome)
+    assert returned == Reconnected("back as ada, but the room began anew", "ada", True, welcome.epoch)
+    assert unsure([uncertain]) == ["hi"]
+    assert f"/json {cursor} {welcome.epoch}\n" in opening(state)
+    assert state.receive(message(cursor + 1)) == [message(cursor + 1)]
+
+
+def test_a_replay_from_before_the_ids_in_common() -> None:
+    """It begins lower, for the echo of a line; the messages that the caller has aren't told again, the others are."""
+    state = resuming(7)
+    state.send("hi")
+    for number in range(8, 13):
+        state.receive(message(number))
+    state.connection_lost(RESET)
+    assert opening(state).endswith(f"/json 7 {ROOM}\n/sync\n")
+    state.receive(Welcome("ada", 20, OTHER_ROOM, common=10))
+    told = [number for number in range(8, 15) if state.receive(message(number))]
+    assert told == [11, 12, 13, 14]
+
+
 def test_a_name_that_may_have_been_taken_speaks_for_us() -> None:
     """A /nick on its way when the connection was lost: the room may have heard it, and us under that name."""
     state = resuming()

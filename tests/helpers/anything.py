@@ -42,6 +42,7 @@ USUAL: dict[str, list[Any]] = {
     "code": ["removed", "", "x"],
     "resume": ["0" * 32, "", "0" * 31, "\n/exit", 7],
     "members": [[], [{"name": "ada", "id": 1}], [{"name": "a b", "id": 1}], [{"name": "ada"}], {}],
+    "common": [*COUNTS, None],
     "more": [True, False, 0],
 }
 USUAL |= dict.fromkeys(("from", "name", "old"), NAMES) | {"text": ["hi", "\x1b[2J", ""]}

@@ -48,6 +48,10 @@ VERSION_1 = f"""
         (7, {TIME}, 'bob', 'message', 'bye');
     COMMIT;
 """
+# It had `state`, and no `epochs`.
+VERSION_2 = (
+    VERSION_1.replace("room (name", "state (epoch").replace("room", "state").replace("version = 1", "version = 2")
+)
 INDEX = """
 CREATE VIRTUAL TABLE search USING fts5(
     text, content = 'messages', content_rowid = 'id', tokenize = 'trigram', detail = none
@@ -93,9 +97,10 @@ def opened(path: Path, **options: Any) -> SqliteHistory:
 
 
 def check_migrated(path: Path) -> None:
-    """Assert that a server goes on with everything that the file of version 1 had."""
+    """Assert that a server goes on with everything that the file of an older version had."""
     with closing(opened(path)) as history:
-        assert (history.epoch, history.newest_id, history.unused, history.pruned_upto) == (EPOCH, 9, [(4, 5)], 0)
+        assert (history.newest_id, history.unused, history.pruned_upto) == (9, [(4, 5)], 0)
+        assert history.earlier_epochs == {EPOCH: 9}
         assert [message.id for message in history.read(0, ALL, ALL)] == IDS
         assert history.missing(1, 9) == 7
         assert rows(path, "PRAGMA user_version") == [(VERSION,)]
@@ -109,13 +114,26 @@ def check_migrated(path: Path) -> None:
 
 
 def test_a_server_migrates(path: Path, tmp_path: Path) -> None:
-    """Epoch, ids, unused ids and the index are as before; the tables are those of a new file, to the letter."""
+    """Ids, unused ids and the index are as before; the tables are those of a new file, to the letter."""
     check_migrated(path)
     with closing(opened(tmp_path / "new.db")) as new:
         new.maintain(idle=True)
     assert schema(path) == schema(tmp_path / "new.db")
     with closing(opened(path)) as again:
-        assert (again.epoch, again.newest_id, again.unused) == (EPOCH, 10, [(4, 5)])
+        assert (again.newest_id, again.unused, again.earlier_epochs[EPOCH]) == (10, [(4, 5)], 9)
+
+
+@pytest.mark.parametrize("killed", [False, True])
+def test_a_server_migrates_version_2(tmp_path: Path, killed: bool) -> None:
+    """The same, also after a kill in the middle; chat-history reads it before, too."""
+    path = tmp_path / "chat.db"
+    script(path, VERSION_2)
+    assert found(path, text="deployed") == [1, 6]
+    if killed:
+        command = [sys.executable, "-c", KILLED, str(path), "PRAGMA user_version = 3"]
+        assert subprocess.run(command, timeout=DEADLINE).returncode == -signal.SIGKILL
+        assert rows(path, "PRAGMA user_version") == [(2,)]
+    check_migrated(path)
 
 
 @indexing
@@ -124,9 +142,11 @@ def test_a_migrated_index_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "chat.db"
     script(path, VERSION_1, INDEX)
     history = opened(path)
-    assert rows(path, "SELECT epoch, reserved, indexed FROM state") == [(EPOCH, 9 + RESERVED_IDS, 3)]
+    assert rows(path, "SELECT epoch, reserved, indexed FROM state") == [(history.epoch, 9 + RESERVED_IDS, 3)]
+    assert rows(path, "SELECT * FROM epochs") == [(EPOCH, 9)]
     assert rows(path, "SELECT rowid FROM search WHERE search MATCH 'plo'") == [(1,)]
-    history.maintain(idle=True)
+    while history.maintain(idle=True) == 0:
+        pass
     assert rows(path, "SELECT indexed FROM state") == [(7,)]
     assert rows(path, "SELECT rowid FROM search WHERE search MATCH 'plo'") == [(1,), (6,)]
     history.close()
@@ -201,8 +221,10 @@ SqliteHistory(sys.argv[1]).open()
         ("INSERT INTO state", 1),
         ("DROP TABLE room", 1),
         ("PRAGMA user_version = 2", 1),
+        ("CREATE TABLE epochs", 1),
+        ("PRAGMA user_version = 3", 1),
         ("COMMIT", 1),
-        ("SELECT epoch", 2),
+        ("SELECT epoch", 3),
     ],
 )
 def test_a_kill_in_the_migration(path: Path, statement: str, version: int) -> None:

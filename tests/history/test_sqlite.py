@@ -78,7 +78,7 @@ def test_the_file_is_private_and_as_documented(path: Path, open_history: Open) -
     files = sorted(path.parent.iterdir())
     assert [file.name for file in files] == ["chat.db", "chat.db-lock", "chat.db-shm", "chat.db-wal"]
     assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
-    assert rows(path, "PRAGMA user_version") == [(VERSION,)] == [(2,)]
+    assert rows(path, "PRAGMA user_version") == [(VERSION,)] == [(3,)]
     assert rows(path, "PRAGMA application_id") == [(0x63686174,)]
     assert rows(path, "PRAGMA journal_mode") == [("wal",)]
     assert rows(path, "PRAGMA integrity_check") == [("ok",)]
@@ -135,11 +135,8 @@ def test_ids_are_never_given_again_after_a_crash(open_history: Open) -> None:
     crash(history)
     again = open_history()
     assert again.newest_id == RESERVED_IDS
-    assert (again.epoch, again.missing(1, again.newest_id), again.cursor_before_last(again.newest_id, 2)) == (
-        history.epoch,
-        3,
-        1,
-    )
+    assert again.earlier_epochs[history.epoch] == RESERVED_IDS
+    assert (again.missing(1, again.newest_id), again.cursor_before_last(again.newest_id, 2)) == (3, 1)
     again.append(said(again.newest_id + 1))
     crash(again)
     third = open_history()
@@ -147,6 +144,20 @@ def test_ids_are_never_given_again_after_a_crash(open_history: Open) -> None:
     assert (third.missing(1, third.newest_id), len(third.unused)) == (4, 2)
     third.close()
     assert open_history().newest_id == third.newest_id, "an orderly end reserves nothing"
+
+
+def test_so_many_epochs_are_remembered(path: Path, open_history: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However often a server starts; the oldest are forgotten."""
+    monkeypatch.setattr(queries, "MAX_EPOCHS", 3)
+    epochs = list[str]()
+    for number in range(1, 7):
+        history = open_history()
+        history.append(said(number))
+        history.close()
+        epochs.append(history.epoch)
+    assert len(set(epochs)) == 6
+    assert rows(path, "SELECT epoch, last FROM epochs ORDER BY last") == list(zip(epochs[2:5], (3, 4, 5), strict=True))
+    assert open_history().earlier_epochs == dict(zip(epochs[2:], (3, 4, 5, 6), strict=True))
 
 
 def test_ids_are_reserved_before_the_first_is_given(open_history: Open) -> None:
@@ -231,7 +242,7 @@ def test_a_file_that_is_removed(path: Path, open_history: Open, caplog: pytest.L
     assert caplog.text.count("was removed or replaced") == 1
     history.close()
     again = open_history()
-    assert (again.newest_id, again.epoch) == (3, history.epoch)
+    assert (again.newest_id, again.earlier_epochs[history.epoch]) == (3, 3)
     assert rows(path.with_name("old.db"), "SELECT id FROM messages") == [(1,), (2,)]
 
 
@@ -263,7 +274,7 @@ def test_a_backup_of_a_running_room(path: Path, open_history: Open) -> None:
     back.open()
     assert [message.id for message in back.read(0, ALL, ALL)] == [1, 2]
     assert rows(copy, "PRAGMA journal_mode") == [("wal",)]
-    assert back.epoch == history.epoch
+    assert back.earlier_epochs[history.epoch] == back.newest_id == RESERVED_IDS
     back.close()
 
 
@@ -444,7 +455,6 @@ def test_damage_while_it_runs(path: Path, open_history: Open) -> None:
     with open(path, "r+b") as file:
         file.seek(4096)
         file.write(b"\xff" * (path.stat().st_size - 4096))
-    name = history.epoch
     drop_cached_pages(history)
     history.append(said(2001))
     (aside,) = path.parent.glob("chat.db.damaged-*")
@@ -452,7 +462,7 @@ def test_damage_while_it_runs(path: Path, open_history: Open) -> None:
     assert [message.id for message in history.read(0, ALL, ALL)] == [2001]
     history.close()
     again = open_history()
-    assert (again.newest_id, again.epoch) == (2001, name)
+    assert (again.newest_id, again.earlier_epochs[history.epoch]) == (2001, 2001)
 
 
 def test_keep(path: Path, open_history: Open) -> None:

@@ -214,24 +214,25 @@ class ResumeState:
         return f"{SYNC}\n".encode()
 
     def _on_welcome(self, event: Welcome) -> list[Event]:
-        after, is_same_epoch = self._next_after, self._epoch in (None, event.epoch)
+        after, common = self._next_after, event.newest if self._epoch in (None, event.epoch) else event.common
+        goes_on = common is not None and (self._caller_cursor or after or 0) <= common
         self._epoch, self._name = event.epoch, event.name
         self._token = event.resume if TOKEN.fullmatch(event.resume) else ""
         self._sender_names = _names(event.name)
-        if not self._in_flight.has_lost_lines or not is_same_epoch:
+        if not self._in_flight.has_lost_lines or not goes_on:
             self._settled_cursor = event.newest
         if not self._was_welcomed:
             self._was_welcomed = True
             if self._caller_cursor is not None:
-                cursor = min(self._caller_cursor, event.newest) if is_same_epoch else 0
-                self._connection_cursor = self._caller_cursor = cursor
+                self._connection_cursor = self._caller_cursor = min(self._caller_cursor, common or 0)
             return [event]
         self._in_flight.add_sync(is_ours=True)  # the opening holds it
         self._wants_name = self._lacks_chosen_name  # it may have become free before the welcome
-        if is_same_epoch:
+        if goes_on:
             self._connection_cursor = after
             return [Reconnected(f"back as {event.name}", event.name, False, event.epoch)]
-        self._connection_cursor = self._caller_cursor = 0  # no echo of an earlier epoch will come
+        self._caller_cursor = common or 0  # above it are other messages now; no echo of ours will come
+        self._connection_cursor = min(after or 0, self._caller_cursor)
         text = f"back as {event.name}, but the room began anew"
         return [Reconnected(text, event.name, True, event.epoch), *self.report_unknown()]
 

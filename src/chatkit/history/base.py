@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 from chatkit.errors import HistoryError
 from chatkit.events import Message
@@ -19,7 +20,9 @@ class History(ABC):
     tests/helpers/history_contract.py has the tests that a subclass must pass.
 
     Attributes:
-        epoch: a name for the run of ids; an id means nothing in another epoch.
+        epoch: a name for the run of ids; an id means nothing in another epoch. A store that a backup may replace begins
+            a new epoch at each `open`: its next ids may have been given before.
+        earlier_epochs: the epochs that led to this one, each with its last id: ids up to that mean the same.
         newest_id: the highest id that was given, 0 before the first. A server raises it before `close`, if it gave
             ids to messages that the history couldn't keep.
         unused: the ranges of ids that no message has, ascending, as (first, last), both inclusive. Assign all of them
@@ -34,6 +37,7 @@ class History(ABC):
     """
 
     epoch: str
+    earlier_epochs: Mapping[str, int] = MappingProxyType({})
     newest_id: int
     pruned_upto = 0
     _unused: UnusedIds

@@ -39,7 +39,7 @@ class Subscription:
     Attributes:
         name: the name of the member at this point.
         after: replay the messages with ids above this one; None for as many as a new member receives.
-        epoch: the epoch (run of ids) of `after`; if it isn't the current one, everything stored is replayed.
+        epoch: the epoch (run of ids) of `after`; ids that mean something else in the current one don't count.
         token: the token by which the member may come back to its place.
     """
 

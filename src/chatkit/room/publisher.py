@@ -48,7 +48,7 @@ class Publisher:
 
     @property
     def epoch(self) -> str:
-        """The run of ids: ids of another epoch mean nothing here."""
+        """The run of ids; ids of another epoch mean nothing here, unless `History.earlier_epochs` has it."""
         return self.pages.history.epoch
 
     @property
@@ -134,15 +134,16 @@ class Publisher:
 
     def _subscribe(self, start: Subscription) -> None:
         """Subscribe a member at this point, with a replay before it."""
-        after, newest = start.after, self.newest_id
+        after, newest, common = start.after, self.newest_id, None
         if after is None:
             after = self.cursor_before_last(self._replay)
         elif start.epoch not in (None, self.epoch):
-            after = 0
+            common = self.pages.history.earlier_epochs.get(start.epoch)
+            after = min(after, common or 0)
         first = last = b""
         if start.format is not TEXT:
             self._reader_counts[start.format] += 1
-            first = start.format.encode(Welcome(start.name, newest, self.epoch, start.token))
+            first = start.format.encode(Welcome(start.name, newest, self.epoch, start.token, common))
         elif after < newest:
             first, last = TEXT.encode(REPLAY_BEGINS), TEXT.encode(REPLAY_ENDS)
         self._hand_on(Subscribe(start.member, start.format, first, after, newest, last))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from itertools import chain
 from typing import Any
@@ -18,29 +18,32 @@ from chatkit.events import Action, Message
 # "chat" in ASCII, in the header of the file: `file` and every reader can tell a history from other databases.
 APPLICATION_ID = 0x63686174
 # Raise it with every change that an older chatkit can't read, and say in MIGRATIONS how to get there.
-VERSION = 2
+VERSION = 3
 
 # docs/history.md explains the tables. `state` has one row.
+EPOCHS = "CREATE TABLE epochs (epoch TEXT PRIMARY KEY, last INTEGER NOT NULL)"
 STATE = "CREATE TABLE state (epoch TEXT NOT NULL, reserved INTEGER NOT NULL, indexed INTEGER NOT NULL)"
 TABLES = (
     """CREATE TABLE messages (
         id INTEGER PRIMARY KEY, time REAL NOT NULL, sender TEXT NOT NULL, kind TEXT NOT NULL, text TEXT NOT NULL
     )""",
     STATE,
+    EPOCHS,
     "CREATE TABLE unused (first INTEGER PRIMARY KEY, last INTEGER NOT NULL)",
     f"PRAGMA application_id = {APPLICATION_ID}",
     f"PRAGMA user_version = {VERSION}",
 )
 
 # The statements that lead from each version to the next. They copy instead of renaming, so that a migrated file has the
-# schema of a new one, to the letter. A step never changes: when STATE does, step 1 keeps its text of today.
+# schema of a new one, to the letter. A step never changes: when a table does, it keeps the table's text of today.
 MIGRATIONS = {
     1: (
         STATE,
         "INSERT INTO state SELECT name, reserved, indexed FROM room",
         "DROP TABLE room",
         "PRAGMA user_version = 2",
-    )
+    ),
+    2: (EPOCHS, "PRAGMA user_version = 3"),
 }
 
 # Trigrams find any part of a word in any script, as reading every message would. FTS5 has them since SQLite 3.34.
@@ -51,6 +54,9 @@ SEARCH = """CREATE VIRTUAL TABLE search USING fts5(
 # Far below SQLite's limit (SQLITE_MAX_VARIABLE_NUMBER, 32766 since 3.32), and the compiled statement stays small.
 ROWS_AT_ONCE = 1000
 MAX_READ_ROWS = 1000
+
+# Starts of a server that the file remembers. A client that was away for longer receives all messages.
+MAX_EPOCHS = 10_000
 
 KINDS = {"message": Message, "action": Action}
 
@@ -152,6 +158,17 @@ def read_state(connection: sqlite3.Connection) -> tuple[str, int]:
 def write_state(connection: sqlite3.Connection, epoch: str, reserved: int) -> None:
     """Set the epoch, and reserve the ids up to `reserved`."""
     connection.execute("UPDATE state SET epoch = ?, reserved = ?", (epoch, reserved))
+
+
+def read_epochs(connection: sqlite3.Connection) -> dict[str, int]:
+    """Return the last id of each earlier epoch."""
+    return dict(connection.execute("SELECT epoch, last FROM epochs"))
+
+
+def write_epochs(connection: sqlite3.Connection, epochs: Mapping[str, int]) -> None:
+    """Add earlier epochs, each with its last id. The oldest beyond MAX_EPOCHS are forgotten."""
+    connection.executemany("INSERT OR REPLACE INTO epochs VALUES (?, ?)", epochs.items())
+    connection.execute("DELETE FROM epochs WHERE rowid <= (SELECT max(rowid) FROM epochs) - ?", (MAX_EPOCHS,))
 
 
 def oldest_id(connection: sqlite3.Connection) -> int:

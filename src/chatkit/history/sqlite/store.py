@@ -8,7 +8,7 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -74,6 +74,7 @@ class SqliteHistory(History):
         self._inodes: files.Inodes = {}  # of the files that are open
         self._reserved = 0  # ids up to this one are reserved in the file
         self._unsaved_unused: list[tuple[int, int]] = []
+        self._unsaved_epochs: Mapping[str, int] = {}
         self._is_damaged = False  # set by the reader
         self._put_aside_until = 0.0
 
@@ -87,6 +88,7 @@ class SqliteHistory(History):
         with ExitStack() as stack:
             stack.callback(self.close)
             self._is_open, self._is_taken, self._clock = True, False, AgeClock()
+            self.epoch, self._unsaved_unused = "", []  # what another server did meanwhile counts
             with translate_errors(self._path):
                 self._lock.acquire()
             try:
@@ -184,29 +186,41 @@ class SqliteHistory(History):
             self._reader = files.open_reader(self._path)
 
     def _load_state(self, writer: sqlite3.Connection) -> None:
-        """Go on after the ids of the file, or of the running epoch. Reserve ids before the first is given."""
+        """Go on after the ids of the file, in a new epoch; or after those of the running one, if the file is new to it.
+
+        Ids are reserved before the first is given.
+        """
         epoch, self._reserved = queries.read_state(writer)
         newest = queries.newest_id(writer)
         self.pruned_upto = queries.oldest_id(writer) - 1
-        unused = queries.read_unused(writer)
-        if self.epoch and epoch != self.epoch:
-            self._unsaved_unused = list(self.unused)
-        elif not self.epoch:
-            self.epoch, self.unused, self.newest_id = epoch, unused, max(newest, self._reserved)
-            known = max(newest, unused[-1][1] if unused else 0)
-            # `close` reserves no more ids than were given. After a crash many are reserved; each may have been given.
-            if self._reserved - known >= RESERVED_IDS // 2:
-                self._unsaved_unused = [self.add_unused(known + 1, self._reserved)]
-            if not newest:  # there never were messages, or all of them were pruned
-                self.pruned_upto = self.newest_id
-        reserved = max(self._reserved, self.newest_id + RESERVED_IDS)
+        is_first = not self.epoch
+        if is_first:
+            self._begin_epoch(writer, epoch, newest)
+        elif epoch != self.epoch:
+            self._unsaved_unused, self._unsaved_epochs = list(self.unused), dict(self.earlier_epochs)
         try:
-            queries.write_state(writer, self.epoch, reserved)
-            self._reserved = reserved
+            self._append_in_transaction(writer, (), max(self._reserved, self.newest_id + RESERVED_IDS))
         except sqlite3.OperationalError:
-            if epoch != self.epoch:
+            if not is_first:
                 raise
             # A locked file doesn't keep a server from starting: the first commit tries again.
+
+    def _begin_epoch(self, writer: sqlite3.Connection, epoch: str, newest: int) -> None:
+        """Go on after the last epoch, in a new one.
+
+        Each start has its own: the file may be a backup that was put back, and its next ids were given before, to
+        clients that come back with the epoch of these. A file can't tell.
+        """
+        self.unused, self.newest_id = queries.read_unused(writer), max(newest, self._reserved)
+        known = max(newest, self.unused[-1][1] if self.unused else 0)
+        # `close` reserves no more ids than were given. After a crash many are reserved; each may have been given.
+        if self._reserved - known >= RESERVED_IDS // 2:
+            self._unsaved_unused = [self.add_unused(known + 1, self._reserved)]
+        if not newest:  # there never were messages, or all of them were pruned
+            self.pruned_upto = self.newest_id
+        self._unsaved_epochs = {epoch: self.newest_id}
+        self.earlier_epochs = queries.read_epochs(writer) | self._unsaved_epochs
+        self.epoch = os.urandom(8).hex()
 
     def _append(self, messages: Sequence[Message]) -> None:
         """Commit messages; reserve more ids when half of the reserved ones are given."""
@@ -226,13 +240,14 @@ class SqliteHistory(History):
         self._maintenance.count(messages)
 
     def _append_in_transaction(self, writer: sqlite3.Connection, messages: Sequence[Message], reserved: int) -> None:
-        """Commit messages, reserved ids and unused ids together."""
+        """Commit messages, reserved ids, unused ids and earlier epochs together."""
         with queries.transaction(writer):
             queries.write_unused(writer, self._unsaved_unused)
+            queries.write_epochs(writer, self._unsaved_epochs)
             queries.write_state(writer, self.epoch, reserved)
             for start in range(0, len(messages), queries.ROWS_AT_ONCE):
                 queries.insert(writer, messages[start : start + queries.ROWS_AT_ONCE])
-        self._reserved, self._unsaved_unused = reserved, []
+        self._reserved, self._unsaved_unused, self._unsaved_epochs = reserved, [], {}
 
     def _check_open(self) -> None:
         """Raise HistoryError unless the history is open."""
