@@ -28,6 +28,7 @@ from chatkit import (
     Welcome,
 )
 from chatkit.client.protocol import MAX_RECEIVED_BYTES, ClientProtocol
+from tests.helpers.hostile import DEEP
 
 TIME = "1970-01-01T00:01:00.000Z"
 WELCOME = b'{"type":"welcome","name":"ada","newest":7,"epoch":"0123456789abcdef"}\n'
@@ -84,7 +85,7 @@ NONSENSE = [
     json_line(type="message", id=8, time=60, sender="bob", text="hi"),
     json_line(type="message", id=8, time="soon", sender="bob", text="hi"),
     json_line(type="message", id=8, time=TIME, sender=["bob"], text="hi"),
-    b'{"type":' + b"[" * 100_000 + b"\n",
+    b'{"type":' + b"[" * DEEP + b"\n",
     b"\xff\n",
     b"x" * (MAX_RECEIVED_BYTES + 2),
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import unicodedata
 
 HOSTILE = {
@@ -21,6 +22,8 @@ HOSTILE = {
     "bell and return": "\x07\x07x\r127.0.0.1: forged",
     "motion": "\x08\x08\x0b\x0c\x7f\x0e\x1b[5A\x1b[?1049h\x1b[8;1;1t",
 }
+# Brackets inside each other. The stack of WebAssembly is its host's, which Python doesn't know.
+DEEP = 100_000 if sys.platform != "emscripten" else 100
 NOT_UTF8 = b"\x9b6n\x9b2J"
 CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f]")
 

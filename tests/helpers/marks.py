@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 
 import pytest
 
@@ -20,4 +21,5 @@ def mount_works() -> bool:
     return bool(shutil.which("unshare")) and subprocess.run(command, capture_output=True).returncode == 0
 
 
+with_threads = pytest.mark.skipif(sys.platform == "emscripten", reason="WebAssembly has no threads")
 over_tls = pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])

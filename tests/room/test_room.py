@@ -22,6 +22,7 @@ from chatkit.room.batch import Batch, Received, Subscribe
 from chatkit.room.room import Room
 from tests.helpers.desks import Desk, Seat
 from tests.helpers.inside import before_waiting_for_room
+from tests.helpers.marks import with_threads
 from tests.helpers.peers import DEADLINE
 
 
@@ -231,6 +232,7 @@ def test_model(script: list[tuple[str, int, int]], workers: int) -> None:
         assert sorted(member.name for member in room.roster.members) == sorted(map(str, seats))
 
 
+@with_threads
 def test_hooks_are_called_one_at_a_time() -> None:
     """While a hook runs, the lines of another thread wait for the room."""
     happened, free = SimpleQueue[str](), threading.Event()
@@ -254,6 +256,7 @@ def test_hooks_are_called_one_at_a_time() -> None:
         thread.join()
 
 
+@with_threads
 @pytest.mark.stress
 def test_threads_agree_on_one_order() -> None:
     """Four threads publish at once: both subscribers get equal batches in the same order, no line lost or doubled."""
