@@ -262,6 +262,7 @@ def test_ends_that_are_no_loss() -> None:
 
 def test_a_wrong_token_is_a_failed_guess(clock: SimpleNamespace, caplog: pytest.LogCaptureFixture) -> None:
     """It changes nothing. The next from the address is judged 1 s later, then 2, 4, 8; nobody has to wait for that."""
+    caplog.set_level("INFO", "chatkit")
     watched = Watched()
     for wait in (1, 2, 4, 8, 8):
         watched.other_desk.hear(watched.back, f"/resume {WRONG}", f"/resume {watched.token}", "/sync")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
 from types import TracebackType
@@ -95,21 +96,22 @@ class Client:
         if queue and not reconnect:
             raise ValueError("queue needs reconnect=True")
         endpoint = Endpoint(host, port, timeout, tls, silent_seconds, unacknowledged_seconds)
+        self._pid = os.getpid()
         self._connection: ClientConnection | ReconnectingConnection
         if reconnect:
             from chatkit.client.reconnect import ReconnectingConnection  # loaded only when it is needed
             from chatkit.client.resume import ResumeState
 
             state = ResumeState(max_line_bytes, password=password, name=name, after=after, epoch=epoch, queue=queue)
-            self._connection = ReconnectingConnection(endpoint, state, max_line_bytes)
-            self._received = self._connection.received
+            received = deque[Event]()
+            self._connection = ReconnectingConnection(endpoint, state, max_line_bytes, received)
+            self._received = received
         else:
             protocol = ClientProtocol(
                 max_line_bytes, password=password, name=name, events=events, after=after, epoch=epoch
             )
             self._connection = ClientConnection(endpoint, protocol)
             self._received = protocol.received
-        self._pid = os.getpid()
         self._receiving = self._connection.receiving
 
     @property

@@ -105,10 +105,16 @@ class ReconnectingConnection:
         ended: the reason why no more events follow, or None.
     """
 
-    def __init__(self, endpoint: Endpoint, state: ResumeState, max_line_bytes: int) -> None:
-        """Connect. Errors as for `Client`."""
+    def __init__(
+        self, endpoint: Endpoint, state: ResumeState, max_line_bytes: int, received: deque[Event] | None = None
+    ) -> None:
+        """Connect. Errors as for `Client`.
+
+        Args:
+            received: where the events go; the caller takes them.
+        """
         self.ended: Exception | None = None
-        self._backlog = Backlog(deque())
+        self._backlog = Backlog(deque() if received is None else received)
         self.receiving = threading.Lock()
         self.sending = threading.Lock()
         self._lock = threading.RLock()

@@ -19,10 +19,12 @@ class Guesses:
 
     Args:
         secret: the secret in words, for the log.
+        level: the level of the log. After a restart of the server all its tokens are wrong: no cause for alarm.
     """
 
-    def __init__(self, secret: str) -> None:
+    def __init__(self, secret: str, level: int = logging.WARNING) -> None:
         self._secret = secret
+        self._level = level
         self._failures: dict[str, tuple[int, float]] = {}  # by origin: (number, time of the next attempt)
         self._logged_at = 0.0
 
@@ -48,7 +50,7 @@ class Guesses:
         self._failures[origin] = (number + 1, now + min(2.0**number, MAX_WAIT_SECONDS))
         if now > self._logged_at + 1:  # one line a second is enough, however many guesses there are
             self._logged_at = now
-            logger.warning("a wrong %s from %s", self._secret, origin)
+            logger.log(self._level, "a wrong %s from %s", self._secret, origin)
 
 
 def _origin(host: str) -> str:

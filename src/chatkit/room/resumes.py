@@ -9,6 +9,7 @@ order of their loss. Tokens are looked up by digest, so that the time of a look-
 
 from __future__ import annotations
 
+import logging
 import secrets
 import time
 from hashlib import sha256
@@ -50,7 +51,7 @@ class Resumes:
         self._places: dict[Member, Place] = {}  # of members in the room
         self._lost: dict[Place, None] = {}  # the oldest loss first
         self._by_digest: dict[bytes, Place] = {}
-        self._guesses = Guesses("token to resume")
+        self._guesses = Guesses("token to resume", logging.INFO)
 
     def issue(self, member: Member) -> str:
         """Return a new token of 128 random bits for a member's place."""
