@@ -236,8 +236,8 @@ class Reconnected(Notice):
     Attributes:
         text: the return, in words.
         name: this member's own name from now on.
-        new_epoch: whether the room has started anew, with other ids. The messages that were missed before its new
-            start are lost then, and their number is unknown.
+        new_epoch: whether the room has started anew, or with an old backup of its history: other messages have its ids
+            now. The messages that were missed before are lost then, and their number is unknown.
         epoch: the name of the run of ids, as in `Welcome`.
     """
 

@@ -289,6 +289,16 @@ def test_a_closed_history_stays_closed(path: Path, open_history: Open) -> None:
     assert [file.name for file in path.parent.iterdir()] == ["chat.db"]
 
 
+def test_one_server_per_object(open_history: Open) -> None:
+    """A history that is open can't be opened again; that does it no harm."""
+    history = open_history()
+    history.append(said(1))
+    with pytest.raises(HistoryError, match="another server keeps"):
+        history.open()
+    history.append(said(2))
+    assert [message.id for message in history.read(0, ALL, ALL)] == [1, 2]
+
+
 def test_one_server_per_file_also_by_another_name(path: Path, open_history: Open) -> None:
     """A link is the file that it leads to."""
     open_history()

@@ -39,7 +39,8 @@ class TakenHistory(HistoryError):
     """A file that another server has locked."""
 
 
-def _taken(path: Path) -> TakenHistory:
+def taken_error(path: Path) -> TakenHistory:
+    """Return the error for a file that is in use."""
     return TakenHistory(f"another server keeps its history in {path}; end that server, or choose another file")
 
 
@@ -80,7 +81,7 @@ class NameLock:
             try:
                 lock_now(descriptor)
             except BlockingIOError:
-                raise _taken(self._path) from None
+                raise taken_error(self._path) from None
             except OSError as error:
                 raise _unlockable(self._file, error) from None
             inode = os.fstat(descriptor).st_ino
@@ -140,7 +141,7 @@ class ContentLock:
             descriptor = os.open(path, os.O_RDWR)
             stack.callback(os.close, descriptor)
             if not _lock_place(descriptor, path):
-                raise _taken(path)
+                raise taken_error(path)
             self.release()
             self._descriptor = descriptor
             stack.pop_all()

@@ -16,7 +16,7 @@ from chatkit.events import Message
 from chatkit.history.base import History, HistoryError
 from chatkit.history.sqlite import files, queries
 from chatkit.history.sqlite.files import DamagedHistory, translate_errors
-from chatkit.history.sqlite.locks import ContentLock, NameLock, TakenHistory, inode_of
+from chatkit.history.sqlite.locks import ContentLock, NameLock, TakenHistory, inode_of, taken_error
 from chatkit.history.sqlite.maintenance import AgeClock, Maintenance
 
 logger = logging.getLogger("chatkit")
@@ -85,6 +85,8 @@ class SqliteHistory(History):
             HistoryError: another server has the file, it isn't a history of chatkit, a newer chatkit wrote it, or the
                 disk fails. Also for a damaged file, if one was put aside within the last minute.
         """
+        if self._is_open:
+            raise taken_error(self._path)
         with ExitStack() as stack:
             stack.callback(self.close)
             self._is_open, self._is_taken, self._clock = True, False, AgeClock()
