@@ -93,6 +93,22 @@ def test_a_room_that_began_anew(run: Run, tmp_path: Path) -> None:
         command.process.kill()
 
 
+def test_a_room_that_goes_on(run: Run, tmp_path: Path) -> None:
+    """Over starts of a room with a history each message is printed once, also where none was said in between."""
+    path, options = tmp_path / "cursor", {"history": tmp_path / "chat.db", "limits": QUICK}
+    path.write_text("0\n")
+    for text in ("one", "", "two", "three"):
+        with Server(port=0, **options) as server:  # type: ignore[arg-type]
+            ann = Peer(server.port)
+            if text:
+                say(ann, text)
+            status, out, err = client_with(run, server.port, "/sync\n", "--json", "--cursor", str(path))
+            ann.close()
+        events = [json.loads(line) for line in out.splitlines()]
+        assert [event["text"] for event in events if event["type"] == "message"] == [text] * bool(text)
+        assert (status, err) == (0, "")
+
+
 def test_after(run: Run, serve: Serve) -> None:
     """Without a file: after an id, of this epoch or of another one; where there is a file it counts."""
     started = serve()
@@ -182,6 +198,8 @@ def test_no_half_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ((5, None), [Welcome("1", 9, ROOM)], (5, ROOM)),
         ((5, ROOM), [Welcome("1", 9, ROOM), Gap(2), Joined("2")], (7, ROOM)),
         ((50, ROOM), [Welcome("1", 9, ROOM)], (9, ROOM)),
+        ((5, OTHER_ROOM), [Welcome("1", 9, ROOM, common=7)], (5, ROOM)),
+        ((5, OTHER_ROOM), [Welcome("1", 9, ROOM, common=3)], (3, ROOM)),
         ((5, OTHER_ROOM), [Welcome("1", 9, ROOM), Message("2", "x", 1)], (1, ROOM)),
         ((5, ROOM), [Welcome("1", 9, ROOM), Synced(9)], (9, ROOM)),
         ((5, ROOM), [Welcome("1", 9, ROOM), Reconnected("back", "1", False, ROOM)], (5, ROOM)),

@@ -114,9 +114,8 @@ def test_another_epoch_that_goes_on_from_ours() -> None:
     """A room with a history was started again: the client's ids mean the same, and the cursor stays."""
     state = resuming(7)
     state.connection_lost(RESET)
-    assert state.receive(Welcome("ada", 9, OTHER_ROOM, common=7)) == [
-        Reconnected("back as ada", "ada", new_epoch=False, epoch=OTHER_ROOM)
-    ]
+    returned = state.receive(Welcome("ada", 9, OTHER_ROOM, common=7))
+    assert returned == [Reconnected("back as ada", "ada", False, OTHER_ROOM)]
     assert state.receive(message(8)) == [message(8)]
     assert f"/json 8 {OTHER_ROOM}\n" in opening(state)
 
@@ -135,6 +134,27 @@ def test_ids_that_the_room_has_given_anew(welcome: Welcome, cursor: int) -> None
     assert unsure([uncertain]) == ["hi"]
     assert f"/json {cursor} {welcome.epoch}\n" in opening(state)
     assert state.receive(message(cursor + 1)) == [message(cursor + 1)]
+
+
+def test_a_newcomer_whose_place_the_room_has_given_anew() -> None:
+    """Before its first message, too: it receives all that is new from the ids in common on."""
+    state = resuming(7)
+    state.connection_lost(RESET)
+    returned, *_ = state.receive(Welcome("ada", 9, OTHER_ROOM, common=5))
+    assert isinstance(returned, Reconnected)
+    assert returned.new_epoch
+    assert [number for number in range(6, 10) if state.receive(message(number))] == [6, 7, 8, 9]
+
+
+@pytest.mark.parametrize(
+    ("welcome", "cursor"),
+    [(Welcome("ada", 20, OTHER_ROOM, common=9), 9), (Welcome("ada", 20, OTHER_ROOM, common=4), 4)],
+)
+def test_the_first_connection_of_a_later_run(welcome: Welcome, cursor: int) -> None:
+    """An epoch that was given with `after` may be one that led to the room's."""
+    state = ResumeState(100, password=None, name=None, after=9, epoch=ROOM, queue=0)
+    assert state.receive(welcome) == [welcome]
+    assert f"/json {cursor} {OTHER_ROOM}\n" in opening(state)
 
 
 def test_a_replay_from_before_the_ids_in_common() -> None:

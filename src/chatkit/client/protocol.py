@@ -257,6 +257,15 @@ def _opening_lines(
     return lines
 
 
+def last_common_id(welcome: Welcome, epoch: str | None) -> int | None:
+    """Return the id up to which ids that a client knows are the room's; None if none of them is.
+
+    Args:
+        epoch: the epoch of these ids, None if it isn't known.
+    """
+    return welcome.newest if epoch in (None, welcome.epoch) else welcome.common
+
+
 def closed_error() -> ConnectionClosed:
     """Return the error for calls after `close`."""
     return ConnectionClosed("this client is closed", clean=True)

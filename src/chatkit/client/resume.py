@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 
 from chatkit.client.inflight import InFlight
-from chatkit.client.protocol import SYNC, TOKEN, ClientProtocol
+from chatkit.client.protocol import SYNC, TOKEN, ClientProtocol, last_common_id
 from chatkit.errors import ConnectionClosed, NotConnected, ProtocolError
 from chatkit.events import Disconnected, Error, Event, Gap, Left, Message, Notice, Reconnected, Renamed, Synced, Welcome
 from chatkit.protocol.lines import is_exit
@@ -214,9 +214,9 @@ class ResumeState:
         return f"{SYNC}\n".encode()
 
     def _on_welcome(self, event: Welcome) -> list[Event]:
-        after, common = self._next_after, event.newest if self._epoch in (None, event.epoch) else event.common
-        goes_on = common is not None and (self._caller_cursor or after or 0) <= common
-        self._epoch, self._name = event.epoch, event.name
+        after, epoch, self._epoch, self._name = self._next_after, self._epoch, event.epoch, event.name
+        common = last_common_id(event, epoch)
+        goes_on = common is not None and max(self._caller_cursor or 0, after or 0) <= common
         self._token = event.resume if TOKEN.fullmatch(event.resume) else ""
         self._sender_names = _names(event.name)
         if not self._in_flight.has_lost_lines or not goes_on:

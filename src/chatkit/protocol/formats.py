@@ -100,11 +100,11 @@ def _seconds(value: str) -> float:
 
 
 _READ: dict[str, Callable[..., object]] = {"id": _count, "newest": _count, "missing": _count, "time": _seconds}
-_READ["common"] = lambda value: None if value is None else _count(value)
 _READ |= {"members": _members, "more": _flag, "text": _text, "code": _text, "resume": _text, "epoch": _epoch}
 _READ |= dict.fromkeys(("sender", "name", "old"), _name)
+_READ["common"] = lambda value: None if value is None else _count(value)
 # Fields that a server may leave out, and their values then.
-_OPTIONAL = {"resume": "", "common": None}
+_OPTIONAL: dict[str, object] = {"resume": "", "common": None}
 
 
 def encode_text(*events: Event) -> bytes:

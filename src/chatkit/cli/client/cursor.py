@@ -10,6 +10,7 @@ import click
 
 from chatkit import Event, Gap, Message, Reconnected, Synced, Welcome
 from chatkit.cli.common import CHAT_CLIENT, fail, reason
+from chatkit.client.protocol import last_common_id
 
 # As the room reads it: see /json in docs/protocol.md.
 _PLACE = re.compile(r"([0-9]{1,18})(?:@([0-9a-f]{16}))?")
@@ -72,7 +73,7 @@ class Cursor:
         match event:
             case Welcome(newest=newest, epoch=epoch):
                 if self._after is not None:
-                    self._after = min(self._after, newest) if self._epoch in (None, epoch) else 0
+                    self._after = min(self._after, last_common_id(event, self._epoch) or 0)
                 self._epoch, self._newest = epoch, newest
             case Reconnected(new_epoch=is_anew, epoch=epoch):
                 self._after, self._epoch = 0 if is_anew else self._after, epoch
