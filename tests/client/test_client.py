@@ -67,6 +67,7 @@ def test_iteration_ends_with_the_conversation(serve: Serve) -> None:
         assert caught.value.clean
 
 
+@pytest.mark.timed
 @pytest.mark.usefixtures("never")
 @pytest.mark.parametrize("is_away", [False, True])
 def test_ctrl_c_where_no_signal_interrupts_a_wait(monkeypatch: pytest.MonkeyPatch, serve: Serve, is_away: bool) -> None:

@@ -155,6 +155,7 @@ def test_a_client_with_a_password_comes_back(serve: Serve, gate: Gate) -> None:
 @pytest.mark.usefixtures("at_once")
 def test_a_token_of_before_a_restart(caplog: pytest.LogCaptureFixture) -> None:
     """It is a wrong one, which holds up nobody: members of one address come back at once, under their names."""
+    caplog.set_level("INFO", "chatkit")
     with Server(port=0, limits=QUICK) as server:
         port = server.port
         clients = [Client(port=port, name=f"c{number}", reconnect=True) for number in range(5)]

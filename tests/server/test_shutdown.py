@@ -191,6 +191,7 @@ def test_a_signal_handler_may_interrupt_a_shutdown_by_another(serve: Serve) -> N
     assert interrupted[0] < 0.1
 
 
+@pytest.mark.timed
 @pytest.mark.parametrize("late", [False, True], ids=["at once", "half a second later"])
 def test_a_second_ctrl_c(monkeypatch: pytest.MonkeyPatch, late: bool) -> None:
     """At once after the first it changes nothing: messages are delivered. Later it ends the wait for the end."""
