@@ -194,6 +194,7 @@ def size_of(events: Iterable[Event]) -> int:
     return sum(map(memory_of, events))
 
 
+@pytest.mark.timed
 @in_loop
 async def test_a_sender_in_a_loop_comes_back_only_when_there_is_room(
     ending: Ending, monkeypatch: pytest.MonkeyPatch

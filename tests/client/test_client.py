@@ -73,7 +73,7 @@ def test_iteration_ends_with_the_conversation(serve: Serve) -> None:
 def test_ctrl_c_where_no_signal_interrupts_a_wait(monkeypatch: pytest.MonkeyPatch, serve: Serve, is_away: bool) -> None:
     """As on Windows: each wait of `receive` is short, and the interrupt is seen after it."""
     for module in (cancel, reconnect):
-        monkeypatch.setattr(module, "LONGEST_WAIT_SECONDS", 0.01)
+        monkeypatch.setattr(module, "SIGNAL_SECONDS", 0.01)
     started, waiting = serve(), threading.Event()
 
     class Telling(selectors.DefaultSelector):

@@ -14,7 +14,7 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from chatkit.net.sockets import LONGEST_WAIT_SECONDS
+from chatkit.net.sockets import SIGNAL_SECONDS
 
 if TYPE_CHECKING:
     from chatkit.net.transport import Transport
@@ -100,10 +100,12 @@ def wait(
         selector.register(sock, event)
         if cancel:
             selector.register(cancel, selectors.EVENT_READ)
-        left = math.inf if deadline is None else deadline - time.monotonic()
-        ready = selector.select(min(max(0, left), LONGEST_WAIT_SECONDS))
-    if not ready and left <= LONGEST_WAIT_SECONDS:
-        raise late_error()
+        ready: list[tuple[selectors.SelectorKey, int]] = []
+        while not ready:
+            left = math.inf if deadline is None else deadline - time.monotonic()
+            ready = selector.select(min(max(0, left), SIGNAL_SECONDS))
+            if not ready and left <= SIGNAL_SECONDS:
+                raise late_error()
     if cancel and any(key.fileobj is cancel for key, _ in ready):
         raise Cancelled
 

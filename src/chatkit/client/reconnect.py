@@ -17,7 +17,7 @@ from chatkit.client.protocol import closed_error
 from chatkit.client.resume import ResumeState, left_error
 from chatkit.errors import ChatError
 from chatkit.events import Event
-from chatkit.net.sockets import LONGEST_WAIT_SECONDS
+from chatkit.net.sockets import SIGNAL_SECONDS
 from chatkit.protocol.lines import encode_line, is_exit
 
 # The only step of the thread that can't be cancelled is the look-up of a host's name.
@@ -177,7 +177,7 @@ class ReconnectingConnection:
         if connection:
             connection.read(deadline)
             self._process(connection)
-        elif self._changed.wait(min(LONGEST_WAIT_SECONDS, math.inf if deadline is None else lock_timeout(deadline))):
+        elif self._changed.wait(min(SIGNAL_SECONDS, math.inf if deadline is None else lock_timeout(deadline))):
             self._changed.clear()
         elif is_over(deadline):
             raise late_error()

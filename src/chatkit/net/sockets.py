@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import selectors
-import signal
 import socket
 import struct
 import sys
@@ -67,9 +66,12 @@ def host_and_port(address: Address) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-# Selectors refuse to wait for more than some weeks; waking up once an hour costs nothing. Where no signal interrupts a
-# wait (Windows), Ctrl-C is seen after it.
-LONGEST_WAIT_SECONDS = 3600.0 if hasattr(signal, "siginterrupt") else 1.0
+# Selectors refuse to wait for more than some weeks; waking up once an hour costs nothing.
+LONGEST_WAIT_SECONDS = 3600.0
+
+# The handler of a signal that comes just before a wait is called after it; on Windows, that of one during the wait,
+# too. So no wait of a main thread is longer.
+SIGNAL_SECONDS = 1.0
 
 # The sockets that one selector can watch: `select` on Windows has a bound (FD_SETSIZE), the others have none.
 WATCHED_SOCKETS = 512 if issubclass(selectors.DefaultSelector, selectors.SelectSelector) else sys.maxsize

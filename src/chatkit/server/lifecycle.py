@@ -19,13 +19,11 @@ import time
 from collections.abc import Callable
 from enum import IntEnum
 
+from chatkit.net.sockets import SIGNAL_SECONDS
+
 # GNU `timeout`, supervisors, and shells that signal a process group send a signal twice within microseconds. A person
 # that means it twice needs longer.
 SECOND_SIGNAL_SECONDS = 0.5
-
-# The handler of a signal that comes just before a wait is called after it; on Windows, that of one during the wait,
-# too. So no wait of the main thread is longer.
-SIGNAL_SECONDS = 1.0
 
 
 class ServerState(IntEnum):

@@ -16,7 +16,7 @@ from chatkit.handler import check_handler
 from chatkit.history.base import History
 from chatkit.limits import Limits
 from chatkit.net.descriptors import fit_to_fd_limit
-from chatkit.net.sockets import Address, two_tuple
+from chatkit.net.sockets import SIGNAL_SECONDS, Address, two_tuple
 from chatkit.protocol.formats import clean_text
 from chatkit.protocol.lines import check_password
 from chatkit.protocol.replies import REMOVED
@@ -25,7 +25,7 @@ from chatkit.room.members import Member
 from chatkit.room.publisher import Publisher
 from chatkit.room.room import Room
 from chatkit.server.acceptor import listen
-from chatkit.server.lifecycle import SIGNAL_SECONDS, Lifecycle, ServerState, finish
+from chatkit.server.lifecycle import Lifecycle, ServerState, finish
 from chatkit.server.login import PasswordAuth
 from chatkit.server.pool import WorkerPool
 from chatkit.server.stats import Stats
