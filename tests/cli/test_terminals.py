@@ -164,7 +164,15 @@ def test_a_half_typed_line_stays(serve: Serve, terminal: Start) -> None:
     assert shown.answers == []
 
 
-@pytest.mark.parametrize(("keys", "status"), [("exit\n", 0), ("\x04", 0), ("\x03", 130), ("half\x03", 130)])
+@pytest.mark.parametrize(
+    ("keys", "status"),
+    [
+        ("exit\n", 0),
+        ("\x04", 0),
+        pytest.param("\x03", 130, marks=pytest.mark.timed),
+        pytest.param("half\x03", 130, marks=pytest.mark.timed),
+    ],
+)
 def test_a_terminal_that_is_left_is_as_before(serve: Serve, terminal: Start, keys: str, status: int) -> None:
     """After `exit`, Ctrl-D and Ctrl-C, also in the middle of a line, the terminal's attributes are what they were."""
     started = serve()
