@@ -13,9 +13,9 @@ async def pass_on(source: AsyncClient, target: AsyncClient) -> None:
     async for event in source:
         match event:
             case Action(sender=sender, text=text):
-                await target.send(f"/me ({sender}) {text}"[:2000])
+                await target.act(f"({sender}) {text}"[:2000])
             case Message(sender=sender, text=text):
-                await target.send(f"/say {sender}: {text}"[:2000])
+                await target.say(f"{sender}: {text}"[:2000])
 
 
 async def main(port: int, other_port: int) -> None:

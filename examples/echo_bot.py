@@ -13,7 +13,7 @@ def main(port: int) -> None:
         for event in client:
             match event:
                 case Message(sender=sender, text=text) if text.startswith("!echo "):
-                    client.send(f"{sender} says {text.removeprefix('!echo ')}"[:2000])
+                    client.say(f"{sender} says {text.removeprefix('!echo ')}"[:2000])
 
 
 if __name__ == "__main__":

@@ -10,12 +10,12 @@ def answer_ping(client: Client) -> None:
     """The bot under test."""
     for event in client:
         if event.text == "ping":
-            client.send("pong")
+            client.say("pong")
 
 
 def test_members_hear_each_other(chat_room: ChatRoom) -> None:
     ann, bob = chat_room.join(2)
-    ann.send("Hi!")
+    ann.say("Hi!")
     bob.expect("Hi!", sender=ann)
     ann.expect_nothing()
 
@@ -24,8 +24,8 @@ def test_the_bot_answers_ping_alone(chat_room: ChatRoom) -> None:
     ann, bot = chat_room.join(2)
     thread = threading.Thread(target=answer_ping, args=(bot,))
     thread.start()
-    ann.send("hello")
-    ann.send("ping")
+    ann.say("hello")
+    ann.say("ping")
     ann.expect("pong", sender=bot)
     chat_room.server.kick(bot.name, "the test is over")
     thread.join()

@@ -14,7 +14,7 @@ def main(port: int) -> None:
         for event in client:
             match event:
                 case Message(sender=sender, text="!time"):
-                    client.send(f"/msg {sender} it is {datetime.now():%H:%M}")
+                    client.tell(sender, f"it is {datetime.now():%H:%M}")
 
 
 if __name__ == "__main__":

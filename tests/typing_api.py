@@ -18,10 +18,13 @@ from chatkit import (
     Left,
     Limits,
     Member,
+    MemberInfo,
+    Members,
     Message,
     NotConnected,
     Private,
     Reconnected,
+    Refused,
     Renamed,
     Server,
     Stats,
@@ -40,8 +43,13 @@ class Handler:
     def on_rename(self, member: Member, old_name: str) -> None:
         assert_type(member.json, bool)
 
+    def on_private(self, message: Private, recipient: Member, member: Member) -> Private | None:
+        assert_type(recipient.id, int)
+        raise Refused("not here")
+
     def on_message(self, message: Message) -> Message | None:
         assert_type(message.id, int | None)
+        assert_type(message.own, bool)
         assert_type(message.time, float | None)
         return None if message.text == "x" else message
 
@@ -53,8 +61,8 @@ def use_the_server() -> None:
         assert_type(server.members, list[Member])
         assert_type(server.stats, Stats)
         server.broadcast("text")
-        server.kick("name", "reason")
-        server.tell("name", "text")
+        assert_type(server.kick("name", "reason"), list[Member])
+        assert_type(server.tell("name", "text"), list[Member])
         assert_type(server.stats.refused, dict[str, int])
         assert_type(server.stats.unstored, int)
         server.shutdown(grace=1)
@@ -66,9 +74,19 @@ def use_the_client() -> None:
     with Client("localhost", 1, timeout=None) as client:
         assert_type(client, Client)
         client.send("text")
+        client.say("text")
+        client.act("text")
+        client.tell("name", "text")
+        client.rename("name")
+        assert_type(client.say("text", confirm=True), Message)
+        assert_type(client.members(), list[MemberInfo])
+        client.leave()
         for event in client:
             assert_type(event, Event)
             assert_type(event.text, str)
+            if isinstance(event, Members):
+                assert_type(event.members[0].id, int)
+                assert_type(event.more, bool)
         try:
             event = client.receive(timeout=1)
         except ConnectionClosed as closed:
@@ -95,9 +113,12 @@ def come_back() -> None:
 async def use_asyncio() -> None:
     async with Server(port=0, announce=True) as server:
         assert_type(server, Server)
-        async with AsyncClient(port=server.port, name="ada", events=True, after=0) as client:
+        async with AsyncClient(port=server.port, name="ada", events=True, echo=True, after=0) as client:
             assert_type(client, AsyncClient)
             await client.send("text")
+            await client.say("text")
+            assert_type(await client.say("text", confirm=True), Message)
+            assert_type(await client.members(), list[MemberInfo])
             assert_type(await client.receive(timeout=1), Event)
             async for event in client:
                 match event:

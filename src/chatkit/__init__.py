@@ -3,7 +3,7 @@
 from chatkit import Server, Client
 
 with Server(port=0) as server, Client(port=server.port) as ann, Client(port=server.port) as bob:
-    ann.send("Hi!")
+    ann.say("Hi!")
     print(bob.receive(timeout=1))
 """
 

@@ -2,7 +2,7 @@
 
     def test_greeting(chat_room):
         ann, bob = chat_room.join(2)
-        ann.send("Hi!")
+        ann.say("Hi!")
         bob.expect("Hi!", sender=ann)
         ann.expect_nothing()
 
@@ -16,50 +16,21 @@ and finds no event before the server's answer.
 
 from __future__ import annotations
 
-import secrets
 import threading
-from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
 import pytest
 
-from chatkit.client.cancel import deadline_of, is_over
 from chatkit.client.client import Client
+from chatkit.client.exchange import Exchange
 from chatkit.errors import ConnectionClosed
 from chatkit.events import Event, Message, Private
 from chatkit.server.server import Server
 
 TIMEOUT_SECONDS = 5.0
-# Interval of looking whether another thread, which receives from the same guest, has received the answer to a probe.
-LOOK_SECONDS = 0.05
-
-
-class _Inbox(deque[Event]):
-    """A guest's events, without the answers to its probes.
-
-    Attributes:
-        probes: for each probe without an answer, the flag to set.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.probes: dict[str, threading.Event] = {}
-
-    def append(self, event: Event) -> None:
-        """Add an event, unless it answers a probe."""
-        for probe, answered in list(self.probes.items()):  # a copy: another thread may add one
-            if probe in event.text:
-                answered.set()
-                return
-        super().append(event)
-
-    def extend(self, events: Iterable[Event]) -> None:
-        """Add events, except answers to probes."""
-        for event in events:
-            self.append(event)
 
 
 class Guest(Client):
@@ -73,9 +44,6 @@ class Guest(Client):
         super().__init__(*room.server.address, **options)
         self._name: str = options.get("name") or str(self.address[1])
         self._room = room
-        self._inbox = _Inbox()
-        self._inbox.extend(self._received)
-        self._received = self._connection.received = self._inbox
 
     @property
     def name(self) -> str:
@@ -137,8 +105,8 @@ class Guest(Client):
         self._room.sync()
         with suppress(ConnectionClosed):
             self.sync()
-        if self._inbox:
-            raise AssertionError(f"{self.name} expected nothing, received {self._inbox[0]!r}")
+        if self._received:
+            raise AssertionError(f"{self.name} expected nothing, received {self._received[0]!r}")
 
     def sync(self) -> None:
         """Wait until the server has received this guest's lines, and this guest the server's lines up to then.
@@ -147,22 +115,7 @@ class Guest(Client):
             TimeoutError: the server didn't answer within 5 seconds.
             ConnectionClosed: this guest has left.
         """
-        probe, answered = f"/{secrets.token_hex(8)}", threading.Event()
-        self._inbox.probes[probe] = answered
-        self.send(probe)  # the answer to an unknown command goes to this guest alone
-        deadline = deadline_of(TIMEOUT_SECONDS)
-        while not answered.is_set():
-            if self._receiving.acquire(timeout=LOOK_SECONDS):  # else another thread receives, the answer perhaps
-                try:
-                    if self._connection.ended:
-                        raise self._connection.ended.with_traceback(None)
-                    if not answered.is_set():
-                        self._connection.read(deadline)
-                finally:
-                    self._receiving.release()
-            if not answered.is_set() and is_over(deadline):
-                raise TimeoutError("the server didn't answer in time")
-        del self._inbox.probes[probe]
+        self._ask(Exchange(), TIMEOUT_SECONDS)
 
 
 class ChatRoom:

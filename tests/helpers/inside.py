@@ -535,4 +535,4 @@ def pending_syncs(state: ResumeState) -> int:
 
 def inbox_of(guest: Guest) -> Any:
     """Return the events that wait for a guest's `receive`."""
-    return guest._inbox
+    return guest._received

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from chatkit import Error, Event, Joined, Left, Message, Renamed
 from chatkit.protocol.formats import parse_json
 from chatkit.protocol.lines import BadLine, Foreign, Line
-from chatkit.room.arrivals import WAIT_SECONDS, Arrivals
+from chatkit.room.arrivals import GROUP_SECONDS, WAIT_SECONDS, Arrivals
 from chatkit.room.batch import Received
 from chatkit.room.members import Member
 from chatkit.room.room import Room
@@ -85,25 +85,27 @@ def test_a_join_waits_for_the_first_line(line: Line) -> None:
 
 
 def test_a_join_waits_a_moment() -> None:
-    """For a second, not less and hardly more; several at once are one batch, in the order of their joins."""
+    """For a second, not less and hardly more; several that join together are one batch, in their order."""
     with clock_at(98.0) as clock:
         desk, ann = with_program(announce=True)
         room, batches = desk.room, list[object]()
-        room.announce_due(99.0)
+        room.announce_due(99.5)
         clock.now = 100.0
         bob = desk.join(2)
         clock.now += 0.5
-        cid, dan, eve = desk.join(3), desk.join(4), desk.join(5)
+        cid, dan = desk.join(3), desk.join(4)
+        clock.now += 0.03
+        eve = desk.join(5)
     desk.hear(bob, "/nick bob")
     desk.hear(cid, "hi")
     assert heard(ann) == [Joined("3"), Message("3", "hi")]
-    assert room.next_due == 101.0
+    assert room.next_due == 101.05
     room.announce_due(100.99)
     assert heard(ann) == []
-    room.announce_due(101.0)
-    assert (heard(ann), room.next_due) == ([Joined("bob")], 101.5)
+    room.announce_due(101.05)
+    assert (heard(ann), room.next_due) == ([Joined("bob")], 101.55)
     room.add_inbox(batches.append)
-    room.announce_due(200.0)
+    room.announce_due(101.55)
     assert (heard(ann), room.next_due, len(batches)) == ([Joined("4"), Joined("5")], math.inf, 1)
     assert [seat.received.count(b"joined") for seat in (bob, cid, dan, eve)] == [3, 3, 3, 3]
 
@@ -155,11 +157,21 @@ def test_nothing_is_left_of_members_that_came_and_went() -> None:
     for number, member in enumerate(members):
         arrivals.add(member, number)
     assert [arrivals.remove(member) for member in (*members[:5], *members[:5])] == [True] * 5 + [False] * 5
-    assert arrivals.next_due == WAIT_SECONDS
+    assert arrivals.next_due == WAIT_SECONDS + GROUP_SECONDS
     assert arrivals.due(5 + WAIT_SECONDS) == members[5:6]
     assert arrivals.due(9 + WAIT_SECONDS) == members[6:]
     assert not any(member in arrivals for member in members)
     assert arrivals.due(math.inf) == []
+
+
+def test_a_place_that_was_taken_holds_nobody_up() -> None:
+    """A member that waits without a time, until it is gone, is no reason for later ones to wait longer."""
+    arrivals, (old, new, later) = Arrivals(), (Member(name, ("", 1)) for name in "abc")
+    arrivals.add(new, 0)
+    arrivals.replace(new, old)
+    arrivals.add(later, 0.5)
+    assert arrivals.due(10) == [later]
+    assert (old in arrivals, new in arrivals, arrivals.next_due) == (True, False, math.inf)
 
 
 steps = st.tuples(
@@ -217,4 +229,4 @@ def test_the_clock_is_that_of_deadlines(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("chatkit.room.turn.time", SimpleNamespace(time=lambda: 1e12, monotonic=lambda: 5.0))
     desk = Desk(Room())
     desk.join(1)
-    assert desk.room.next_due == 5.0 + WAIT_SECONDS
+    assert desk.room.next_due == 5.0 + WAIT_SECONDS + GROUP_SECONDS

@@ -194,7 +194,7 @@ def test_msg_reaches_one_member_alone(programs: str) -> None:
     assert heard(bob) == [public[0], Private("1", "psst: you"), *public[1:]]
     assert heard(dan) == [Message("1", "a"), Message("1", "b"), Private("1", "hey"), Message("1", "c")]
     assert heard(cid) == [Message("1", text) for text in "abc"]
-    assert heard(ann) == [Private("1", "me ")]
+    assert heard(ann) == [Private("1", " me ")]
 
 
 def test_json_in_the_middle_of_a_turn() -> None:

@@ -10,9 +10,11 @@ from typing import TYPE_CHECKING, Self
 
 from chatkit.client.aio_connection import AsyncConnection
 from chatkit.client.aio_reconnect import AsyncReconnectingConnection
+from chatkit.client.aio_verbs import AsyncVerbs
 from chatkit.client.connection import Endpoint
 from chatkit.client.protocol import ClientProtocol
 from chatkit.client.resume import ResumeState
+from chatkit.client.verbs import Composer
 from chatkit.errors import ConnectionClosed
 from chatkit.events import Event
 from chatkit.limits import Limits
@@ -22,11 +24,11 @@ if TYPE_CHECKING:
     import ssl
 
 
-class AsyncClient:
+class AsyncClient(AsyncVerbs):
     """A member of a room, for programs that use asyncio.
 
         async with AsyncClient(port=12345) as client:
-            await client.send("Hi!")
+            await client.say("Hi!")
             print(await client.receive(timeout=1))
 
     `connect`, also at the start of `async with`, connects. With `reconnect=True` the client comes back when the
@@ -55,6 +57,7 @@ class AsyncClient:
         password: str | None = None,
         name: str | None = None,
         events: bool = False,
+        echo: bool = False,
         after: int | None = None,
         epoch: str | None = None,
         reconnect: bool = False,
@@ -73,15 +76,19 @@ class AsyncClient:
         """
         if queue and not reconnect:
             raise ValueError("queue needs reconnect=True")
+        is_first = not (reconnect or events or name or password)
+        self._composer = Composer(max_line_bytes, timeout, is_first, reconnect or events, echo)
         endpoint = Endpoint(host, port, timeout, tls, silent_seconds, unacknowledged_seconds)
         self._begun_by: int | None = None  # the process in which `connect` was called
         self._connection: AsyncConnection | AsyncReconnectingConnection
         if reconnect:
-            state = ResumeState(max_line_bytes, password=password, name=name, after=after, epoch=epoch, queue=queue)
+            state = ResumeState(
+                max_line_bytes, password=password, name=name, after=after, echo=echo, epoch=epoch, queue=queue
+            )
             self._connection = AsyncReconnectingConnection(endpoint, state, max_line_bytes)
         else:
             protocol = ClientProtocol(
-                max_line_bytes, password=password, name=name, events=events, after=after, epoch=epoch
+                max_line_bytes, password=password, name=name, events=events, after=after, echo=echo, epoch=epoch
             )
             self._connection = AsyncConnection(endpoint, protocol)
 
@@ -113,7 +120,9 @@ class AsyncClient:
         await self._connection.connect()
 
     async def send(self, text: str) -> None:
-        """Send one line to the room. The line `exit` ends the conversation. It waits while the server reads nothing.
+        """Send one line as it is, also a command, or `exit`, which ends the conversation.
+
+        Use `say` and the other verbs for text from elsewhere. It waits while the server reads nothing.
 
         Args:
             text: one line without its line end, at most `max_line_bytes` bytes in UTF-8.

@@ -13,6 +13,7 @@ from typing import cast
 
 from chatkit.client.backlog import Backlog
 from chatkit.client.connection import Endpoint, prepare
+from chatkit.client.exchange import Exchange
 from chatkit.client.protocol import ClientProtocol, closed_error
 from chatkit.errors import ChatError, ProtocolError
 from chatkit.events import Event
@@ -236,12 +237,23 @@ class AsyncConnection:
 
     async def send(self, text: str) -> None:
         """Send one line, as `AsyncClient.send`."""
-        line, stream = self._protocol.encode(text), self._connected_stream
+        await self._write(self._protocol.encode(text))
+
+    async def ask(self, exchange: Exchange) -> None:
+        """Send the line of an exchange. Its answers go to it. Errors as for `AsyncClient.send`."""
+        await self._write(self.frame(exchange, exchange.encoded))
+
+    def frame(self, exchange: Exchange, data: bytes) -> bytes:
+        """Begin an exchange. Return the bytes to send for its line, which is encoded as `data`."""
+        return self._protocol.frame(exchange, data)
+
+    async def _write(self, data: bytes) -> None:
+        stream = self._connected_stream
         await stream.let_loop_find_loss()
         self._raise_if_ended()
         if stream.has_sent_eof:
             raise self._protocol.closed_by(BrokenPipeError(errno.EPIPE, "nothing can be sent after send_eof"))
-        stream.write(line)
+        stream.write(data)
         if not stream.writable.is_set():
             await stream.writable.wait()
             self._raise_if_ended()

@@ -11,9 +11,10 @@ from chatkit.client.aio_connection import AsyncConnection
 from chatkit.client.backlog import Backlog
 from chatkit.client.backoff import Backoff, is_final
 from chatkit.client.connection import Endpoint
+from chatkit.client.exchange import Exchange
 from chatkit.client.protocol import closed_error
 from chatkit.client.resume import ResumeState, left_error
-from chatkit.errors import ChatError
+from chatkit.errors import ChatError, NotConnected
 from chatkit.events import Event
 from chatkit.net.sockets import Address
 from chatkit.protocol.lines import encode_line, is_exit
@@ -80,19 +81,44 @@ class AsyncReconnectingConnection:
             Others: as for `AsyncClient.send`.
         """
         encode_line(text, self._max_line_bytes)
+        if connection := await self._usable_connection():
+            await self._write(connection, self._state.send(text))
+        elif is_exit(text):
+            self._leave()
+        else:
+            self._state.enqueue(text)
+
+    async def ask(self, exchange: Exchange) -> None:
+        """Send the line of an exchange. Its answers go to it. Nothing is queued.
+
+        Raises:
+            NotConnected: the connection is lost for now.
+            Others: as for `AsyncClient.send`.
+        """
+        if not (connection := await self._usable_connection()):
+            raise NotConnected("the connection is lost")
+        data = self._state.send(exchange.line) if exchange.is_message else exchange.encoded
+        await self._write(connection, connection.frame(exchange, data))
+
+    async def _usable_connection(self) -> AsyncConnection | None:
+        """Return the connection, or None during an absence.
+
+        Raises:
+            RuntimeError: not connected.
+            ConnectionClosed, ProtocolError: the conversation is over.
+        """
         if self._connection and self._address:
             await self._connection.stream.let_loop_find_loss()
         self._raise_if_ended()
         if self._closing or self._state.is_leaving:
             raise left_error()
-        if (connection := self._connection) and not connection.stream.transport.is_closing():
-            connection.stream.write(self._state.send(text))
-            await connection.stream.writable.wait()  # if the connection is lost meanwhile, the state has the line
-            self._raise_if_ended()
-        elif is_exit(text):
-            self._leave()
-        else:
-            self._state.enqueue(text)
+        connection = self._connection
+        return connection if connection and not connection.stream.transport.is_closing() else None
+
+    async def _write(self, connection: AsyncConnection, data: bytes) -> None:
+        connection.stream.write(data)
+        await connection.stream.writable.wait()  # if the connection is lost meanwhile, the state has the line
+        self._raise_if_ended()
 
     async def wait_for_change(self) -> None:
         """Wait for events, a loss, a return or the end.

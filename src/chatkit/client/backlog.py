@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections import deque
 
-from chatkit.events import Event
+from chatkit.events import Event, Members
 
 # Reading stops while more waits for the caller: better a server that waits, and disconnects us in the end, than memory
 # that grows without a bound. As much as the server keeps for a slow consumer (max_pending_bytes).
@@ -52,5 +52,7 @@ class Backlog:
 
 def memory_of(event: Event) -> int:
     """Return the memory that an event takes, in bytes."""
+    if isinstance(event, Members):
+        return EVENT_BYTES + sum([EVENT_BYTES + sys.getsizeof(member.name) for member in event.members])
     values = (getattr(event, name) for name in event.__match_args__)
     return EVENT_BYTES + sum(sys.getsizeof(value) for value in values if isinstance(value, str))

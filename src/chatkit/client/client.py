@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Self
 from chatkit.client.cancel import deadline_of, is_over, late_error, lock_timeout
 from chatkit.client.connection import ClientConnection, Endpoint
 from chatkit.client.protocol import ClientProtocol
+from chatkit.client.verbs import Composer, Verbs
 from chatkit.errors import ConnectionClosed
 from chatkit.events import Event
 from chatkit.limits import Limits
@@ -23,11 +24,11 @@ if TYPE_CHECKING:
     from chatkit.client.reconnect import ReconnectingConnection
 
 
-class Client:
+class Client(Verbs):
     """A member of a room, for programs that block.
 
         with Client(port=12345) as client:
-            client.send("Hi!")
+            client.say("Hi!")
             print(client.receive(timeout=1))
 
     With `reconnect=True` it comes back when the connection is lost: docs/reconnecting.md.
@@ -42,8 +43,7 @@ class Client:
     Failed attempts to come back are repeated, except after PasswordRefused, ProtocolError and
     `ssl.SSLCertVerificationError`: these end the conversation, and `receive` and `send` raise them.
 
-    Threads: `send`, `receive` and `close` may be called by several threads at the same time. Each event goes to one
-    caller of `receive`.
+    Threads: all methods may be called by several threads at the same time. Each event goes to one caller of `receive`.
 
     Forks: in a forked child `close`, also at the end of `with`, closes the child's descriptor alone: the parent's
     conversation goes on.
@@ -59,6 +59,7 @@ class Client:
         password: str | None = None,
         name: str | None = None,
         events: bool = False,
+        echo: bool = False,
         after: int | None = None,
         epoch: str | None = None,
         reconnect: bool = False,
@@ -71,11 +72,13 @@ class Client:
 
         Args:
             host, port: the server's address. Each address of a host name is tried.
-            timeout: seconds for connecting to one address, and for the answer to `name` and `events`; None: no limit.
+            timeout: seconds for connecting to one address, for the answer to `name` and `events`, and for those that
+                `members` and `say(..., confirm=True)` wait for; None: no limit.
             tls: True to trust the authorities of this system, or a context of `chatkit.tls.client_context`.
             password: the room's password.
             name: the name to take. By default a member's name is its TCP port.
             events: receive JSON: first a `Welcome`, then messages with id and time, `Joined`, `Left` and so on.
+            echo: with events, own messages come back, too, in their place in the order.
             after: with events, a message's id. All messages after it come first; 0 for all that the room keeps.
             epoch: that of the `Welcome` before `after`. In another epoch all that the room keeps comes first.
             reconnect: come back when the connection is lost; implies events.
@@ -95,6 +98,8 @@ class Client:
         """
         if queue and not reconnect:
             raise ValueError("queue needs reconnect=True")
+        is_first = not (reconnect or events or name or password)
+        self._composer = Composer(max_line_bytes, timeout, is_first, reconnect or events, echo)
         endpoint = Endpoint(host, port, timeout, tls, silent_seconds, unacknowledged_seconds)
         self._pid = os.getpid()
         self._connection: ClientConnection | ReconnectingConnection
@@ -102,13 +107,15 @@ class Client:
             from chatkit.client.reconnect import ReconnectingConnection  # loaded only when it is needed
             from chatkit.client.resume import ResumeState
 
-            state = ResumeState(max_line_bytes, password=password, name=name, after=after, epoch=epoch, queue=queue)
+            state = ResumeState(
+                max_line_bytes, password=password, name=name, after=after, echo=echo, epoch=epoch, queue=queue
+            )
             received = deque[Event]()
             self._connection = ReconnectingConnection(endpoint, state, max_line_bytes, received)
             self._received = received
         else:
             protocol = ClientProtocol(
-                max_line_bytes, password=password, name=name, events=events, after=after, epoch=epoch
+                max_line_bytes, password=password, name=name, events=events, after=after, echo=echo, epoch=epoch
             )
             self._connection = ClientConnection(endpoint, protocol)
             self._received = protocol.received
@@ -125,9 +132,10 @@ class Client:
         return self._connection.queued
 
     def send(self, text: str) -> None:
-        """Send one line to the room. The line `exit` ends the conversation.
+        """Send one line as it is, also a command, or `exit`, which ends the conversation.
 
-        It waits while the server reads nothing. `close` in another thread ends the wait.
+        Use `say` and the other verbs for text from elsewhere. It waits while the server reads nothing; `close` in
+        another thread ends the wait.
 
         Args:
             text: one line without its line end, at most `max_line_bytes` bytes in UTF-8.

@@ -14,7 +14,9 @@ from errno import ECONNREFUSED, EINPROGRESS, EWOULDBLOCK
 from typing import TYPE_CHECKING
 
 from chatkit.client.backlog import Backlog
+from chatkit.client.baton import Baton
 from chatkit.client.cancel import CancelToken, check, deadline_of, lock_timeout, wait
+from chatkit.client.exchange import Exchange
 from chatkit.client.protocol import ClientProtocol
 from chatkit.errors import ChatError, ConnectionClosed, ProtocolError
 from chatkit.events import Event
@@ -80,7 +82,7 @@ class ClientConnection:
         Raises:
             Cancelled: by `cancel`. Other errors as for `Client`.
         """
-        self.receiving = threading.Lock()
+        self.receiving = Baton()
         self.sending = threading.Lock()
         self._writing = threading.Lock()  # around one call that never waits, and the note of its error
         self.failed_in_line = False
@@ -100,12 +102,8 @@ class ClientConnection:
 
     @property
     def received(self) -> deque[Event]:
-        """Return the events that the caller hasn't taken yet. It may be set to a deque of the caller's own."""
+        """Return the events that the caller hasn't taken yet."""
         return self._protocol.received
-
-    @received.setter
-    def received(self, received: deque[Event]) -> None:
-        self._protocol.received = received
 
     @property
     def ended(self) -> ChatError | None:
@@ -120,6 +118,18 @@ class ClientConnection:
     def send(self, text: str) -> None:
         """Send one line, as `Client.send`."""
         self.write(self._protocol.encode(text))
+
+    def ask(self, exchange: Exchange) -> None:
+        """Send the line of an exchange. Its answers go to it.
+
+        Raises:
+            ConnectionClosed: the conversation is over.
+        """
+        self.write(self.frame(exchange, exchange.encoded))
+
+    def frame(self, exchange: Exchange, data: bytes) -> bytes:
+        """Begin an exchange. Return the bytes to send for its line, which is encoded as `data`."""
+        return self._protocol.frame(exchange, data)
 
     def write(self, data: bytes, deadline: float | None = None, cancel: CancelToken | None = None) -> None:
         """Send all of it, and wait as long as that takes.
@@ -224,7 +234,7 @@ class ClientConnection:
 
     def close_in_child(self) -> None:
         """Close a forked child's copy of the socket. The locks may be those of the parent's threads: make new ones."""
-        self.receiving, self.sending, self._writing = threading.Lock(), threading.Lock(), threading.Lock()
+        self.receiving, self.sending, self._writing = Baton(), threading.Lock(), threading.Lock()
         self._protocol.close()
         self._socket.close()
 

@@ -124,8 +124,9 @@ class _PendingSync:
 class InFlight:
     """Lines that the room hasn't acknowledged, on the current connection and on lost ones.
 
-    Operations: `add` a line that is sent, `acknowledge` lines by the answer to a `/sync`, `match_echo` a message of
-    the replay with a line of a lost connection, `report_unknown` for the lines that nothing can acknowledge any more.
+    Operations: `add` a line that is sent, `acknowledge` lines by the answer to a `/sync`, or one by `receive_echo`,
+    `match_echo` a message of the replay with a line of a lost connection, `report_unknown` for the lines that nothing
+    can acknowledge any more.
 
     The memory is bounded by MAX_REMEMBERED_BYTES, or by the newest line if that is longer, before and after a loss.
     Beyond it the oldest lines are dropped and only their number is kept.
@@ -196,6 +197,11 @@ class InFlight:
             self._acknowledge(self._sent, sync.upto)
         return not sync.is_ours
 
+    def receive_echo(self, message: Message) -> None:
+        """Acknowledge the current connection's oldest line if it became this message, which came back."""
+        if self._sent.lines and expected_echo(self._sent.lines[0].decode()) == (type(message), message.text):
+            self._acknowledge(self._sent, self._sent.first + 1)
+
     def connection_lost(self, names: set[str]) -> None:
         """Keep the lines until an echo in the replay acknowledges them, or nothing can.
 
@@ -242,7 +248,8 @@ class InFlight:
         """Forget the lines of a connection with numbers below `upto`."""
         while sent.lines and sent.first < upto:
             self._pop(sent)
-        sent.acknowledged = min(upto, sent.first)  # the last line may have been retracted
+        # The last line may have been retracted; an echo may have come before the answer to an earlier `/sync`.
+        sent.acknowledged = max(sent.acknowledged, min(upto, sent.first))
 
     def _drop_oldest(self) -> None:
         """Forget the oldest line, but keep count of it."""

@@ -6,6 +6,7 @@ import re
 from collections import deque
 
 from chatkit.client.backlog import memory_of
+from chatkit.client.exchange import Exchange
 from chatkit.errors import ChatError, ConnectionClosed, NameTaken, PasswordRefused, ProtocolError, Refused
 from chatkit.events import Action, Event, Message, Notice, Private, Welcome
 from chatkit.protocol.formats import parse_json, parse_text
@@ -55,6 +56,7 @@ class ClientProtocol:
         name: str | None,
         events: bool,
         after: int | None,
+        echo: bool = False,
         epoch: str | None = None,
         is_returning: bool = False,
         token: str = "",
@@ -77,10 +79,13 @@ class ClientProtocol:
             raise ValueError("after is an id, from 0, and needs events=True")
         if epoch is not None and (after is None or not EPOCH.fullmatch(epoch)):
             raise ValueError("epoch is that of a Welcome, and needs after")
+        if echo and not events:
+            raise ValueError("echo needs events=True")
         self.received: deque[Event] = deque()
         self.ended: ChatError | None = None
         self._socket_error: ConnectionClosed | None = None  # the reason for the end that reads will find
-        opening = _opening_lines(password, token, name, events, after, epoch) + ([SYNC] if is_returning else [])
+        opening = _opening_lines(password, token, name, events, after, epoch, echo)
+        opening += [SYNC] if is_returning else []
         self.opening = "".join(f"{line}\n" for line in opening).encode()
         self._max_line_bytes = max_line_bytes
         self._name = name
@@ -93,6 +98,7 @@ class ClientProtocol:
         self._closing = False
         self._has_welcome = False
         self._opening_bytes = 0
+        self._exchanges: list[Exchange] = []
         # Sanitizing makes at most three bytes of one, and a name is added. The rest is for servers with higher limits.
         self._decoder = LineDecoder(max(3 * max_line_bytes + 1024, MAX_RECEIVED_BYTES))
 
@@ -128,6 +134,13 @@ class ClientProtocol:
         """
         return encode_line(text, self._max_line_bytes)
 
+    def frame(self, exchange: Exchange, data: bytes) -> bytes:
+        """Begin an exchange. Return the bytes to send for its line, which is encoded as `data`."""
+        self._exchanges.append(exchange)
+        if self.ended:
+            exchange.lose()
+        return exchange.frame(data)
+
     def receive_data(self, data: bytes) -> None:
         """Parse the result of a socket's `recv`. No bytes mean the server's end of stream."""
         if not data:
@@ -159,6 +172,8 @@ class ClientProtocol:
     def end(self, reason: ChatError) -> None:
         """Receive nothing more. The first reason counts."""
         self.ended = self.ended or reason
+        for exchange in self._exchanges.copy():
+            exchange.lose()
 
     def begin_close(self) -> None:
         """Drop what arrives from now on. Every end is a clean one then."""
@@ -167,6 +182,7 @@ class ClientProtocol:
     def close(self) -> None:
         """Drop the events that the caller hasn't taken, and end the conversation."""
         self.received.clear()
+        self.end(closed_error())
         self.ended = closed_error()
 
     def _parse(self, data: bytes) -> None:
@@ -180,10 +196,20 @@ class ClientProtocol:
                 if self._has_welcome:
                     raise ProtocolError("the server sent a second welcome")
                 self._has_welcome = True
-            if event and (not self._expected or self._match_opening(event)):
+            is_received = event and (not self._expected or self._match_opening(event))
+            if event and is_received and not (self._exchanges and self._is_answer(event)):
                 self.received.append(event)
                 if self._expected:
                     self._count_waiting(event)
+
+    def _is_answer(self, event: Event) -> bool:
+        """Tell whether an event is for an exchange alone."""
+        for exchange in self._exchanges.copy():  # another thread may begin one
+            if exchange.receive(event):
+                if exchange.is_over:
+                    self._exchanges.remove(exchange)
+                return True
+        return False
 
     def _count_waiting(self, event: Event) -> None:
         """Count the memory of an event that waits for the end of the opening.
@@ -246,14 +272,20 @@ class ClientProtocol:
 
 
 def _opening_lines(
-    password: str | None, token: str, name: str | None, events: bool, after: int | None, epoch: str | None
+    password: str | None,
+    token: str,
+    name: str | None,
+    events: bool,
+    after: int | None,
+    epoch: str | None,
+    echo: bool,
 ) -> list[str]:
     lines = [] if password is None else [f"{PASSWORD_COMMAND}{password}"]
     lines += [f"{RESUME_COMMAND}{token}"] if token else []
     lines += [f"/nick {name}"] if name else []
     if events:
         place = [str(word) for word in (after, epoch) if word is not None]
-        lines += [" ".join(["/json", *place])]
+        lines += [" ".join(["/json", *place, *(["echo"] if echo else [])])]
     return lines
 
 

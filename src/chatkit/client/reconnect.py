@@ -11,11 +11,13 @@ from contextlib import ExitStack, suppress
 
 from chatkit.client.backlog import Backlog
 from chatkit.client.backoff import Backoff, is_final
+from chatkit.client.baton import Baton
 from chatkit.client.cancel import Cancelled, CancelToken, is_over, late_error, lock_timeout
 from chatkit.client.connection import ClientConnection, Endpoint
+from chatkit.client.exchange import Exchange
 from chatkit.client.protocol import closed_error
 from chatkit.client.resume import ResumeState, left_error
-from chatkit.errors import ChatError
+from chatkit.errors import ChatError, NotConnected
 from chatkit.events import Event
 from chatkit.net.sockets import SIGNAL_SECONDS
 from chatkit.protocol.lines import encode_line, is_exit
@@ -114,8 +116,9 @@ class ReconnectingConnection:
             received: where the events go; the caller takes them.
         """
         self.ended: Exception | None = None
-        self._backlog = Backlog(deque() if received is None else received)
-        self.receiving = threading.Lock()
+        self.received = deque[Event]() if received is None else received
+        self._backlog = Backlog(self.received)
+        self.receiving = Baton()
         self.sending = threading.Lock()
         self._lock = threading.RLock()
         self._changed = threading.Event()  # set by the thread: a reader that waits for nothing else looks again
@@ -136,15 +139,6 @@ class ReconnectingConnection:
             stack.pop_all()
 
     @property
-    def received(self) -> deque[Event]:
-        """Return the events that the caller hasn't taken yet. It may be set to a deque of the caller's own."""
-        return self._backlog.events
-
-    @received.setter
-    def received(self, received: deque[Event]) -> None:
-        self._backlog.events = received
-
-    @property
     def queued(self) -> list[str]:
         """Return the lines to send after the return."""
         with self._lock:
@@ -163,6 +157,18 @@ class ReconnectingConnection:
         with self.sending:
             if not self._send_line(text):
                 self._enqueue(text)
+        self._send_request()
+
+    def ask(self, exchange: Exchange) -> None:
+        """Send the line of an exchange. Its answers go to it. Nothing is queued.
+
+        Raises:
+            NotConnected: the connection is lost for now.
+            Others: as for `Client.send`.
+        """
+        with self.sending:
+            if not self._send_line(exchange.line, exchange):
+                raise NotConnected("the connection is lost")
         self._send_request()
 
     def read(self, deadline: float | None) -> None:
@@ -224,7 +230,7 @@ class ReconnectingConnection:
 
     def close_in_child(self) -> None:
         """Close a forked child's copy of the socket. The locks may be those of the parent's threads: make new ones."""
-        self.receiving, self.sending, self._lock = threading.Lock(), threading.Lock(), threading.RLock()
+        self.receiving, self.sending, self._lock = Baton(), threading.Lock(), threading.RLock()
         connection, self._connection = self._connection, None
         self.ended = closed_error()
         self.received.clear()
@@ -235,22 +241,23 @@ class ReconnectingConnection:
 
     # Sending
 
-    def _send_line(self, text: str) -> bool:
+    def _send_line(self, text: str, exchange: Exchange | None = None) -> bool:
         """Write a line. Return False if there is no connection, or it is lost before it took a part of the line."""
         assert self.sending.locked()
-        connection = None
+        connection, question = None, exchange if exchange and not exchange.is_message else None
         try:
             with self._lock:
                 self._raise_if_ended()
                 if not (connection := self._connection):
                     return False
-                data = self._state.send(text)
+                data = question.encoded if question else self._state.send(text)
+                data = connection.frame(exchange, data) if exchange else data
             connection.write(data)
         except ChatError:
             if self._closing or not connection:
                 raise
             with self._lock:
-                if not connection.failed_in_line:
+                if not question and not connection.failed_in_line:
                     self._state.retract(text)
                 if connection is self._connection:
                     connection.shutdown()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from dataclasses import replace
 
 from chatkit.client.inflight import InFlight
 from chatkit.client.protocol import SYNC, TOKEN, ClientProtocol, last_common_id
@@ -43,6 +44,7 @@ class ResumeState:
         name: str | None,
         after: int | None,
         epoch: str | None,
+        echo: bool = False,
         queue: int,
     ) -> None:
         """Check the arguments, which are those of `Client`."""
@@ -56,6 +58,7 @@ class ResumeState:
         self._chosen_name = name  # to be taken again
         self._name = name or ""
         self._sender_names = _names()  # the room may have relayed a line in flight under one of these
+        self._echo = echo
         self._caller_cursor = after
         self._connection_cursor = after
         self._settled_cursor = 0
@@ -76,6 +79,7 @@ class ResumeState:
             name=self._chosen_name,
             events=True,
             after=self._next_after,
+            echo=self._echo,
             epoch=self._epoch,
             is_returning=self._was_welcomed,
             token=self._token,
@@ -140,9 +144,7 @@ class ResumeState:
             case Synced():
                 return self._on_synced(event)
             case Message():
-                is_new = self._advance(event.id or 0)
-                is_ours = self._in_flight.match_echo(event)
-                return [event] if is_new and not is_ours else []
+                return self._on_message(event)
             case Gap():
                 return self._on_gap(event)
             case Error(code=code) if code == REMOVED:
@@ -242,6 +244,16 @@ class ResumeState:
         self._sender_names = _names(self._name)
         is_callers = self._in_flight.acknowledge()
         return [*self.report_unknown(), *([event] if is_callers else [])]
+
+    def _on_message(self, event: Message) -> list[Event]:
+        is_new = self._advance(event.id or 0)
+        if event.own:
+            self._in_flight.receive_echo(event)
+        elif self._in_flight.match_echo(event):
+            if not self._echo:
+                return []
+            event = replace(event, own=True)
+        return [event] if is_new else []
 
     def _on_gap(self, event: Gap) -> list[Event]:
         """Count only the messages that the caller lacks."""

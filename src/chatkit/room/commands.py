@@ -21,6 +21,7 @@ MAX_NAMES_SHOWN = 100
 MAX_WORD_SHOWN = 32
 
 _TOKEN = re.compile("[0-9a-f]{32}")
+_SPACE = re.compile(r"\s")
 _JSON = re.compile(r"(?:([0-9]{1,18})(?: ([0-9a-f]{16}))?)?(?:(?:^| )(echo))?")
 
 
@@ -111,7 +112,7 @@ def _me(turn: Turn, member: Member, argument: str) -> None:
 
 
 def _msg(turn: Turn, member: Member, argument: str) -> None:
-    name, *text = _require(argument).split(maxsplit=1)
+    name, *text = _SPACE.split(_require(argument).lstrip(), maxsplit=1)
     if other := turn.roster.find(name):
         turn.whisper(member, other, _require("".join(text)))
     else:

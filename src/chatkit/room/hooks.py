@@ -56,7 +56,8 @@ class Hooks:
         if not self._on_message:
             return message
         try:
-            return _checked(self._on_message(message, member), message, Message)
+            result = self._on_message(message, member)
+            return message if result is message else _checked(result, message, Message)
         except BaseException as error:
             raise _failure(error, "on_message", member) from None
 
@@ -65,7 +66,8 @@ class Hooks:
         if not self._on_private:
             return message
         try:
-            return _checked(self._on_private(message, recipient, member), message, Private)
+            result = self._on_private(message, recipient, member)
+            return message if result is message else _checked(result, message, Private)
         except BaseException as error:
             raise _failure(error, "on_private", member) from None
 
@@ -106,8 +108,8 @@ def arguments_taken(hook: Hook) -> int:
 
 def _checked(result: object, given: Text, kind: type[Text]) -> Text | None:
     """Return the result of a hook as it can be sent: only its text counts."""
-    if result is given or result is None:
-        return given if result else None
+    if result is None:
+        return None
     if not isinstance(result, kind):
         raise TypeError(f"the hook returned {result!r}, not a {kind.__name__} or None")
     text = clean(result.text)

@@ -19,8 +19,8 @@ class Listing:
     """The members at one moment, in lines for one of them that are made when they are written.
 
     Operations: `len`, the number of bytes that are left; `take` the next line. Goal: a question of a few bytes may have
-    an answer of a megabyte. So that must cost little until its reader takes it, and count in full. Plan: the roster
-    keeps the JSON of each member; a listing is a tuple of references to these, and knows its size.
+    an answer of a megabyte. So that must cost little until its reader takes it, and count in full. Plan: each member
+    keeps its JSON; a listing refers to these, and knows its size.
 
     Args:
         member: the member that asked.

@@ -25,7 +25,7 @@ class Member:
         present: whether it is still in the room.
     """
 
-    __slots__ = ("address", "echo", "format", "id", "name", "present")
+    __slots__ = ("_entry", "address", "echo", "format", "id", "name", "present")
 
     def __init__(self, name: str, address: tuple[str, int], number: int = 0) -> None:
         self.id = number
@@ -33,6 +33,7 @@ class Member:
         self.address = address
         self.format = TEXT
         self.echo = False
+        self._entry = b""  # its JSON in answers to `/who`
         self.present = True
 
     @property
@@ -59,8 +60,7 @@ class Roster:
         self._by_key: dict[str, Member] = {}
         self._from_address: Counter[str] = Counter()
         self._hosts: dict[str, str] = {}  # one string for all members of one address, as long as there are some
-        self._entries: dict[Member, bytes] = {}  # their JSON, for answers to `/who`
-        self._entries_size = 0
+        self._entries_size = 0  # the number of bytes of all entries
         self._reserved = 0
         self._ids = count(1)
 
@@ -76,9 +76,9 @@ class Roster:
         """Return the members that have had their names the longest. Call it under the room's lock."""
         return list(islice(self._by_key.values(), number))
 
-    def listed(self) -> tuple[tuple[bytes, ...], int]:
+    def listed(self) -> tuple[list[bytes], int]:
         """Return (the JSON of each member, the number of its bytes), as `first`. Call it under the room's lock."""
-        return tuple(self._entries.values()), self._entries_size
+        return [member._entry for member in self._by_key.values()], self._entries_size
 
     def find(self, name: str) -> Member | None:
         """Return the member of that name, ignoring case, or None; safe to call from any thread."""
@@ -111,14 +111,14 @@ class Roster:
         host, port = address
         member = Member(self._free_name(str(port)), (self._hosts[host], port), next(self._ids))
         self._by_key[member.name] = member
-        self._list(member)
+        self._write_entry(member)
         return member
 
     def remove(self, member: Member) -> None:
         """Remove a member; its name and place become free."""
         member.present = False
         del self._by_key[name_key(member.name)]
-        self._unlist(member)
+        self._entries_size -= len(member._entry)
         self._forget(member.address)
 
     def rename(self, member: Member, name: str) -> None:
@@ -154,17 +154,14 @@ class Roster:
 
     def _set_name(self, member: Member, name: str) -> None:
         del self._by_key[name_key(member.name)]
-        self._unlist(member)
         member.name = name
         self._by_key[name_key(name)] = member
-        self._list(member)
+        self._write_entry(member)
 
-    def _list(self, member: Member) -> None:
-        self._entries[member] = entry = member_entry(member.name, member.id)
-        self._entries_size += len(entry)
-
-    def _unlist(self, member: Member) -> None:
-        self._entries_size -= len(self._entries.pop(member))
+    def _write_entry(self, member: Member) -> None:
+        self._entries_size -= len(member._entry)
+        member._entry = member_entry(member.name, member.id)
+        self._entries_size += len(member._entry)
 
     def _forget(self, address: tuple[str, int]) -> None:
         self._from_address[address[0]] -= 1
