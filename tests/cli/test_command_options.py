@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from chatkit import Limits
+from chatkit import Limits, Member, Refused
 from tests.helpers.commands import BIN, CONNECTED, DISCONNECTED, Run, client_with, invoke, join, start_server
 from tests.helpers.peers import DEADLINE, Peer
 from tests.helpers.servers import Serve
@@ -77,6 +77,33 @@ def test_a_name_that_is_taken(run: Run, serve: Serve, options: tuple[str, ...]) 
     assert (status, out, err) == (1, "", "chat-client: the name ada is taken (choose another with --name)\n")
     started.server.broadcast("sentinel")
     assert peer.line() == b"*** sentinel"
+
+
+class Doorman:
+    """Lets nobody be called eve, and nobody in at all if it is closed."""
+
+    is_closed = False
+
+    def on_join(self, member: Member) -> None:
+        if self.is_closed:
+            raise Refused("come back tomorrow")
+
+    def on_rename(self, member: Member, old_name: str) -> None:
+        if member.name == "eve":
+            raise Refused("not that name")
+
+
+@pytest.mark.parametrize("options", [(), ONCE, ("--json",), ("--reconnect",)])
+def test_a_name_and_a_member_that_are_refused(run: Run, serve: Serve, options: tuple[str, ...]) -> None:
+    """By the room's program: one line with its reason; nothing was said."""
+    doorman = Doorman()
+    started = serve(handler=doorman)
+    status, out, err = client_with(run, started.port, "Hi!\n", "--name", "eve", *options)
+    assert (status, out, err) == (1, "", "chat-client: not that name (choose another with --name)\n")
+    doorman.is_closed = True
+    status, out, err = client_with(run, started.port, "Hi!\n", "--name", "ann", *options)
+    assert (status, out, err) == (3, "", "chat-client: disconnected: refused: come back tomorrow\n")
+    assert started.server.stats.messages == 0
 
 
 @pytest.mark.parametrize("name", ["", "4711", "a b", "a:b", "x" * 33, "p\u0430ypal", "\ufb01n"])

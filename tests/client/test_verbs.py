@@ -217,6 +217,19 @@ def test_members(
         ann.call("receive", timeout=0)
 
 
+@pytest.mark.parametrize("reconnect", [False, True])
+def test_an_answer_behind_many_events(serve: Serve, connect: Connect, reconnect: bool) -> None:
+    """More than a client reads for a program that doesn't receive: the answer is read, and all of them stay."""
+    started = serve()
+    bob = started.peer()
+    ann = connect(started.port, events=True, echo=True, reconnect=reconnect)
+    bob.send(b"x\n" * 5000)
+    bob.sync()
+    assert len(ann.call("members")) == 2
+    assert ann.call("say", "y", confirm=True).id == 5001
+    assert [ann.receive(Message).id for _ in range(5001)] == list(range(1, 5002))
+
+
 def test_members_while_another_thread_receives(serve: Serve) -> None:
     """The reader reads the answer, and hands it on at once; the events before and after it are the reader's."""
     started = serve()

@@ -144,7 +144,7 @@ def heard(peer: Peer) -> bytes:
 
 
 @pytest.mark.parametrize("threads", [1, 3])
-@pytest.mark.parametrize("opening", [b"", b"/json\n", b"/json 0\n"])
+@pytest.mark.parametrize("opening", [b"", b"/json\n", b"/json 0\n", b"/json echo\n"])
 def test_stats_count_every_byte_and_delivery(
     serve: Serve, opening: bytes, threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
