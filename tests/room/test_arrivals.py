@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -152,11 +153,12 @@ def test_five_hundred_joiners_with_names_are_five_hundred_lines() -> None:
 
 
 def test_nothing_is_left_of_members_that_came_and_went() -> None:
-    """After the time of the last one."""
+    """After the time of the last one; of those that went, nothing at once."""
     arrivals, members = Arrivals(), [Member(str(number), ("", number)) for number in range(10)]
     for number, member in enumerate(members):
         arrivals.add(member, number)
     assert [arrivals.remove(member) for member in (*members[:5], *members[:5])] == [True] * 5 + [False] * 5
+    assert [each for member in members[:5] for each in gc.get_referrers(member) if isinstance(each, dict)] == []
     assert arrivals.next_due == WAIT_SECONDS + GROUP_SECONDS
     assert arrivals.due(5 + WAIT_SECONDS) == members[5:6]
     assert arrivals.due(9 + WAIT_SECONDS) == members[6:]
