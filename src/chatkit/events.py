@@ -153,7 +153,7 @@ class Members(_Announcement):
     """The members at one moment, or some of them: the answer to `/who` with `events=True`.
 
     Attributes:
-        members: up to 100 of them; the ones that have had their names the longest come first.
+        members: up to 100 of them, in the order in which they got their names.
         more: whether the next `Members` continues the list.
     """
 

@@ -20,7 +20,7 @@ class Exchange:
     """A line, and the room's answers to it.
 
     Operations: `frame` the line to send it, `receive` each event of its connection until `is_settled`. Goal: tell its
-    answers from those to all other lines, whoever sends these. Plan: the room answers in order. So the line is sent
+    answers from those to other lines, also of other threads. Plan: the room answers in order. So the line is sent
     between two probes, commands that don't exist, and the errors about these frame its answers.
 
     Attributes:
@@ -29,7 +29,7 @@ class Exchange:
         answers: the answers so far.
         is_over: whether all answers have come.
         is_lost: whether the connection ended before.
-        is_abandoned: whether nobody waits for the answers any more.
+        is_abandoned: whether its caller has given up.
         on_settled: called when `is_settled` becomes true.
     """
 
@@ -77,7 +77,7 @@ class Exchange:
     def receive(self, event: Event) -> bool:
         """Apply an event. Return whether it is for the exchange alone.
 
-        A message is for everyone. So is a refusal that nobody waits for.
+        A message is for everyone. So is the refusal of an abandoned line.
         """
         self._bytes += memory_of(event)
         if isinstance(event, Notice) and event.text in (unknown_command(self._begin), unknown_command(self._end)):

@@ -79,8 +79,6 @@ class ClientProtocol:
             raise ValueError("after is an id, from 0, and needs events=True")
         if epoch is not None and (after is None or not EPOCH.fullmatch(epoch)):
             raise ValueError("epoch is that of a Welcome, and needs after")
-        if echo and not events:
-            raise ValueError("echo needs events=True")
         self.received: deque[Event] = deque()
         self.ended: ChatError | None = None
         self._socket_error: ConnectionClosed | None = None  # the reason for the end that reads will find
@@ -280,6 +278,8 @@ def _opening_lines(
     epoch: str | None,
     echo: bool,
 ) -> list[str]:
+    if echo and not events:
+        raise ValueError("echo needs events=True")
     lines = [] if password is None else [f"{PASSWORD_COMMAND}{password}"]
     lines += [f"{RESUME_COMMAND}{token}"] if token else []
     lines += [f"/nick {name}"] if name else []

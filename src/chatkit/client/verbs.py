@@ -79,7 +79,7 @@ class Composer:
         return say_and_ask(first)
 
     def _escaped(self, line: str) -> str:
-        """Return the line that says a line, whatever it is. A blank one is no command, and `/say` needs more."""
+        """Return the line that says any line. A blank one is no command, and `/say` takes none."""
         needs_escape = self.is_first or line.startswith("/") or is_exit(line)
         return f"/say {line}" if needs_escape and line.strip() else line
 
@@ -188,7 +188,7 @@ class Verbs:
         """Ask for the members of the room, at one moment; needs events.
 
         Returns:
-            Them all, this one included. Those that have had their names the longest come first.
+            Them all, this one included, in the order in which they got their names.
 
         Raises:
             TimeoutError: no answer within the `timeout` of the client.

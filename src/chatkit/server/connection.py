@@ -256,7 +256,7 @@ class Connection:
         return self.awaits_ack if sent == sum(map(len, pieces)) else self._keep(pieces, sent, is_shared=False)
 
     def write_listing(self, listing: Listing) -> bool:
-        """Keep a listing pending, whose lines are made as the kernel takes them. Returns as `write`."""
+        """Keep a listing pending: its lines are made as the kernel takes them. Returns as `write`."""
         if not (pending := self._pending_to_extend()):
             return True
         pending.append_listing(listing)

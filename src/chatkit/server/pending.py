@@ -29,7 +29,7 @@ class Pending:
     Operations: `append`, then `next_piece` and `advance` as the kernel takes them. Goal: a thousand slow members cost
     about as much memory as one, and memory is counted as it is held. Plan: bytes of shared batches stay references to
     them, unless they are a small part of one; everything else is copied into `bytearray`s, which are private and count
-    in the server's budget. So does a `Listing`, whose lines are made one by one as they become the first piece.
+    in the server's budget. So does a `Listing`: each of its lines is made when it becomes the first piece.
 
     Attributes:
         size: the number of bytes.
