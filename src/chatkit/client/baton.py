@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections.abc import Callable
 from types import TracebackType
+
+from chatkit.net.sockets import SIGNAL_SECONDS
 
 
 class Baton:
@@ -32,9 +36,13 @@ class Baton:
         Returns:
             Whether this thread has the right now.
         """
+        until = math.inf if timeout < 0 else time.monotonic() + timeout
         with self._changed:
-            self._changed.wait_for(lambda: is_settled() or not self._is_held, None if timeout < 0 else timeout)
-            if self._is_held or is_settled():
+            while self._is_held and not is_settled():
+                if (left := until - time.monotonic()) <= 0:
+                    return False
+                self._changed.wait(min(left, SIGNAL_SECONDS))
+            if is_settled():
                 return False
             self._is_held = True
             return True
