@@ -1,4 +1,4 @@
-"""Run the tests that need no sockets, threads and processes on CPython 3.14: python -m tests.wasm FOLDER [TEST ...].
+"""Run the tests without sockets and threads on CPython 3.14: python tests/wasm/run.py FOLDER [TEST ...].
 
 The npm package pyodide has it as WebAssembly, and node runs it. FOLDER gets that package and pytest. Without node no
 test is run, but in CI that is an error.
@@ -14,7 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
 PYODIDE = "pyodide@314"  # its numbers are those of Python
-PACKAGES = ["hypothesis", "jsonschema", "pytest"]
+PACKAGES = ["hypothesis", "jsonschema<4.18", "pytest"]  # a newer jsonschema needs a compiled package
 # A wheel for any platform and Python.
 PURE = "--only-binary=:all: --platform any --implementation py --abi none --python-version 3.14".split()
 
