@@ -312,6 +312,7 @@ def test_a_server_without_threads(run: Run, tmp_path: Path, number: int) -> None
 
 def test_a_server_without_descriptors(run: Run, tmp_path: Path) -> None:
     """With too few of them, the last line says so, and there is no traceback."""
+    pytest.importorskip("resource")
     path = tmp_path / "chat.db"
     for number, words in (
         (8, f"Too many open files ({path}, SQLITE_CANTOPEN)"),

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import fcntl
 import socket
 import struct
 import sys
-import termios
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+
+import pytest
 
 from chatkit.net.tls_transport import TlsTransport
 from chatkit.tls import client_context, server_context
@@ -50,6 +50,7 @@ def received(end: TlsTransport, max_bytes: int = 65536) -> bytes:
 
 def unread(sock: socket.socket) -> int:
     """Return the number of bytes that have arrived and aren't read."""
+    fcntl, termios = pytest.importorskip("fcntl"), pytest.importorskip("termios")
     return int.from_bytes(fcntl.ioctl(sock, termios.FIONREAD, bytes(4)), sys.byteorder)
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import logging
+import os
 import shutil
 import sqlite3
 import stat
@@ -342,7 +342,7 @@ def test_a_lock_that_fails(
         raise error
 
     with monkeypatch.context() as patched:
-        patched.setattr(fcntl, lock, fail)
+        patched.setattr(pytest.importorskip("fcntl"), lock, fail)
         with pytest.raises(HistoryError, match=words):
             open_history()
     assert open_descriptors(everything=True) == before
@@ -356,10 +356,11 @@ def test_a_kernel_without_locks_of_open_files(open_history: Open, monkeypatch: p
     def fail(*arguments: object) -> None:
         raise OSError(errno.EINVAL, "")
 
-    monkeypatch.setattr(fcntl, "fcntl", fail)
+    monkeypatch.setattr(pytest.importorskip("fcntl"), "fcntl", fail)
     open_history().append(said(1))
 
 
+@needs(hasattr(os, "chown"), "owners of files")
 @pytest.mark.parametrize("suffixes", [[""], ["", "-wal", "-shm"]])
 def test_a_copy_that_others_can_read(
     path: Path, open_history: Open, caplog: pytest.LogCaptureFixture, suffixes: list[str]

@@ -1,6 +1,6 @@
 """A Python that lacks what Windows lacks: every process with this folder in PYTHONPATH begins with this module.
 
-Taken away: `sendmsg`, `poll`, `epoll`, `fcntl`, `resource`, SIGHUP, O_CLOEXEC, waits that a signal interrupts.
+Taken away: `sendmsg`, `poll`, `epoll`, `fcntl`, `resource`, SIGHUP, O_CLOEXEC and owners of files.
 `select` takes 512 sockets, and `selectors` has no other. Given: `msvcrt.locking`, and SIGBREAK (by SIGUSR1). The
 operating system stays as it is: for Windows itself there is no substitute.
 """
@@ -72,10 +72,10 @@ real_poll = select.poll
 select.select = staticmethod(small_select)  # which isn't bound to a class
 for name in ("poll", "epoll"):
     delattr(select, name)
-for name in ("SIGHUP", "siginterrupt"):
-    delattr(signal, name)
+del signal.SIGHUP
 signal.SIGBREAK = signal.SIGUSR1  # type: ignore[attr-defined]
-del os.O_CLOEXEC
+for name in ("O_CLOEXEC", "chown", "fchmod"):
+    delattr(os, name)
 for name in ("fcntl", "resource"):
     sys.modules[name] = None  # type: ignore[assignment]
 

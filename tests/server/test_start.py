@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
 import socket
 import tempfile
 import threading
@@ -107,6 +106,7 @@ def test_a_thread_that_cannot_be_started(
 @contextmanager
 def spare_descriptors(number: int) -> Iterator[None]:
     """Let this process open so many more files inside of `with`."""
+    resource = pytest.importorskip("resource")
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     with socket.socket() as probe:
         lowest = probe.fileno()

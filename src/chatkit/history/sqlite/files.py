@@ -190,7 +190,7 @@ def check_header(path: Path, descriptor: int) -> None:
 def make_private(path: Path, descriptor: int) -> None:
     """Make a file, and those beside it, readable for their owner alone. Log a line if they weren't."""
     mode = stat.S_IMODE(os.fstat(descriptor).st_mode)
-    if not mode & OTHERS:
+    if not mode & OTHERS or not hasattr(os, "chown"):  # where files have no owners (Windows), the mode says nothing
         return
     try:
         os.fchmod(descriptor, mode & ~OTHERS)
