@@ -120,6 +120,15 @@ def test_members_fit_into_the_selectors(monkeypatch: pytest.MonkeyPatch, caplog:
         assert_healthy(*members[:2])
 
 
+def test_a_worker_that_watches_all_it_can(monkeypatch: pytest.MonkeyPatch, serve: Serve) -> None:
+    """A further peer is told, whatever the room could take: members that have left may still be watched."""
+    monkeypatch.setattr(pool, "WORKER_CONNECTIONS", 3)
+    started = serve()
+    members = started.peers(3)
+    assert started.peer().rest() == b"*** the room is full\n"
+    assert_healthy(*members[:2])
+
+
 @pytest.mark.skipif(sys.maxsize == WATCHED_SOCKETS, reason="selectors of this system have no bound")
 def test_more_peers_than_a_selector_watches(serve: Serve) -> None:
     """Those that fit are in the room, the others are told; the room goes on."""
