@@ -20,13 +20,15 @@ class Steps:
     """The calls that the library makes in this thread: of its own functions, and of functions in C.
 
     Attributes:
+        caller: count only the calls that a function with this qualified name makes; "" for all.
         fail_at: the number of the call that raises.
         error: the exception that it raises.
         number: the number of calls so far.
         last: the last one.
     """
 
-    def __init__(self, fail_at: int, error: BaseException) -> None:
+    def __init__(self, fail_at: int, error: BaseException, caller: str = "") -> None:
+        self.caller = caller
         self.fail_at = fail_at
         self.error = error
         self.number = 0
@@ -50,6 +52,9 @@ class Steps:
         if event not in ("call", "c_call") or not frame.f_code.co_filename.startswith(SOURCE):
             return
         if event == "call" and frame.f_lineno != frame.f_code.co_firstlineno:  # a generator that goes on
+            return
+        made_by = frame if event == "c_call" else frame.f_back
+        if self.caller and (made_by is None or made_by.f_code.co_qualname != self.caller):
             return
         name = getattr(argument, "__name__", "") if event == "c_call" else frame.f_code.co_qualname
         if name in RELEASING:
