@@ -11,6 +11,7 @@ import pytest
 from chatkit import Limits
 from chatkit.room.room import Room
 from chatkit.server import pace
+from chatkit.server.connections import Connections
 from chatkit.server.pace import FIRST_LINES, INPUT_SECONDS, MAX_LINES, MIN_LINES, Pace
 from chatkit.server.worker import Worker
 from tests.helpers.inside import read_once
@@ -90,11 +91,14 @@ class Flooder:
         return ["x"] * MAX_LINES
 
 
-def test_the_last_ones_of_a_turn_are_the_first_of_the_next() -> None:
-    """A turn that has no time left for some members serves these before the others."""
+def test_the_last_ones_of_a_turn_are_the_first_of_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A turn that has no time left for some members serves these before the others. Until then they cost nothing."""
+    watched = list[Any]()
+    monkeypatch.setattr(Connections, "watch", lambda connections, connection: watched.append(connection))
     worker, order = Worker("worker", Room(), Limits(), lambda: None, print), list[Any]()
     flooders: list[Any] = [Flooder(order) for _ in range(4)]
     for _ in range(4):
         read_once(worker, flooders)
     assert order == flooders
+    assert watched == []
     worker.release()

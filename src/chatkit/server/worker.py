@@ -219,7 +219,7 @@ class Worker(threading.Thread):
                 readable[connection] = None
         self._receive_all(readable)
         for key, _ in selected:
-            if key.data and key.data.interest != key.events:
+            if key.data and key.data not in self._waiting and key.data.interest != key.events:
                 self._connections.watch(key.data)
         return bool(readable)
 
@@ -248,7 +248,8 @@ class Worker(threading.Thread):
         """Leave a connection to the next turn."""
         connection.has_unread = True
         self._waiting[connection] = None
-        self._connections.watch(connection)
+        if connection.has_input:
+            self._connections.with_input[connection] = None
 
     def _receive(self, connection: Connection, max_bytes: int, max_lines: int) -> None:
         if not connection.takes_input:
