@@ -18,7 +18,9 @@ from tests.helpers.commands import BIN, Run, Running
 from tests.helpers.peers import DEADLINE, Peer, token_seconds, trusting
 from tests.helpers.processes import resident_kib
 
-KINDS = ("text", "json", "tls", "history")
+# Each kind, and how many times longer than text it may take beside thousands: a line is ten times as long in JSON, is
+# encrypted for each in TLS, and waits for the commit of the others' in a room with a history.
+KINDS = {"text": 1, "json": 6, "tls": 6, "history": 2}
 
 # A name of 32 letters that take four bytes each: an answer or a line is as long as it gets.
 LONG_NAME = b"/nick " + "\U00012000".encode() * 31 + b"\n"
@@ -78,6 +80,10 @@ class Attack:
         """Return how long to attack: ten times as long with --long-attacks."""
         return short * 10 if self._long else short
 
+    def allowed(self, seconds: float) -> float:
+        """Return how long a token may take, if it may take so long among members that speak text."""
+        return seconds * KINDS[self.kind]
+
     @contextmanager
     def peers(self, number: int, **options: Any) -> Iterator[list[Peer]]:
         """Connect so many members that speak text; reset them at the end."""
@@ -98,24 +104,28 @@ class Attack:
             yield connected
 
     @contextmanager
-    def connections(self, number: int) -> Iterator[list[socket.socket]]:
+    def connections(self, number: int, *, tls: bool = False) -> Iterator[list[socket.socket]]:
         """Connect so many sockets, from several addresses, as one has not enough ports; close them at the end."""
+        context = trusting()
         with ExitStack() as stack:
             sockets = list[socket.socket]()
             for index in range(number):
                 source = f"127.0.0.{2 + index % 8}", 0
-                sockets.append(socket.create_connection(("127.0.0.1", self.port), DEADLINE, source))
+                sock = socket.create_connection(("127.0.0.1", self.port), DEADLINE, source)
+                sockets.append(context.wrap_socket(sock) if tls else sock)
                 stack.callback(sockets[-1].close)
             yield sockets
 
     @contextmanager
     def crowd(self, number: int, data: Callable[[int], bytes] = lambda index: b"") -> Iterator[None]:
         """Connect so many members of the kind that attacks; once all are there, each sends its `data`."""
-        with self.connections(number) as sockets, ExitStack() as stack:
-            if self.kind == "tls":
-                sockets = [stack.enter_context(trusting().wrap_socket(sock)) for sock in sockets]
+        with self.connections(number, tls=self.kind == "tls") as sockets:
+            for sock in sockets if self.kind == "json" else []:
+                sock.sendall(b"/json\n")
+                while b"welcome" not in sock.recv(65536):
+                    pass
             for index, sock in enumerate(sockets):
-                sock.sendall((b"/json\n" if self.kind == "json" else b"") + data(index))
+                sock.sendall(data(index))
             yield
 
     @contextmanager

@@ -20,13 +20,13 @@ pytestmark = [pytest.mark.timed, linux]
 
 @pytest.mark.parametrize(
     ("data", "seconds"),
-    [("x\n/json\n", 1.5), ("/nick n{}\n/json 0\n/sync\n", 1.5)],
+    [("x\n/json\n", 0.25), ("/nick n{}\n/json 0\n/sync\n", 0.5)],
     ids=["switch", "return"],
 )
-@pytest.mark.parametrize("attack", ["text"], indirect=True)
 def test_three_thousand_switch_at_once(attack: Attack, data: str, seconds: float) -> None:
     """Members that ask for JSON in one moment get one delivery each: a token between two others is not held up."""
     attack.start("--max-clients", "5000")
+    seconds = attack.allowed(seconds)
 
     def storm() -> float:
         with (
@@ -38,11 +38,11 @@ def test_three_thousand_switch_at_once(attack: Attack, data: str, seconds: float
     assert best(storm, seconds) < seconds
 
 
-@pytest.mark.parametrize("attack", ["text"], indirect=True)
 @pytest.mark.parametrize("data", [b"", b"/nick n%d\n/sync\n"], ids=["still", "names"])
 def test_thousands_of_announced_joins(attack: Attack, data: bytes) -> None:
     """Four thousand that join at once are announced to all by few deliveries, when they speak or a second later."""
     attack.start("--max-clients", "5000", "--announce")
+    seconds = attack.allowed(0.2)
 
     def storm() -> float:
         with (
@@ -51,7 +51,7 @@ def test_thousands_of_announced_joins(attack: Attack, data: bytes) -> None:
         ):
             return tokens_p99(talker, reader, attack.seconds(1.5))
 
-    assert best(storm, 1.5) < 1.5
+    assert best(storm, seconds) < seconds
 
 
 @pytest.mark.parametrize("line", [b"a\n", b"/\n", b"/who\n", b"/nick x\n"], ids=["text", "slash", "who", "nick"])
