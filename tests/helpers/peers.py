@@ -50,12 +50,16 @@ class Peer:
         while b"synced" not in self.line():
             pass
 
-    def pass_over(self, token: bytes) -> None:
-        """Read to the end of `token`, however much comes before it."""
+    def pass_over(self, token: bytes, *beside: Peer) -> None:
+        """Read to the end of `token`, however much comes before it; meanwhile drop what the ones beside get."""
+        until = time.monotonic() + DEADLINE
         while token not in self._received:
             data = self.sock.recv(1 << 20)
             assert data, f"ended before {token!r}"
+            assert time.monotonic() < until, f"no {token!r} in {DEADLINE} seconds of other lines"
             self._received = self._received[-len(token) :] + data
+            for peer in beside:
+                peer.drain()
         self._received = self._received.partition(token)[2]
 
     def drain(self) -> None:
@@ -63,8 +67,8 @@ class Peer:
         self._received = b""
         self.sock.setblocking(False)
         with suppress(BlockingIOError, ssl.SSLWantReadError):
-            while self.sock.recv(1 << 20):
-                pass
+            for _ in range(64):  # while more comes, there is no end
+                assert self.sock.recv(1 << 20), "the server ended the connection"
         self.sock.settimeout(DEADLINE)
 
     def lines(self, number: int) -> list[bytes]:
@@ -90,12 +94,12 @@ class Peer:
 
 
 def token_seconds(talker: Peer, reader: Peer) -> float:
-    """Return how long a fresh token takes from one member to another; the reader's earlier lines are passed over."""
+    """Return how long a fresh token takes from one member to another, both of which read what comes before it."""
     token = secrets.token_hex(8).encode() + b"\n"
     talker.drain()
     begun = time.monotonic()
     talker.send(token)
-    reader.pass_over(token)
+    reader.pass_over(token, talker)
     return time.monotonic() - begun
 
 
