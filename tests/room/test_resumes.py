@@ -175,22 +175,36 @@ def test_a_failing_hook_changes_nothing() -> None:
 
 
 def test_a_new_connection_is_lost_before_it_reads_its_token() -> None:
-    """The client tries again with the token that it knows; the one that it never read is void then."""
+    """The client tries again with the token that it knows. Tokens that it never read are void after two returns."""
     watched = Watched()
     watched.resume("/json")
     unread = token_of(watched.back)
-    again = watched.desk.join(100)
-    watched.desk.hear(again, f"/resume {watched.token}", "/json")
+    for port in (100, 101):
+        again = watched.desk.join(port)
+        watched.desk.hear(again, f"/resume {watched.token}", "/json")
+        assert again.member.name == "ada"
+        assert len({watched.token, unread, token_of(again)}) == 3
+        assert known_tokens(watched.room) == 4  # ada's three, and that of the program
     assert watched.back.left == "resumed"
-    assert again.member.name == "ada"
-    token = token_of(again)
-    assert len({watched.token, unread, token}) == 3
-    assert known_tokens(watched.room) == 3  # ada's two, and that of the program
-    late = watched.desk.join(101)
+    late = watched.desk.join(102)
     watched.desk.hear(late, f"/resume {unread}")
     assert texts(late) == [str(RESUME_UNKNOWN)]
     watched.desk.hear(again, "exit")
     assert known_tokens(watched.room) == 1
+
+
+def test_an_opening_is_read_after_the_one_of_a_later_connection() -> None:
+    """The client gave up the first: it takes its place back from it by the token that it read last."""
+    watched = Watched()
+    again = watched.desk.join(100)
+    watched.desk.hear(again, f"/resume {watched.token}", "/json")
+    token = token_of(again)
+    watched.resume("/json")
+    assert again.left == "resumed"
+    third = watched.desk.join(101)
+    watched.desk.hear(third, f"/resume {token}")
+    assert third.member.name == "ada"
+    assert watched.back.left == "resumed"
 
 
 def test_the_newest_token_ends_the_one_before() -> None:

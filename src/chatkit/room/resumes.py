@@ -2,9 +2,10 @@
 
 Operations: `issue` a token to a member, `find` the place of a token, `take_over` for the member that came back, `lose`
 or `forget` a member that leaves. Goal: a member that comes back proves its identity, though its old connection still
-hangs; memory is bounded. Plan: a place has at most two tokens, the last one that was issued and the one that took it
-over: a client that is lost again before it reads the new one tries the old one. Places of lost members are kept in the
-order of their loss. Tokens are looked up by digest, so that the time of a look-up tells nothing about them.
+hangs; memory is bounded. Plan: a place has at most three tokens, the one that took it over and the last two that were
+issued. A client that is lost again before it reads the new one tries the old one; and the opening of a connection that
+it gave up may be read only after the next one's. Places of lost members are kept in the order of their loss. Tokens are
+looked up by digest, so that the time of a look-up tells nothing about them.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Place:
         member: the member, or None if it was lost.
         name: the name of the lost member.
         until: the time (`time.monotonic`) when the place of a lost member is gone.
-        digests: the digests of its tokens.
+        digests: the digests of its tokens: the one that took it over, or the first, then the newest.
     """
 
     __slots__ = ("digests", "member", "name", "until")
@@ -56,7 +57,7 @@ class Resumes:
     def issue(self, member: Member) -> str:
         """Return a new token of 128 random bits for a member's place."""
         place = self._places.setdefault(member, Place(member))
-        self._drop_tokens(place, place.digests[1:])
+        self._drop_tokens(place, place.digests[1:-1])
         token = secrets.token_hex(16)
         place.digests.append(_digest(token))
         self._by_digest[place.digests[-1]] = place
@@ -83,7 +84,9 @@ class Resumes:
             del self._places[place.member]
         else:
             del self._lost[place]
-        self._drop_tokens(place, [digest for digest in place.digests if digest != _digest(token)])
+        used, newest = _digest(token), place.digests[-1]
+        self._drop_tokens(place, [digest for digest in place.digests if digest not in (used, newest)])
+        place.digests.sort(key=lambda digest: digest != used)  # the used one first
         place.member = member
         self._places[member] = place
 
