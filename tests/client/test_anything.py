@@ -128,7 +128,7 @@ class Lines:
         """Serve the connections."""
         for script in self._scripts:
             sock, _ = self._listener.accept()
-            with sock, suppress(ConnectionError):  # a client that has had enough resets it
+            with sock, suppress(OSError):  # a client that has had enough resets it
                 sock.settimeout(DEADLINE)
                 self.asked.append(sock.recv(1000))
                 sock.sendall(script)

@@ -148,6 +148,10 @@ class Attack:
         """By how many MiB the server has grown since `begin`."""
         return (resident_kib(self.server.process.pid) - self._before) / 1024
 
+    def log(self) -> str:
+        """Return the last lines that the server has logged."""
+        return (self._folder / "err").read_text()[-2000:]
+
     @property
     def descriptors(self) -> int:
         """How many descriptors the server has."""

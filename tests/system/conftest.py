@@ -49,3 +49,4 @@ def attack(request: pytest.FixtureRequest, run: Run, tmp_path: Path, certificate
     resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     attack.server.process.kill()
     attack.server.process.wait(DEADLINE)
+    print(attack.log())  # pytest shows it if the test fails
