@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import trustme
+from hypothesis import settings
 
 from chatkit import Limits
 from chatkit.client import reconnect
@@ -41,11 +42,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure() -> None:
-    """Heed signals that were ignored when pytest started: the commands that the tests run would ignore them, too."""
+    """Heed signals that were ignored when pytest started, as the commands that the tests run must; time no examples."""
     for name in ("SIGINT", "SIGHUP"):
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler)
+    settings.register_profile("untimed", settings(), deadline=None)  # the machine may be busy with something else
+    settings.load_profile("untimed")
 
 
 @pytest.fixture

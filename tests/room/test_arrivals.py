@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from chatkit import Error, Event, Joined, Left, Message, Renamed
@@ -183,7 +183,6 @@ steps = st.tuples(
 
 
 @given(st.lists(steps, max_size=40))
-@settings(deadline=None)
 def test_what_a_program_hears_of_others(script: list[tuple[int, str]]) -> None:
     """Each that spoke or stayed came once, before its first word, and went once; of the others it hears nothing."""
     with clock_at(0.0) as clock:
