@@ -86,7 +86,7 @@ def test_ctrl_c_where_no_signal_interrupts_a_wait(monkeypatch: pytest.MonkeyPatc
             assert isinstance(client.receive(DEADLINE), Welcome)
             started.server.shutdown(0)
             assert isinstance(client.receive(DEADLINE), Disconnected)
-        monkeypatch.setattr(selectors, "DefaultSelector", Telling)
+        monkeypatch.setattr(cancel, "Selector", Telling)
 
         def interrupt() -> None:
             while not is_receiving(client):

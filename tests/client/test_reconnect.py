@@ -319,7 +319,7 @@ def test_sending_needs_no_descriptor(serve: Serve, monkeypatch: pytest.MonkeyPat
     ann = started.peer()
     with publisher(started) as bob:
         with monkeypatch.context() as patched:
-            patched.setattr("chatkit.client.cancel.selectors.DefaultSelector", none_left)
+            patched.setattr("chatkit.client.cancel.Selector", none_left)
             publish(bob, 300)
         assert [ann.line().split()[-1] for _ in range(300)] == [b"%d" % number for number in range(300)]
 

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from chatkit.net.transport import Transport
 
 
+# For one wait, `poll` is cheaper than a selector that the kernel keeps.
+Selector = getattr(selectors, "PollSelector", selectors.DefaultSelector)
+
+
 class Cancelled(Exception):
     """The end of a wait by its token."""
 
@@ -96,7 +100,7 @@ def wait(
         TimeoutError: the deadline came first.
         Cancelled: by `cancel`.
     """
-    with selectors.DefaultSelector() as selector:
+    with Selector() as selector:
         selector.register(sock, event)
         if cancel:
             selector.register(cancel, selectors.EVENT_READ)
