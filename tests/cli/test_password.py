@@ -21,6 +21,7 @@ def secrets_for(how: str, tmp_path: Path, word: bytes = b"sesame\nnot this") -> 
         return (), {**os.environ, "CHATKIT_PASSWORD": word.decode().partition("\n")[0]}
     path = tmp_path / f"file{len(list(tmp_path.iterdir()))}"
     path.write_bytes(word)
+    path.chmod(0o600)
     return ("--password-file", str(path)), dict(os.environ)
 
 
@@ -82,3 +83,16 @@ def test_files_that_hold_no_password(tmp_path: Path, command: str, held: bytes |
     assert line.startswith(f"{command}: ")
     assert str(path) in line
     assert "sesame" not in line
+
+
+@pytest.mark.parametrize("mode", [0o600, 0o640, 0o604])
+@pytest.mark.parametrize("command", ["chat-server", "chat-client"])
+def test_a_password_that_others_can_read(tmp_path: Path, command: str, mode: int) -> None:
+    """One line says so, whoever reads it."""
+    path = tmp_path / "file"
+    path.write_text("sesame\n")
+    path.chmod(mode)
+    given = ("--host", "256.0.0.1", "--password-file", str(path))
+    warnings = [line for line in invoke(command, *given)[2].splitlines() if str(path) in line]
+    advice = f"{command}: others can read the password in {path} (chmod 600 {path})"
+    assert warnings == ([] if mode == 0o600 else [advice])

@@ -153,6 +153,7 @@ def test_leaving_the_machine_unprotected_warns(run: Run, papers: Papers, tmp_pat
     """One line that says who can do what, and only where strangers can; never the password."""
     host, protection, warning = WARNINGS[case]
     (tmp_path / "password").write_text("swordfish\n")
+    (tmp_path / "password").chmod(0o600)
     options = ["--tls-cert", str(papers.good)] if "tls" in protection else []
     options += ["--password-file", str(tmp_path / "password")] if "password" in protection else []
     server = run("chat-server", "--host", host, "--port", "0", *options)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import socket
+import stat
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -142,6 +143,12 @@ def data_folder(command: str) -> Path:
     fail(command, "this user has no home folder", "set HOME or XDG_DATA_HOME")
 
 
+def state_folder() -> Path:
+    """Return the folder for files that grow by use: `$XDG_STATE_HOME/chatkit`, else `~/.local/state/chatkit`."""
+    base = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
+    return Path(base).expanduser() / "chatkit"
+
+
 def read_password(command: str, path: Path | None) -> str | None:
     """Return the password of the file or the environment, or None. The command line is no place: others can see it."""
     if path is None:
@@ -149,6 +156,7 @@ def read_password(command: str, path: Path | None) -> str | None:
             fail(command, "CHATKIT_PASSWORD is empty", "unset it for a room without a password")
         return password
     try:
+        mode = path.stat().st_mode
         password = path.read_bytes().partition(b"\n")[0].removesuffix(b"\r").decode()
     except OSError as error:
         fail(command, f"cannot read {path}: {reason(error)}")
@@ -156,4 +164,6 @@ def read_password(command: str, path: Path | None) -> str | None:
         fail(command, f"cannot read {path}: not valid UTF-8")
     if not password:
         fail(command, f"{path} has no password in its first line")
+    if stat.S_ISREG(mode) and mode & (stat.S_IRGRP | stat.S_IROTH):
+        complain(command, f"others can read the password in {path} (chmod 600 {path})")
     return password
