@@ -128,6 +128,20 @@ def run() -> Iterator[Callable[..., Running]]:
 
 
 @pytest.fixture
+def editor(tmp_path: Path) -> Iterator[Callable[..., Any]]:
+    """editor(port, "--name", "ada", TERM=...) gives a chat-client on a terminal, without colors, that reads keys."""
+    pytest.importorskip("prompt_toolkit", reason="the extra `terminal` is not installed")
+    from tests.helpers.terminals import Terminal  # needs pyte
+
+    with ExitStack() as stack:
+
+        def start(port: int | str, *options: str, **env: Any) -> Terminal:
+            return Terminal(stack, tmp_path, port, *options, **{"NO_COLOR": "1", **env}).ready()
+
+        yield start
+
+
+@pytest.fixture
 def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """No wait before an attempt to come back."""
     monkeypatch.setattr(reconnect, "Backoff", lambda: Backoff(lambda least, most: 0))

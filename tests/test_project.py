@@ -72,6 +72,8 @@ def test_imports_run_one_way() -> None:
                 assert name.startswith(("cli.", "__main__")), f"{name} imports click"
             elif imported.partition(".")[0] == "cryptography":
                 assert name == "tls", f"{name} imports cryptography"
+            elif imported.partition(".")[0] == "prompt_toolkit":
+                assert name in ("cli.client.editor", "cli.client.toolkit"), f"{name} imports prompt_toolkit"
             elif imported == "pytest":
                 assert name == "testing", f"{name} imports pytest"
             else:

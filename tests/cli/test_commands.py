@@ -71,11 +71,11 @@ def test_the_contract_through_pipes(run: Run) -> None:
 
 
 class Terminal:
-    """A chat-client on a pseudo-terminal, seen as a person sees it."""
+    """A chat-client on a pseudo-terminal, without the editor, seen as a person sees it."""
 
     def __init__(self, port: str) -> None:
         self.master, slave = pty.openpty()
-        command = [str(BIN / "chat-client"), "--port", port]
+        command = [str(BIN / "chat-client"), "--plain", "--port", port]
         self.process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, start_new_session=True)
         os.close(slave)
         self.received = b""

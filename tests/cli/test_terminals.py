@@ -1,104 +1,39 @@
-"""chat-client on a pseudo-terminal, and chat-server's output, while strangers send what harms a terminal."""
+"""chat-client on a terminal, without the editor, and chat-server's output, while strangers send what harms one."""
 
 from __future__ import annotations
 
-import os
-import pty
-import re
-import select
 import signal
 import socket
-import subprocess
-import sys
-import termios
 import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
-from typing import Any
+from pathlib import Path
 
 import pytest
 
-from tests.helpers.commands import BIN, CONNECTED, DISCONNECTED, Run, read_line, start_server
+from tests.helpers.commands import CONNECTED, DISCONNECTED, Run, start_server
 from tests.helpers.hostile import HOSTILE, NOT_UTF8, forbidden
 from tests.helpers.peers import Peer
 from tests.helpers.servers import Serve
+from tests.helpers.terminals import Start, Terminal
 
 pytestmark = pytest.mark.slow
 
 pytest.importorskip("fcntl")  # of the shell below
 pyte = pytest.importorskip("pyte", reason="pyte, the terminal emulator, is not installed")
 
-# What a shell is to its commands: it leads the terminal's session and outlives them. Without it the kernel would put
-# the terminal's attributes back by itself when the client ends, and Ctrl-C would reach nobody.
-SHELL = """
-import fcntl, signal, subprocess, sys, termios
-terminal = int(sys.argv[1])
-fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
-signal.signal(signal.SIGINT, lambda *_: None)
-print(subprocess.run(sys.argv[2:], stdin=terminal, stdout=terminal, stderr=terminal).returncode, flush=True)
-sys.stdin.read()
-"""
-
-
-class Terminal:
-    """chat-client under a shell on a terminal that answers what asks it, as real ones do."""
-
-    def __init__(self, stack: ExitStack, port: int) -> None:
-        self.screen = pyte.Screen(200, 40)
-        self.screen.write_process_input = self._answer
-        self.answers: list[str] = []
-        self.shown = ""
-        self._stream = pyte.ByteStream(self.screen)
-        self._waiting = b""
-        self._master, self._slave = pty.openpty()
-        stack.callback(os.close, self._master)
-        stack.callback(os.close, self._slave)
-        self.attributes_before = self.attributes()
-        shell = [sys.executable, "-c", SHELL, str(self._slave), str(BIN / "chat-client"), "--port", str(port)]
-        options: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "start_new_session": True}
-        self._shell: subprocess.Popen[bytes] = subprocess.Popen(shell, pass_fds=[self._slave], **options)
-        stack.enter_context(self._shell)
-        stack.callback(self._shell.kill)
-        assert self.line() == CONNECTED
-
-    def attributes(self) -> list[Any]:
-        return termios.tcgetattr(self._slave)
-
-    def type(self, keys: str) -> None:
-        os.write(self._master, keys.encode())
-
-    def line(self) -> str:
-        """The next line that is shown; the emulator has seen it."""
-        line, self._waiting = read_line(self._master, self._waiting, b"\r\n")
-        return self._show(line + b"\r\n").removesuffix("\r\n")
-
-    def ends(self) -> tuple[int, str]:
-        """Return the client's exit status, and its last output."""
-        assert self._shell.stdout
-        status, _ = read_line(self._shell.stdout.fileno(), b"", b"\n")
-        rest, self._waiting = self._waiting, b""
-        while select.select([self._master], [], [], 0)[0]:
-            rest += os.read(self._master, 65536)
-        return int(status), self._show(rest)
-
-    def _show(self, data: bytes) -> str:
-        self._stream.feed(data)
-        self.shown += data.decode().replace("\r\n", "\n")
-        return data.decode()
-
-    def _answer(self, data: str) -> None:
-        self.answers.append(data)
-        os.write(self._master, data.encode())
-
-
-Start = Callable[[int], Terminal]
-
 
 @pytest.fixture
-def terminal() -> Iterator[Start]:
-    """terminal(port) gives a chat-client that has joined."""
+def terminal(tmp_path: Path) -> Iterator[Start]:
+    """terminal(port) gives a chat-client without the editor that has joined."""
     with ExitStack() as stack:
-        yield lambda port: Terminal(stack, port)
+
+        def start(port: int) -> Terminal:
+            shown = Terminal(stack, tmp_path, port, "--plain")
+            assert shown.line() == CONNECTED
+            return shown
+
+        yield start
 
 
 @pytest.mark.parametrize("line", [HOSTILE["report"].encode(), NOT_UTF8], ids=["C0", "raw C1"])
@@ -192,8 +127,10 @@ def test_a_terminal_after_the_death_of_the_server_is_as_before(run: Run, termina
     shown.type("half")
     server.process.send_signal(signal.SIGKILL)
     status, last = shown.ends()
-    assert re.fullmatch(r"3 (half)?chat-client: disconnected: [^\n]+\r\n", f"{status} {last}")
+    assert (status, last.removeprefix("half\r\n")[:27]) == (3, "chat-client: disconnected: ")
+    assert last.count("\n") == 2
     assert shown.attributes() == shown.attributes_before
+    assert shown.typed_for_the_shell() == b""
 
 
 def test_the_transcript_holds_one_harmless_line_per_message(run: Run) -> None:

@@ -28,7 +28,10 @@ from chatkit import (
     Renamed,
     Welcome,
 )
-from chatkit.cli.client.output import JsonOutput, QuietOutput, ReconnectOutput, TextOutput
+from chatkit.cli.client.local import LocalCommands
+from chatkit.cli.client.output import JsonOutput, QuietOutput, ReconnectOutput, TextOutput, print_line
+from chatkit.cli.client.roster import Roster
+from chatkit.cli.client.screen import Painter
 from chatkit.client import aio_reconnect
 from chatkit.client.backoff import Backoff
 from chatkit.client.protocol import ClientProtocol
@@ -55,7 +58,11 @@ def use(event: Event) -> None:
     if isinstance(event, Message | Private) and event.time is not None:
         datetime.fromtimestamp(event.time)  # in the local time zone, whichever that is
     with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-        for output in (TextOutput(), ReconnectOutput(False), JsonOutput(), QuietOutput("/x")):
+        local = LocalCommands(Roster("bob"))
+        painter = Painter(local.roster, color=True, time_format="%H:%M", bell=True)
+        text = TextOutput(painter, print_line, local.receive)
+        reconnect = ReconnectOutput(Painter(local.roster), print_line, None, explains_queue=False)
+        for output in (text, reconnect, JsonOutput(), QuietOutput("/x")):
             output.show(event)
 
 

@@ -136,17 +136,25 @@ def data_folder(command: str) -> Path:
 
     It ends the command with one line if there is no absolute path for it: the current folder is nobody's home.
     """
-    home = os.path.expanduser("~") if os.environ.get("HOME") != "" else ""
-    for folder in (Path(os.environ.get("XDG_DATA_HOME", "")), Path(home, ".local", "share")):
-        if folder.is_absolute():
-            return folder / "chatkit"
+    if folder := _user_folder("XDG_DATA_HOME", "share"):
+        return folder
     fail(command, "this user has no home folder", "set HOME or XDG_DATA_HOME")
 
 
-def state_folder() -> Path:
-    """Return the folder for files that grow by use: `$XDG_STATE_HOME/chatkit`, else `~/.local/state/chatkit`."""
-    base = os.environ.get("XDG_STATE_HOME") or "~/.local/state"
-    return Path(base).expanduser() / "chatkit"
+def state_folder() -> Path | None:
+    """Return the folder for files that grow by use: `$XDG_STATE_HOME/chatkit`, else `~/.local/state/chatkit`.
+
+    None if there is no absolute path for it.
+    """
+    return _user_folder("XDG_STATE_HOME", "state")
+
+
+def _user_folder(variable: str, name: str) -> Path | None:
+    home = os.path.expanduser("~") if os.environ.get("HOME") != "" else ""
+    for folder in (Path(os.environ.get(variable, "")), Path(home, ".local", name)):
+        if folder.is_absolute():
+            return folder / "chatkit"
+    return None
 
 
 def read_password(command: str, path: Path | None) -> str | None:
@@ -164,6 +172,7 @@ def read_password(command: str, path: Path | None) -> str | None:
         fail(command, f"cannot read {path}: not valid UTF-8")
     if not password:
         fail(command, f"{path} has no password in its first line")
-    if stat.S_ISREG(mode) and mode & (stat.S_IRGRP | stat.S_IROTH):
+    has_owner = stat.S_ISREG(mode) and hasattr(os, "chown")  # where files have none (Windows), the mode says nothing
+    if has_owner and mode & (stat.S_IRGRP | stat.S_IROTH):
         complain(command, f"others can read the password in {path} (chmod 600 {path})")
     return password

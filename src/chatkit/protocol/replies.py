@@ -36,6 +36,9 @@ REMOVED = "removed"
 # Before and after the earlier messages that a new member receives.
 REPLAY_BEGINS, REPLAY_ENDS = Notice("before you came:"), Notice("from here on it is live")
 
+# The last row of the answer to `/help`: usage, description.
+HELP_ENDS = ("exit", "leave")
+
 # To a member that comes back by the token of its `welcome`, and to its old connection.
 RESUME_COMMAND = "/resume "
 RESUMED = Notice("you are back in your place")

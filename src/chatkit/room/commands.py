@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from chatkit.errors import NameTaken
 from chatkit.events import Action, Error, Notice
 from chatkit.protocol.lines import Line, parse_command
-from chatkit.protocol.replies import NO_PASSWORD_NEEDED, unknown_command
+from chatkit.protocol.replies import HELP_ENDS, NO_PASSWORD_NEEDED, unknown_command
 from chatkit.room.members import Member
 from chatkit.room.turn import Turn
 
@@ -176,5 +176,5 @@ COMMANDS = {
 
 # `exit` and `//` are no commands of the table: a line is looked up there only after these.
 HELP = [(command.usage, command.does) for command in COMMANDS.values()]
-HELP += [("//TEXT", "say /TEXT"), ("exit", "leave")]
+HELP += [("//TEXT", "say /TEXT"), HELP_ENDS]
 _WIDTH = max(len(usage) for usage, _ in HELP)

@@ -16,6 +16,10 @@ from chatkit.protocol.lines import BadLine, Line, LineDecoder
 READ_BYTES = 64 * 1024
 
 
+class InputStopped(Exception):
+    """The end of the reading by `stop`, which is no end of input."""
+
+
 class InputThread(threading.Thread):
     """The thread that sends the input line by line, while others' lines are shown.
 
@@ -62,8 +66,8 @@ class InputThread(threading.Thread):
                 if not data and not self.has_left:
                     self._leave()
                     self._client.send_eof()
-        except (ChatError, OSError):
-            pass  # the main thread receives the same error
+        except (ChatError, OSError, InputStopped):
+            pass  # the main thread receives the same error, or has stopped this one
 
     def receive(self, event: Event) -> bool:
         """Look for the end of a wait in an event. Return whether the event is for this thread alone."""
@@ -81,8 +85,15 @@ class InputThread(threading.Thread):
         """Return words about lines that were read but not sent, or "". Only to be called after the client is closed."""
         self._wakeup.set()
         self.join(0.1)  # it may wait for input for ever
-        number = len(self._lines) + self.count_queued()
+        number = len(self._lines) + self._count_unread() + self.count_queued()
         return f"; {number} lines of input were not sent" if number else ""
+
+    def stop(self) -> None:
+        """End the reading, as far as a user notices it. The main thread calls it at the end of the conversation."""
+
+    def _count_unread(self) -> int:
+        """Return the number of lines that wait to be read, if it is known."""
+        return 0
 
     def _read(self) -> bytes:
         if sys.stdin is None:
@@ -134,6 +145,9 @@ class InputThread(threading.Thread):
                     self._leave()
                 self._send(line)
             except (ValueError, NotConnected) as error:
-                self.has_refused_line = True
-                complain(CHAT_CLIENT, f"line {self._line_number} of the input was {error}")
+                self._refuse(error)
             self._lines.popleft()
+
+    def _refuse(self, error: ChatError | ValueError) -> None:
+        self.has_refused_line = True
+        complain(CHAT_CLIENT, f"line {self._line_number} of the input was {error}")

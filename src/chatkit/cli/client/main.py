@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
-import ssl
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,9 +21,18 @@ from chatkit import (
     Unconfirmed,
 )
 from chatkit.cli.client.cursor import NO_PLACE, Cursor, Place, checked_place
+from chatkit.cli.client.front import Look, dropping_typed, look_options, open_front, open_input
 from chatkit.cli.client.input import InputThread
-from chatkit.cli.client.output import CursorOutput, JsonOutput, OutputLost, QuietOutput, ReconnectOutput, TextOutput
-from chatkit.cli.client.trust import KnownHosts, describe_tls_error, make_context, trust_options
+from chatkit.cli.client.output import CursorOutput, JsonOutput, Output, OutputLost, QuietOutput
+from chatkit.cli.client.password import PasswordPrompt
+from chatkit.cli.client.trust import (
+    KnownHosts,
+    describe_tls_error,
+    make_context,
+    tls_error,
+    trust_options,
+    wrong_certificate,
+)
 from chatkit.cli.common import (
     CHAT_CLIENT,
     CONTEXT,
@@ -46,7 +53,6 @@ from chatkit.limits import Limits
 from chatkit.net.sockets import host_and_port
 from chatkit.protocol.names import check_name
 from chatkit.protocol.replies import CUT_OFF, NOT_ADMITTED
-from chatkit.tls import WrongCertificate
 
 # Enough for a minute of typing; a script that sends more gets an error soon.
 QUEUED_LINES = 100
@@ -97,12 +103,27 @@ def _checked_name(context: click.Context, parameter: click.Parameter, name: str 
     default=Limits().max_line_bytes,
     help="Longest line to send; set it as on the server.",
 )
+@look_options
 @version_option
-def main(as_json: bool, once: bool, reconnect: bool, place: Place, cursor: Path | None, **options: Any) -> None:
+def main(
+    as_json: bool,
+    once: bool,
+    reconnect: bool,
+    place: Place,
+    cursor: Path | None,
+    plain: bool,
+    color: str,
+    timestamps: str | None,
+    no_bell: bool,
+    **options: Any,
+) -> None:
     """Join a chat room: send lines to all other members, and show their lines.
 
     The line `exit`, or the end of input (Ctrl-D), leaves; `/help` lists the room's commands. Works in a pipe, too:
     `echo hi | chat-client`, or `echo deployed | chat-client --once --name ci`.
+
+    On a terminal, with the extra `terminal`, there is a line editor: Tab completes, Up and Ctrl-R bring lines back, and
+    `/help` lists commands of its own, too.
 
     Each option can also be set in the environment, --port as CHATKIT_PORT.
 
@@ -117,21 +138,23 @@ def main(as_json: bool, once: bool, reconnect: bool, place: Place, cursor: Path 
     if sys.stdout is None:
         fail(CHAT_CLIENT, "cannot show the chat: standard output is closed")
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    probe = f"/{secrets.token_hex(3)}"[: options["max_line_bytes"]]
-    if cursor:
-        output: TextOutput = CursorOutput(follower := Cursor(cursor, place))
-        place = follower.place
-    else:
-        output = QuietOutput(probe) if once else JsonOutput() if as_json else _text_output(reconnect)
+    follower = Cursor(cursor, place) if cursor else None
+    options["after"], options["epoch"] = follower.place if follower else place
     end_on_signals("SIGINT")
     try:
-        options |= {"after": place[0], "epoch": place[1]}
         queue = QUEUED_LINES if reconnect else 0
         client = _join(events=as_json or once, reconnect=reconnect, queue=queue, **options)
         is_scripted = reconnect and not os.isatty(0)
-        input_thread = InputThread(
-            client, options["max_line_bytes"], probe if once else "", waits_for_return=is_scripted
-        )
+        output: Output
+        if once or as_json:
+            probe = f"/{os.urandom(3).hex()}"[: options["max_line_bytes"]] if once else ""
+            input_thread = open_input(client, options["max_line_bytes"], probe, waits_for_return=is_scripted)
+            output = QuietOutput(probe) if once else CursorOutput(follower) if follower else JsonOutput()
+        else:
+            look = Look(plain, color, timestamps, no_bell)
+            output, input_thread = open_front(
+                client, look, name=options["name"], reconnect=reconnect, max_line_bytes=options["max_line_bytes"]
+            )
         status = _chat(client, input_thread, output)
         has_refusal = output.has_refusal or (input_thread.has_refused_line and (once or is_scripted))
         status = NOT_SENT if status == LEFT and has_refusal else status
@@ -141,21 +164,22 @@ def main(as_json: bool, once: bool, reconnect: bool, place: Place, cursor: Path 
     sys.exit(status)
 
 
-def _text_output(reconnect: bool) -> TextOutput:
-    return ReconnectOutput(sys.stdin is not None and sys.stdin.isatty()) if reconnect else TextOutput()
-
-
 def _join(
     host: str, port: int, tls: bool, tls_ca: Path | None, tls_fingerprint: str | None, tls_trust: bool, **options: Any
 ) -> Client:
-    """Connect. With --tls-trust, ask about an unknown certificate and connect again."""
+    """Connect. Ask about an unknown certificate (--tls-trust) or for a missing password, and connect again."""
     password = read_password(CHAT_CLIENT, options.pop("password_file"))
+    prompt = None if password else PasswordPrompt(options["max_line_bytes"])
     hosts = KnownHosts(CHAT_CLIENT, (host, port)) if tls_trust else None
     while True:
         context = make_context(CHAT_CLIENT, tls, tls_ca, tls_fingerprint, hosts.fingerprint if hosts else None)
         try:
             return _connect(host, port, tls=context or False, password=password, **options)
-        except WrongCertificate as error:
+        except PasswordRefused as error:
+            if not prompt or not prompt.can_ask:
+                fail(CHAT_CLIENT, str(error), "--password-file FILE, or CHATKIT_PASSWORD", status=LOST)
+            password = prompt.ask(error)
+        except wrong_certificate() as error:
             if not hosts:
                 fail(CHAT_CLIENT, f"cannot trust {host_and_port((host, port))}: {error.args[0]}")
             hosts.ask(error.fingerprint)
@@ -166,13 +190,15 @@ def _connect(host: str, port: int, **options: Any) -> Client:
 
     Raises:
         WrongCertificate: the server's certificate isn't the trusted one.
+        PasswordRefused: the password is wrong or missing.
     """
     where = host_and_port((host, port))
     try:
-        return Client(host, port, **options)
-    except WrongCertificate:
+        with dropping_typed():
+            return Client(host, port, **options)
+    except wrong_certificate():
         raise
-    except ssl.SSLError as error:
+    except tls_error() as error:
         fail(CHAT_CLIENT, f"cannot join {where}: {describe_tls_error(error)}")
     except (OSError, UnicodeError) as error:
         hint = "is chat-server running there?" if isinstance(error, ConnectionRefusedError) else ""
@@ -181,23 +207,24 @@ def _connect(host: str, port: int, **options: Any) -> Client:
         fail(CHAT_CLIENT, str(error))
     except (NameTaken, Refused) as error:
         fail(CHAT_CLIENT, str(error), "choose another with --name")
-    except PasswordRefused as error:
-        fail(CHAT_CLIENT, str(error), "--password-file FILE, or CHATKIT_PASSWORD", status=LOST)
     except (ConnectionClosed, ProtocolError) as error:
         fail(CHAT_CLIENT, f"disconnected: {error}", status=LOST)
 
 
-def _chat(client: Client, input_thread: InputThread, output: TextOutput) -> int:
+def _chat(client: Client, input_thread: InputThread, output: Output) -> int:
     """Show events until the conversation ends. Return the exit status."""
     last = ""
     try:
         output.begin()
         input_thread.start()
-        for event in output.events(client):
-            last = event.text if isinstance(event, Notice) else ""
-            output.has_refusal |= isinstance(event, Unconfirmed)
-            if not input_thread.receive(event):
-                output.show(event)
+        try:
+            for event in output.events(client):
+                last = event.text if isinstance(event, Notice) else ""
+                output.has_refusal |= isinstance(event, Unconfirmed)
+                if not input_thread.receive(event):
+                    output.show(event)
+        finally:
+            input_thread.stop()
         queued = input_thread.count_queued()
         is_forced = last.startswith((*NOT_ADMITTED, CUT_OFF))
         if input_thread.has_left and output.is_confirmed and not is_forced and not queued:
@@ -206,7 +233,7 @@ def _chat(client: Client, input_thread: InputThread, output: TextOutput) -> int:
         lost = "left while disconnected" if queued else "the server ended the conversation"
     except ChatError as error:
         lost = str(error)
-    except ssl.SSLError as error:  # a restarted server has another certificate
+    except tls_error() as error:  # a restarted server has another certificate
         lost = describe_tls_error(error)
     except KeyboardInterrupt:
         if queued := input_thread.count_queued():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from chatkit import (
     Client,
@@ -16,11 +16,13 @@ from chatkit import (
     Joined,
     Left,
     Message,
+    Notice,
     Reconnected,
     Renamed,
     Welcome,
 )
 from chatkit.cli.client.cursor import Cursor
+from chatkit.cli.client.screen import Painter
 from chatkit.cli.common import CHAT_CLIENT, complain, reason
 from chatkit.protocol.formats import encode_json
 from chatkit.protocol.replies import REPLAY_BEGINS, REPLAY_ENDS, now_named
@@ -41,8 +43,21 @@ class OutputLost(Exception):
         self.problem = None if isinstance(error, BrokenPipeError) else f"{failed}: {reason(error)}"
 
 
-class TextOutput:
-    """The chat, for people. Its methods raise OutputLost.
+def print_line(line: str) -> None:
+    """Print one line.
+
+    Raises:
+        OutputLost: standard output accepts no more.
+    """
+    try:
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
+    except OSError as error:
+        raise OutputLost(error) from None
+
+
+class Output:
+    """The base of all outputs: it shows nothing. The methods raise OutputLost.
 
     Attributes:
         has_refusal: whether the room refused a line, or may not have received it.
@@ -54,30 +69,56 @@ class TextOutput:
 
     def begin(self) -> None:
         """Greet."""
-        self._print("Connected to chat server. Type 'exit' to leave.")
 
     def events(self, client: Client) -> Iterator[Event]:
         """Return an iterator over the client's events."""
         return iter(client)
 
     def show(self, event: Event) -> None:
-        """Print an event as one line."""
-        self._print(str(event))
+        """Show an event."""
 
     def end(self) -> None:
         """Say that the client has left."""
-        self._print("Disconnected from server.")
 
     def close(self) -> None:
         """Keep what is to be kept, however the conversation has ended."""
 
-    def _print(self, line: str) -> None:
-        """Print one line, with everything in it visible: strangers write most of it."""
-        try:
-            sys.stdout.write(f"{visible(line)}\n")
-            sys.stdout.flush()
-        except OSError as error:
-            raise OutputLost(error) from None
+
+class TextOutput(Output):
+    """The chat, for people."""
+
+    def __init__(
+        self, painter: Painter, write: Callable[[str], None], instead: Callable[[Event], list[Event]] | None
+    ) -> None:
+        """Prepare the output.
+
+        Args:
+            painter: makes an event's line.
+            write: prints a line, with a line end.
+            instead: returns the events to show in place of one; None for itself.
+        """
+        self._painter = painter
+        self._write = write
+        self._instead = instead
+
+    def begin(self) -> None:
+        """Greet."""
+        self._write("Connected to chat server. Type 'exit' to leave.")
+
+    def show(self, event: Event) -> None:
+        """Print an event as one line."""
+        if self._instead is None:
+            self._show(event)
+            return
+        for each in self._instead(event):
+            self._show(each)
+
+    def _show(self, event: Event) -> None:
+        self._write(self._painter.paint(event))
+
+    def end(self) -> None:
+        """Say that the client has left."""
+        self._write("Disconnected from server.")
 
 
 class ReconnectOutput(TextOutput):
@@ -87,19 +128,27 @@ class ReconnectOutput(TextOutput):
     _newest = 0  # at the welcome: messages up to it came before this member
     _in_replay = False
 
-    def __init__(self, explains_queue: bool) -> None:
+    def __init__(
+        self,
+        painter: Painter,
+        write: Callable[[str], None],
+        instead: Callable[[Event], list[Event]] | None,
+        *,
+        explains_queue: bool,
+    ) -> None:
         """Prepare the output.
 
         Args:
             explains_queue: whether to say at the first loss that typed lines are kept.
         """
+        super().__init__(painter, write, instead)
         self._explains_queue = explains_queue
 
     def show(self, event: Event) -> None:
         """Print an event as one line, unless members with plain text don't see it."""
         is_earlier = isinstance(event, Gap) or (isinstance(event, Message) and (event.id or 0) <= self._newest)
         self._mark_replay(is_earlier and self._newest > 0)
-        self._show(event)
+        super().show(event)
         if isinstance(event, Message) and event.id == self._newest:
             self._mark_replay(False)
 
@@ -107,37 +156,31 @@ class ReconnectOutput(TextOutput):
         """Print the line that comes before or after the messages that this member is replayed as a newcomer."""
         if is_earlier != self._in_replay:
             self._in_replay = is_earlier
-            self._print(str(REPLAY_BEGINS if is_earlier else REPLAY_ENDS))
+            super()._show(REPLAY_BEGINS if is_earlier else REPLAY_ENDS)
 
     def _show(self, event: Event) -> None:
         if isinstance(event, Renamed) and event.old == self._name:
             self._name = event.name
-            self._print(f"*** {now_named(event.name)}")
+            super()._show(Notice(now_named(event.name)))
             return
         if isinstance(event, Disconnected) and self._explains_queue:
             self._explains_queue = False
-            self._print(f"{event}; lines that you type now are sent after the return")
+            super()._show(Notice(f"{event.text}; lines that you type now are sent after the return"))
             return
         if isinstance(event, Welcome | Reconnected):
             self._name, self._newest = event.name, event.newest if isinstance(event, Welcome) else 0
         if not isinstance(event, Welcome | Joined | Left | Renamed):
-            super().show(event)
+            super()._show(event)
 
 
-class JsonOutput(TextOutput):
+class JsonOutput(Output):
     """JSON Lines, for programs; in ASCII, which every terminal and locale can show."""
-
-    def begin(self) -> None:
-        """Print nothing."""
 
     def show(self, event: Event) -> None:
         """Print an event as one JSON object."""
         fields = json.loads(encode_json(event))
         fields.pop("resume", None)  # a secret of this connection: output ends up in logs
-        self._print(json.dumps(fields, separators=(",", ":")))
-
-    def end(self) -> None:
-        """Print nothing."""
+        print_line(visible(json.dumps(fields, separators=(",", ":"))))
 
 
 class CursorOutput(JsonOutput):
@@ -183,7 +226,7 @@ class CursorOutput(JsonOutput):
             raise OutputLost(error, f"cannot keep {self._cursor.path}") from None
 
 
-class QuietOutput(JsonOutput):
+class QuietOutput(Output):
     """Errors only, on stderr."""
 
     is_confirmed = False

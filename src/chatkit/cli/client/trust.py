@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
-import ssl
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from chatkit.cli.common import FILE, complain, data_folder, fail, option, reason
 from chatkit.net.sockets import Address, host_and_port
-from chatkit.tls import WrongCertificate, client_context, plain_fingerprint
+
+if TYPE_CHECKING:  # each function loads what it needs: most conversations need none of it
+    import ssl
+
+    from chatkit.tls import WrongCertificate
 
 # In place of the fingerprint of a server never seen before: no certificate has it.
 UNKNOWN = "0" * 64
@@ -45,6 +48,10 @@ def make_context(
     fingerprint = known if tls_fingerprint is None else tls_fingerprint
     if not tls and tls_ca is None and fingerprint is None:
         return None
+    import ssl
+
+    from chatkit.tls import client_context
+
     try:
         return client_context(ca=tls_ca, fingerprint=fingerprint)
     except ValueError as error:
@@ -56,8 +63,26 @@ def make_context(
         fail(command, f"cannot use {where}: {reason(error)}")
 
 
+def tls_error() -> type[ssl.SSLError]:
+    """Return the class of TLS's errors, for an `except` that loads it only when something has failed."""
+    import ssl
+
+    return ssl.SSLError
+
+
+def wrong_certificate() -> type[WrongCertificate]:
+    """Return the class of the error for a certificate that isn't the trusted one, as `tls_error`."""
+    from chatkit.tls import WrongCertificate
+
+    return WrongCertificate
+
+
 def describe_tls_error(error: ssl.SSLError) -> str:
     """Return why TLS failed, in plain words, and a remedy."""
+    import ssl
+
+    from chatkit.tls import WrongCertificate
+
     if isinstance(error, WrongCertificate):
         return str(error.args[0])
     if isinstance(error, ssl.SSLCertVerificationError):
@@ -91,6 +116,8 @@ class KnownHosts:
     @property
     def fingerprint(self) -> str:
         """Return the fingerprint that the user trusts for this server, or UNKNOWN."""
+        from chatkit.tls import plain_fingerprint
+
         try:
             lines = [line.split() for line in self._path.read_text("utf-8").splitlines()]
         except FileNotFoundError:
