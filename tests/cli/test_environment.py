@@ -10,9 +10,11 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 
 from tests.helpers.commands import BIN, CONNECTED, MAINS, Run, Running, ended, invoke, read_line, start_server
+from tests.helpers.history_files import write
 from tests.helpers.marks import needs
 from tests.helpers.papers import Papers
 from tests.helpers.peers import DEADLINE
@@ -60,6 +62,63 @@ def test_an_error_about_several_options_names_the_variables() -> None:
     status, _, err = invoke("chat-server", CHATKIT_STALL_SECONDS="nan")
     assert status == 2
     assert "(in the environment: CHATKIT_STALL_SECONDS)" in err
+
+
+CHECKED = [
+    (command, parameter.envvar)
+    for command, main in MAINS.items()
+    for parameter in main.params
+    if parameter.envvar and (parameter.callback or not isinstance(parameter.type, click.types.StringParamType))
+]
+
+
+@pytest.mark.parametrize(("command", "variable"), CHECKED)
+def test_an_error_names_each_variable(command: str, variable: str) -> None:
+    """Whatever is checked when it is read: numbers, choices, flags, files, times, names."""
+    needed = {"CHATKIT_HISTORY": "file"} if command == "chat-history" else {}
+    for value in ("/", os.fsdecode(b"\xff")):  # a folder, and no text
+        status, out, err = invoke(command, **needed | {variable: value})
+        if status == 2:
+            break
+    assert (status, out) == (2, "")
+    assert f"Error: Invalid value for {variable} in the environment: " in err
+
+
+@pytest.mark.parametrize(
+    ("command", "variables", "told"),
+    [
+        ("chat-server", {"HOST": "a..b"}, "cannot listen on a..b:12345: no such host (in the environment: {})"),
+        (
+            "chat-server",
+            {"HISTORY": "text"},
+            "text isn't a history of chatkit; choose another file (in the environment: {})",
+        ),
+        ("chat-server", {"TLS_CERT": "no"}, "cannot use no: No such file or directory (in the environment: {})"),
+        ("chat-server", {"PASSWORD_FILE": "no"}, "cannot read no: No such file or directory (in the environment: {})"),
+        ("chat-history", {"HISTORY": "no"}, "no can't be read: No such file or directory (in the environment: {})"),
+        ("chat-history", {"GREP": "x", "HISTORY": "chat.db"}, "nothing found in chat.db (in the environment: {})"),
+    ],
+    ids=lambda value: str(value)[:12],
+)
+def test_an_error_found_later_names_the_variables(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, command: str, variables: dict[str, str], told: str
+) -> None:
+    """Those that it is about, and not those beside which there is an option."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "text").write_text("dear diary\n")
+    write(tmp_path / "chat.db", []).close()
+    environment = {f"CHATKIT_{name}": value for name, value in variables.items()}
+    others = {"CHATKIT_THREADS": "2", "CHATKIT_JSON": "1"}
+    status, out, err = invoke(command, **environment, **others)
+    assert (status, out, err.replace(f"{tmp_path}/", "")) == (
+        1,
+        "",
+        f"{command}: {told.format(', '.join(environment))}\n",
+    )
+    options = [part for name, value in variables.items() for part in (f"--{name.lower().replace('_', '-')}", value)]
+    given = options if command == "chat-server" else [value for value in options if value not in ("--history",)]
+    status, _, err = invoke(command, *given, **environment | others)
+    assert (status, "in the environment" in err) == (1, False)
 
 
 @pytest.mark.parametrize(("command", "name", "variable"), FLAGS)

@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
@@ -22,10 +23,10 @@ import pytest
 from chatkit import Action, Message
 from chatkit.protocol.formats import encode_json, parse_json
 from chatkit.protocol.sanitize import visible
-from tests.helpers.commands import BIN, Run, invoke, read_line
-from tests.helpers.history_files import write
+from tests.helpers.commands import BIN, Run, Running, invoke, read_line, start_server, stop
+from tests.helpers.history_files import connect, insert, write
 from tests.helpers.hostile import HOSTILE, forbidden
-from tests.helpers.peers import DEADLINE
+from tests.helpers.peers import DEADLINE, Peer
 
 pytestmark = pytest.mark.slow
 
@@ -106,6 +107,11 @@ def test_scripts_read_json_lines(chat: Path) -> None:
         ("--since 2026-11-22T11:00:00+02:00", [2, 3]),
         ("--since 20261123T084001Z", [3]),
         ("--since 999999999m", [0, 1, 2, 3]),
+        ("--until 2026-11-22T08:40:02", [0]),
+        ("--until yesterday", [0, 1, 2, 3]),
+        ("--until 2026-11-23 --last 1", [2]),
+        ("--until 2026-11-23 --grep h", [0]),
+        ("--since 2026-11-22T09:00 --until 2026-11-23", [2]),
     ],
 )
 def test_options_narrow_the_search(chat: Path, options: str, found: list[int]) -> None:
@@ -125,9 +131,12 @@ def test_since_a_while_ago(tmp_path: Path, ago: str, found: int) -> None:
 
 def test_options_from_the_environment(chat: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each has its variable."""
-    for name, value in {"LAST": "1", "SINCE": "2026-11-22", "FROM": "ada", "GREP": "WAVES", "JSON": "1"}.items():
+    values = {"LAST": "1", "SINCE": "2026-11-22", "UNTIL": "2026-11-23", "FROM": "ada", "GREP": "WAVES", "JSON": "1"}
+    for name, value in values.items():
         monkeypatch.setenv(f"CHATKIT_{name}", value)
     assert [parse_json(line) for line in history(chat)[1]] == [SAID[1]]
+    monkeypatch.setenv("CHATKIT_HISTORY", str(chat))
+    assert [parse_json(line) for line in history()[1]] == [SAID[1]]
     monkeypatch.setenv("CHATKIT_LAST", "0")
     assert history(chat)[0] == 2
 
@@ -146,9 +155,10 @@ def test_help_teaches(chat: Path) -> None:
     examples = [
         re.split("  +", line.strip())[0].partition(" | ")[0] for line in lines if line.startswith("  chat-history")
     ]
-    assert (status, len(examples)) == (0, 5)
+    assert (status, len(examples)) == (0, 7)
     for example in examples:
-        assert history(*example.split()[1:], cwd=chat.parent)[0] in (0, 1)
+        ends = ["--until", "today"] if "--follow" in example else []
+        assert history(*example.split()[1:], *ends, cwd=chat.parent)[0] in (0, 1)
 
 
 @pytest.mark.parametrize("said", [[], SAID], ids=["empty", "no match"])
@@ -177,9 +187,10 @@ def test_a_file_that_cannot_be_read(tmp_path: Path, name: str) -> None:
         ([], "Missing argument 'FILE'"),
         (["."], "is a directory"),
         (["chat.db", "--last", "0"], "--last"),
-        (["chat.db", "--since", "soon"], "'soon' is not a time; write it as 2026-11-22, "),
+        (["chat.db", "--since", "soon"], "'soon' is not a time; write it as 12:00, "),
         (["chat.db", "--since", "0001-01-01"], "is not a time"),
         (["chat.db", "--since", "3y"], "90m, 2h or 3d"),
+        (["chat.db", "--until", "tomorrow"], "is not a time"),
         (["chat.db", "--grep", os.fsdecode(b"\xff")], "not valid UTF-8"),
     ],
 )
@@ -201,10 +212,12 @@ def test_hostile_text_is_harmless(tmp_path: Path) -> None:
         assert forbidden("\n".join(lines)) == []
 
 
-def test_a_locale_that_lacks_letters(chat: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They are written as escapes."""
-    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
-    assert history(chat, "--last", 1) == (0, ["2026-11-23 08:40:01 Zo\\xeb: Hello!"], "")
+@pytest.mark.parametrize("variables", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}], ids=str)
+def test_a_locale_that_lacks_letters(chat: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]) -> None:
+    """The output is UTF-8 as ever."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert history(chat) == (0, LINES, "")
 
 
 def test_a_running_server_goes_on(tmp_path: Path) -> None:
@@ -270,10 +283,15 @@ def test_ctrl_c(run: Run, long_chat: Path) -> None:
 class OnTerminal:
     """chat-history on a pseudo-terminal."""
 
-    def __init__(self, *arguments: object) -> None:
+    def __init__(self, *arguments: object, rows: int, columns: int) -> None:
         self.master, slave = pty.openpty()
+        termios.tcsetwinsize(slave, (rows, columns))
         command = [str(BIN / "chat-history"), *map(str, arguments)]
-        self.process = subprocess.Popen(command, stdin=slave, stdout=slave, stderr=slave, start_new_session=True)
+        unset = ("LINES", "COLUMNS")  # readline sets them, in pytest's process, too
+        env = {name: value for name, value in os.environ.items() if name not in unset}
+        self.process = subprocess.Popen(
+            command, stdin=slave, stdout=slave, stderr=slave, env=env, start_new_session=True
+        )
         os.close(slave)
 
     def ends(self) -> tuple[int, str]:
@@ -297,11 +315,11 @@ Start = Callable[..., OnTerminal]
 
 @pytest.fixture
 def on_terminal() -> Iterator[Start]:
-    """on_terminal(...) starts it with these arguments."""
+    """on_terminal(...) starts it with these arguments, on a screen that fits three short lines and a prompt."""
     with ExitStack() as stack:
 
-        def start(*arguments: object) -> OnTerminal:
-            started = OnTerminal(*arguments)
+        def start(*arguments: object, rows: int = 4, columns: int = 80) -> OnTerminal:
+            started = OnTerminal(*arguments, rows=rows, columns=columns)
             stack.callback(started.close)
             return started
 
@@ -322,6 +340,35 @@ def test_a_terminal_gets_a_pager(chat: Path, on_terminal: Start, monkeypatch: py
     monkeypatch.setenv("PAGER", pager(chat.parent, code))
     assert on_terminal(chat).ends() == (0, "4 True\n")
     assert on_terminal(chat, "--json", "--last", 1).ends() == (0, encode_json(SAID[3]).decode().replace("ë", "\\u00eb"))
+
+
+@pytest.mark.parametrize(
+    ("rows", "columns", "paged"), [(5, 80, False), (4, 80, True), (5, 25, True), (6, 25, True), (8, 25, False)]
+)
+def test_no_pager_for_what_fits(
+    tmp_path: Path, on_terminal: Start, monkeypatch: pytest.MonkeyPatch, rows: int, columns: int, paged: bool
+) -> None:
+    """Lines that fit the screen beside a prompt are printed; long lines, and wide letters, take more of its rows."""
+    texts = ["a", "b" * 20, "聊天室" * 3, "\u0301".join("c" * 4)]
+    write(tmp_path / "chat.db", [Message("x", text, number, MORNING) for number, text in enumerate(texts, 1)]).close()
+    monkeypatch.setenv("PAGER", pager(tmp_path, "sys.stdin.read(); print('paged')"))
+    status, shown = on_terminal(tmp_path / "chat.db", rows=rows, columns=columns).ends()
+    assert (status, shown.count("\n")) == (0, 1 if paged else len(texts))
+    assert (shown == "paged\n") == paged
+
+
+def test_a_locale_that_lacks_letters_and_a_pager(
+    chat: Path, on_terminal: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pager gets UTF-8, and less is told so, unless its user chose something else."""
+    code = "import os; text = sys.stdin.buffer.read(); print(ascii(text.decode())[-6:], os.environ['LESSCHARSET'])"
+    monkeypatch.setenv("PAGER", pager(chat.parent, code))
+    monkeypatch.setenv("PYTHONUTF8", "0")
+    monkeypatch.setenv("LC_ALL", "C")
+    monkeypatch.setenv("PYTHONCOERCECLOCALE", "0")
+    assert on_terminal(chat, "--last", 1, rows=1).ends() == (0, "lo!\\n' utf-8\n")
+    monkeypatch.setenv("LESSCHARSET", "latin1")
+    assert on_terminal(chat, rows=1).ends()[1].endswith(" latin1\n")
 
 
 def test_a_pager_that_is_left_early(long_chat: Path, on_terminal: Start, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -347,7 +394,72 @@ def test_no_pager_for_nothing(chat: Path, on_terminal: Start, monkeypatch: pytes
     assert on_terminal(chat, "--grep", "nothing").ends() == (1, told)
 
 
-def test_a_pager_that_cannot_run(chat: Path, on_terminal: Start, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One line says why, exit status 1."""
-    monkeypatch.setenv("PAGER", "less '")
-    assert on_terminal(chat).ends() == (1, "chat-history: cannot run the pager: no closing quotation in $PAGER\n")
+@pytest.mark.parametrize(
+    ("command", "fault"), [("less '", "no closing quotation"), ("/missing/less -R", "No such file or directory")]
+)
+def test_a_pager_that_cannot_run(
+    chat: Path, on_terminal: Start, monkeypatch: pytest.MonkeyPatch, command: str, fault: str
+) -> None:
+    """One line says why, and names the variable; exit status 1. What fits the screen needs none."""
+    monkeypatch.setenv("PAGER", command)
+    assert on_terminal(chat).ends() == (1, f"chat-history: cannot run the pager in $PAGER: {fault}\n")
+    assert on_terminal(chat, "--last", 1).ends() == (0, LINES[-1] + "\n")
+
+
+def test_follow(run: Run, chat: Path, on_terminal: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    """First what is there, then each new message at once, in a pipe and on a terminal; Ctrl-C ends it."""
+    monkeypatch.setenv("PAGER", "false")
+    heed = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    piped = run("chat-history", str(chat), "--follow", "--last", "1", "--from", "zoë", preexec_fn=heed)
+    shown = on_terminal(chat, "--follow")
+    assert piped.line() == LINES[3]
+    waiting = b""
+    for line in LINES:
+        told, waiting = read_line(shown.master, waiting, b"\r\n")
+        assert told.decode() == line
+    with closing(connect(chat)) as server:
+        for number in (5, 6):
+            insert(server, [Message("Zoë", f"message {number}", number, MORNING)])
+            assert piped.line() == f"2026-11-22 08:40:01 Zoë: message {number}"
+            told, waiting = read_line(shown.master, waiting, b"\r\n")
+            assert told.decode() == f"2026-11-22 08:40:01 Zoë: message {number}"
+    piped.process.send_signal(signal.SIGINT)
+    assert piped.ends() == (130, "", "")
+
+
+def test_follow_over_restarts(run: Run, tmp_path: Path) -> None:
+    """The end of the server, and its next start, change nothing."""
+    path = tmp_path / "chat.db"
+    followed: Running | None = None
+    for text in ("one", "two", "three"):
+        server, port = start_server(run, "--history", str(path))
+        followed = followed or run("chat-history", str(path), "--follow")
+        peer = Peer(int(port))
+        peer.send(f"{text}\n".encode())
+        assert followed.line().endswith(f": {text}")
+        peer.close()
+        assert stop(server) == ""
+
+
+def test_follow_before_the_first_message(run: Run, tmp_path: Path) -> None:
+    """An empty room isn't the end."""
+    with closing(write(tmp_path / "chat.db", [])) as server:
+        command = run("chat-history", str(tmp_path / "chat.db"), "--follow", "--json")
+        insert(server, SAID[:1])
+        assert parse_json(command.line()) == SAID[0]
+
+
+def test_follow_ends_with_its_reader(run: Run, chat: Path) -> None:
+    """Also while nothing is said: `chat-history --follow | head -n 1` ends."""
+    command = run("chat-history", str(chat), "--follow", "--last", "1")
+    command.line()
+    assert command.process.stdout
+    command.process.stdout.close()
+    assert command.process.wait(DEADLINE) == 0
+
+
+def test_follow_until_a_time(chat: Path) -> None:
+    """Once it has come, nothing more is waited for."""
+    soon = datetime.fromtimestamp(time.time() + 0.5).isoformat()
+    assert history(chat, "--follow", "--until", soon) == (0, LINES, "")
+    assert history(chat, "--follow", "--until", soon, "--grep", "nothing")[:2] == (1, [])

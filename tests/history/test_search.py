@@ -97,6 +97,7 @@ PATTERNS += [
 WANTED: list[dict[str, Any]] = [{"text": pattern} for pattern in PATTERNS]
 WANTED += [{}, {"sender": "ADA"}, {"sender": "nobody"}, {"sender": "ZOË", "text": "the"}, {"since": START + 20}]
 WANTED += [{"since": START + 30, "sender": "51044"}, {"since": START + 1000}]
+WANTED += [{"until": START + 20}, {"since": START + 9, "until": START + 20, "text": "the"}, {"until": START}]
 
 
 @pytest.mark.parametrize(
@@ -115,7 +116,7 @@ def test_finds_the_same_as_reading_everything(path: Path, indexed: int | None) -
             for message in messages
             if wanted.get("text", "").lower() in message.text.lower()
             and wanted.get("sender", message.sender).lower() == message.sender.lower()
-            and (message.time or 0) >= wanted.get("since", 0)
+            and wanted.get("since", 0) <= (message.time or 0) < wanted.get("until", 2 * START)
         ]
         for last in (None, 4):
             found = list(search.browse(path, last=last, **wanted))
@@ -359,3 +360,48 @@ def test_reads_the_files_of_a_server(path: Path) -> None:
     history.close()
     assert list(search.browse(path)) == some_messages()
     assert APPLICATION_ID.to_bytes(4, "big") == b"chat"
+
+
+@pytest.mark.parametrize(
+    "wanted", [{}, {"last": 1}, {"sender": "ada"}, {"text": "the"}, {"last": 1, "text": "the"}], ids=str
+)
+@pytest.mark.usefixtures("chunk_rows")
+def test_later_messages(path: Path, wanted: dict[str, Any]) -> None:
+    """After each wait come the messages that are new, each once, and those alone that match; none may be new."""
+    messages = some_messages()
+    with closing(write(path, messages[:10])) as connection:
+        earlier = list(search.browse(path, **wanted))
+        coming = [messages[10:11], [], messages[11:30], messages[30:]]
+
+        def wait() -> bool:
+            if coming:
+                insert(connection, coming.pop(0))
+                return True
+            return False
+
+        found = list(search.browse(path, **wanted, wait=wait))
+        criteria = {name: value for name, value in wanted.items() if name != "last"}
+        assert found == earlier + [message for message in search.browse(path, **criteria) if message in messages[10:]]
+        assert len(found) > len(earlier)
+
+
+def test_later_messages_of_a_file_in_its_place(path: Path, tmp_path: Path) -> None:
+    """A backup that was put in place goes on below the last id that was read: what is said then is found."""
+    messages = [Message("ada", str(number), number, START) for number in range(1, 6)]
+    anew = [Message("bob", str(number), number, START) for number in (3, 4)]
+    write(path, messages).close()
+    write(tmp_path / "backup.db", messages[:2]).close()
+
+    def say_anew() -> None:
+        with closing(connect(path)) as connection:
+            insert(connection, anew)
+
+    steps: list[Callable[[], None]] = [say_anew, lambda: os.replace(tmp_path / "backup.db", path)]
+
+    def wait() -> bool:
+        if steps:
+            steps.pop()()
+            return True
+        return False
+
+    assert list(search.browse(path, wait=wait)) == messages + anew

@@ -119,7 +119,7 @@ def test_a_search_sorts_nothing(path: Path, open_history: Open, match: str, back
     with closing(files.connect(path, mode="ro")) as connection:
         statements = list[str]()
         connection.set_trace_callback(statements.append)
-        found = queries.find(connection, 1, 3, 0.0, match, 2, backwards=backwards)
+        found = queries.find(connection, 1, 3, (0.0, 1e300), match, 2, backwards=backwards)
         connection.set_trace_callback(None)
         (query,) = [each for each in statements if each.endswith("LIMIT 2")]
         plan = str(connection.execute(f"EXPLAIN QUERY PLAN {query}").fetchall())

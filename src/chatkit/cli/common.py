@@ -7,11 +7,12 @@ import re
 import socket
 import stat
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TextIO
 
 import click
+from click.core import ParameterSource
 
 from chatkit import __version__
 from chatkit.protocol.sanitize import visible
@@ -31,8 +32,8 @@ NO_SUCH_HOST = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONA
 _SERVICE = re.compile(r"(tcp|udp|sctp)://.*")
 
 
-class Option(click.Option):
-    """An option that can also be set in the environment. Errors name its variable then."""
+class _FromEnvironment(click.Parameter):
+    """A parameter that can also be set in the environment. Errors name its variable then."""
 
     def resolve_envvar_value(self, ctx: click.Context) -> str | None:
         """Return the variable's value, but pass over one that describes a service."""
@@ -42,14 +43,20 @@ class Option(click.Option):
                 words = f"{self.envvar}={value} is passed over: it describes a service (Kubernetes)"
                 complain(str(ctx.command.name), words)
             return None
-        if value is not None:
-            _variables(ctx).append(str(self.envvar))
         return value
 
     def get_error_hint(self, ctx: click.Context | None) -> str:
-        """Return the name of the option, or of its variable, for an error."""
-        is_variable = ctx is not None and self.envvar in _variables(ctx)
+        """Return the name of the parameter, or of its variable, for an error."""
+        is_variable = ctx is not None and _is_from_environment(ctx, self)
         return f"{self.envvar} in the environment" if is_variable else super().get_error_hint(ctx)
+
+
+class Option(_FromEnvironment, click.Option):
+    """An option of the commands."""
+
+
+class Argument(_FromEnvironment, click.Argument):
+    """An argument of the commands."""
 
 
 class Command(click.Command):
@@ -60,17 +67,21 @@ class Command(click.Command):
         try:
             return super().invoke(ctx)
         except click.UsageError as error:
-            variables = ", ".join(_variables(ctx))
-            found = f" (in the environment: {variables})" if variables else ""
-            raise click.UsageError(f"{error.format_message()}{found}", ctx) from None
+            found = _name_variables(ctx, self.params)
+            raise click.UsageError(f"{error.format_message()}{f' ({found})' if found else ''}", ctx) from None
         except ImportError as error:  # modules that some Pythons are built without are loaded when they are needed
             fail(str(ctx.command.name), f"this Python lacks a module: {error}")
 
 
-def _variables(ctx: click.Context) -> list[str]:
-    """Return the variables of the environment that were read so far."""
-    variables: list[str] = ctx.meta.setdefault("chatkit.variables", [])
-    return variables
+def _is_from_environment(ctx: click.Context, parameter: click.Parameter) -> bool:
+    """Tell whether a parameter's value comes from its variable."""
+    return ctx.get_parameter_source(str(parameter.name)) is ParameterSource.ENVIRONMENT
+
+
+def _name_variables(ctx: click.Context, parameters: Iterable[click.Parameter]) -> str:
+    """Return words about the variables that set some of these parameters, or ""."""
+    found = sorted(str(each.envvar) for each in parameters if _is_from_environment(ctx, each))
+    return f"in the environment: {', '.join(found)}" if found else ""
 
 
 def option(name: str, *names: str, **kwargs: Any) -> Callable[[Any], Any]:
@@ -87,9 +98,18 @@ password_option = option(
 )
 
 
-def fail(command: str, problem: str, hint: str = "", *, status: int = 1) -> NoReturn:
-    """End the command with one line on stderr."""
-    complain(command, f"{problem} ({hint})" if hint else problem)
+def fail(command: str, problem: str, hint: str = "", *, about: Sequence[str] = (), status: int = 1) -> NoReturn:
+    """End the command with one line on stderr.
+
+    Args:
+        hint: a remedy.
+        about: the names of the parameters whose values may be at fault. Those set in the environment are named.
+        status: the exit status.
+    """
+    ctx = click.get_current_context(silent=True)
+    variables = _name_variables(ctx, [each for each in ctx.command.params if each.name in about]) if ctx else ""
+    remarks = "; ".join(filter(None, (hint, variables)))
+    complain(command, f"{problem} ({remarks})" if remarks else problem)
     sys.exit(status)
 
 
@@ -167,11 +187,11 @@ def read_password(command: str, path: Path | None) -> str | None:
         mode = path.stat().st_mode
         password = path.read_bytes().partition(b"\n")[0].removesuffix(b"\r").decode()
     except OSError as error:
-        fail(command, f"cannot read {path}: {reason(error)}")
+        fail(command, f"cannot read {path}: {reason(error)}", about=["password_file"])
     except UnicodeError:
-        fail(command, f"cannot read {path}: not valid UTF-8")
+        fail(command, f"cannot read {path}: not valid UTF-8", about=["password_file"])
     if not password:
-        fail(command, f"{path} has no password in its first line")
+        fail(command, f"{path} has no password in its first line", about=["password_file"])
     has_owner = stat.S_ISREG(mode) and hasattr(os, "chown")  # where files have none (Windows), the mode says nothing
     if has_owner and mode & (stat.S_IRGRP | stat.S_IROTH):
         complain(command, f"others can read the password in {path} (chmod 600 {path})")

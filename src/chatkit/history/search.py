@@ -56,8 +56,10 @@ def browse(
     *,
     last: int | None = None,
     since: float | None = None,
+    until: float | None = None,
     sender: str | None = None,
     text: str | None = None,
+    wait: Callable[[], bool] = lambda: False,
 ) -> Iterator[Message]:
     """Yield the messages that are in the file when the first one is asked for, oldest first.
 
@@ -65,9 +67,11 @@ def browse(
         path: a history, of any version up to this one's; a server may be writing it.
         last: yield only the newest `last` matches.
         since: yield only messages from this time on (Unix time in seconds, inclusive).
+        until: yield only messages before this time (Unix time in seconds).
         sender: yield only messages of the member with this name (`Ada` and `ada` are one name).
         text: yield only messages with this text in them; `fold` says which letters are equal. The file's full-text
             index makes it fast where this SQLite can use it; the result is the same without.
+        wait: called when all messages have been yielded. If it returns True, later ones are yielded, too.
 
     Raises:
         HistoryError: there is no such history, or it is damaged; it may also be raised between two messages.
@@ -75,15 +79,17 @@ def browse(
 
     Resource handling: no file is open between two messages.
     """
-    reader = _Reader(os.fspath(path), _Filter(since, sender, text))
+    reader = _Reader(os.fspath(path), _Filter(since, until, sender, text))
     oldest, newest = 1, reader.newest()
     if last is not None:  # find where they begin, then read forwards: no more than a chunk is in memory, however many
         ids = deque(
             (row[0] for row in islice(reader.rows(oldest, newest, backwards=True), min(last, sys.maxsize))), maxlen=1
         )
         oldest = ids[0] if ids else newest + 1
-    for number, time, name, kind, said in reader.rows(oldest, newest):
-        yield queries.KINDS[kind](name, said, number, time)
+    yield from reader.messages(oldest, newest)
+    while wait():
+        read, newest = newest, reader.newest()
+        yield from reader.messages(min(read, newest) + 1, newest)  # a backup in the file's place may have fewer
 
 
 class _Folding(dict[int, int]):
@@ -113,19 +119,19 @@ class _Filter:
     """The conditions of a search.
 
     Attributes:
-        since: the earliest time.
+        times: the earliest time, and the end of the time (exclusive).
         match: an FTS5 query that finds every match and maybe more; empty if the index can't help.
     """
 
-    def __init__(self, since: float | None, sender: str | None, text: str | None) -> None:
-        self.since = -math.inf if since is None else since
+    def __init__(self, since: float | None, until: float | None, sender: str | None, text: str | None) -> None:
+        self.times = (-math.inf if since is None else since, math.inf if until is None else until)
         self._key = None if sender is None else name_key(sender)
         self._folded = fold(text or "")
         self._casefolded = (text or "").casefold()
         self.match = _match_trigrams(self._folded)
 
     def matches(self, row: _Row) -> bool:
-        """Tell whether a row meets the conditions, except for `since`."""
+        """Tell whether a row meets the conditions, except for `times`."""
         _, _, sender, _, text = row
         if self._key is not None and name_key(sender) != self._key:
             return False
@@ -153,6 +159,11 @@ class _Reader:
         """Return the newest message's id, 0 if there is no message."""
         return self._read(queries.newest_id)
 
+    def messages(self, first: int, last: int) -> Iterator[Message]:
+        """Yield the matches with ids from `first` to `last` (both inclusive), oldest first."""
+        for number, time, sender, kind, text in self.rows(first, last):
+            yield queries.KINDS[kind](sender, text, number, time)
+
     def rows(self, first: int, last: int, *, backwards: bool = False) -> Iterator[_Row]:
         """Yield the matches with ids from `first` to `last` (both inclusive)."""
         while first <= last:
@@ -173,7 +184,7 @@ class _Reader:
             match, first = (match, first) if last <= indexed else ("", max(first, indexed + 1))
         else:
             match, last = (match, min(last, indexed)) if first <= indexed else ("", last)
-        rows = queries.find(connection, first, last, self._filter.since, match, CHUNK_ROWS, backwards=backwards)
+        rows = queries.find(connection, first, last, self._filter.times, match, CHUNK_ROWS, backwards=backwards)
         if len(rows) == CHUNK_ROWS:
             return rows, rows[-1][0]
         return rows, first if backwards else last

@@ -103,7 +103,9 @@ def main(host: str, port: int, **options: Any) -> None:
         fail(COMMAND, "not enough memory")
     except (OSError, UnicodeError) as error:
         _fail_to_listen(host, port, error)
-    except (HistoryError, RuntimeError) as error:
+    except HistoryError as error:
+        fail(COMMAND, str(error), about=["history"])
+    except RuntimeError as error:
         fail(COMMAND, str(error))
     finally:
         out.close(PRINT_SECONDS)
@@ -127,7 +129,7 @@ def _fail_to_listen(host: str, port: int, error: OSError | UnicodeError) -> NoRe
     if code in LACKING:
         fail(COMMAND, f"cannot start: {reason(error)}")
     hint = "is a server running already? --port 0 takes a free one" if code == errno.EADDRINUSE else ""
-    fail(COMMAND, f"cannot listen on {host_and_port((host, port))}: {reason(error)}", hint)
+    fail(COMMAND, f"cannot listen on {host_and_port((host, port))}: {reason(error)}", hint, about=["host", "port"])
 
 
 def _server(host: str, port: int, handler: Transcript, protection: Protection, **options: Any) -> Server:

@@ -88,7 +88,7 @@ def make_history(command: str, options: dict[str, Any]) -> History | None:
         except ValueError as error:
             raise click.UsageError(str(error)) from None
         except OSError as error:  # the current folder was removed
-            fail(command, f"cannot keep the history in {path}: {reason(error)}")
+            fail(command, f"cannot keep the history in {path}: {reason(error)}", about=["history"])
     if keep or days or sync != "normal" or options["history_required"]:
         raise click.UsageError(
             "--history-sync, --history-keep, --history-days and --history-required need --history FILE"
@@ -168,7 +168,8 @@ def make_protection(
     try:
         return Protection(server_context(certificate, tls_key), password, certificate, tls_key)
     except OSError as error:
-        fail(command, f"cannot use {certificate}: {describe_certificate_error(error)}")
+        problem = f"cannot use {certificate}: {describe_certificate_error(error)}"
+        fail(command, problem, about=["tls_cert", "tls_key"])
 
 
 def describe_certificate_error(error: OSError) -> str:

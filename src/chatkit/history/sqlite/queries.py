@@ -80,11 +80,13 @@ _LAST_TO_PRUNE = f"""
     )
 """
 
+# A time that is no number is damage, which the reader of the row reports.
+_IN_TIME = "time >= :since AND (time < :until OR typeof(time) <> 'real')"
 _COLUMNS = "SELECT messages.id, time, sender, kind, messages.text FROM"
-_SCAN = f"{_COLUMNS} messages WHERE id BETWEEN :first AND :last AND time >= :since ORDER BY id"
+_SCAN = f"{_COLUMNS} messages WHERE id BETWEEN :first AND :last AND {_IN_TIME} ORDER BY id"
 # Ordered by the index's own id: then it finds no more than a chunk, and nothing is sorted.
 _MATCH = f"""{_COLUMNS} search CROSS JOIN messages ON messages.id = search.rowid
-    WHERE search MATCH :match AND search.rowid BETWEEN :first AND :last AND time >= :since ORDER BY search.rowid"""
+    WHERE search MATCH :match AND search.rowid BETWEEN :first AND :last AND {_IN_TIME} ORDER BY search.rowid"""
 
 
 @contextmanager
@@ -296,15 +298,22 @@ def indexed_upto(connection: sqlite3.Connection) -> int:
 
 
 def find(
-    connection: sqlite3.Connection, first: int, last: int, since: float, match: str, rows: int, *, backwards: bool
+    connection: sqlite3.Connection,
+    first: int,
+    last: int,
+    times: tuple[float, float],
+    match: str,
+    rows: int,
+    *,
+    backwards: bool,
 ) -> list[Any]:
     """Return at most `rows` rows with ids from `first` to `last`.
 
     Args:
-        since: the earliest time of a message.
+        times: the earliest time of a message, and the end of the time (exclusive).
         match: an FTS5 query for the index; empty to read all rows.
         backwards: begin with the newest.
     """
     query = f"{_MATCH if match else _SCAN} {'DESC' if backwards else 'ASC'} LIMIT :rows"
-    values = {"first": first, "last": last, "since": since, "match": match, "rows": rows}
+    values = {"first": first, "last": last, "since": times[0], "until": times[1], "match": match, "rows": rows}
     return connection.execute(query, values).fetchall()
