@@ -18,7 +18,7 @@ class Transport(Protocol):
     Attributes:
         is_ready: whether data can be sent and received; with TLS, only after the handshake.
         has_unsent: whether the transport itself holds (encrypted) bytes that the kernel hasn't taken.
-        has_unread: whether the kernel may hold more than the last `recv` took, whatever that returned.
+        has_unread: whether the kernel may hold more than the last `recv` took, also if that took nothing.
         at_eof: whether the transport knows about the peer's end before `recv` returns b"".
         taken_bytes: the number of encrypted bytes that the transport has handed to the kernel so far.
     """

@@ -14,7 +14,7 @@ class Pace:
     """The budget of a turn's input, in lines and in time.
 
     Operations: `begin`, `share` and `use` for the connections in turn, `end` when their lines are published. Goal: that
-    takes about INPUT_SECONDS, whatever the lines cost: two bytes that become a hundred in JSON, a hundred names, an RSA
+    takes about INPUT_SECONDS for lines of any cost: two bytes that become a hundred in JSON, a hundred names, an RSA
     handshake. Plan: if it took longer, the next turn gets half of the lines; if it was short and left something unread,
     twice as many; reading stops when the time is over. Input beyond the budget stays in the kernel, or undecoded.
     Delivery isn't part of it: it takes the same time for few lines.

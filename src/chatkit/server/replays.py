@@ -39,7 +39,7 @@ class Replay:
         format: the format of its lines.
         after: the remaining ids are above this one (exclusive) ...
         upto: ... and up to this one (inclusive).
-        private_bytes: those that no other member shares, charged to `share`.
+        private_bytes: the bytes that it shares with no other member, charged to `share`.
         last: lines to deliver after the remaining messages.
         exclude: ranges of ids to leave out: messages that it received before, and its own unless it wants them.
         own: ranges of ids of its own messages, if it wants them.

@@ -62,9 +62,8 @@ class Server:
     `serve_forever` and `shutdown` raise RuntimeError from it.
 
     Threads: call any method from any thread; `broadcast`, `tell`, `kick`, `members` and `stats` also from hooks.
-
-    Forks: a forked child has a copy that serves nobody and holds no descriptor. Its `shutdown`, also at the end of
-    `with`, leaves the parent's server alone; `start`, `broadcast`, `tell` and `kick` raise RuntimeError.
+    In a forked child a copy serves nobody and holds no descriptor. Its `shutdown`, also at the end of `with`, leaves
+    the parent's server alone; `start`, `broadcast`, `tell` and `kick` raise RuntimeError.
     """
 
     def __init__(

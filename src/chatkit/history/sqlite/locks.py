@@ -111,7 +111,7 @@ class NameLock:
 
 
 class ContentLock:
-    """The lock of a history's file, whatever its name becomes. It holds the file open.
+    """The lock of a history's file, under any name. It holds the file open.
 
     To close any descriptor of a file ends the locks that SQLite has on it in this process: so `release` it after
     SQLite's connections, and read the file through `descriptor` instead of opening it.
@@ -175,7 +175,11 @@ def _unlockable(path: str | Path, error: OSError) -> HistoryError:
 
 
 def check_place(path: Path) -> None:
-    """Raise HistoryError if anything has this name but an ordinary file, whose log has its place beside it."""
+    """Check a history's place.
+
+    Raises:
+        HistoryError: the name is taken by anything but an ordinary file with its log beside it.
+    """
     try:
         found = os.stat(path)
     except FileNotFoundError:
