@@ -34,6 +34,7 @@ from chatkit.cli.client.roster import Roster
 from chatkit.cli.client.screen import Painter
 from chatkit.client import aio_reconnect
 from chatkit.client.backoff import Backoff
+from chatkit.client.opening import Opening
 from chatkit.client.protocol import ClientProtocol
 from chatkit.client.resume import ResumeState
 from chatkit.protocol.formats import encode_json, encode_text
@@ -86,7 +87,7 @@ def fed(protocol: ClientProtocol, sent: list[bytes]) -> list[Event]:
 def test_whatever_is_an_event_can_be_used(options: tuple[str | None, bool], answer: bytes, sent: list[bytes]) -> None:
     """Printed, encoded, with a time for any time zone; else the conversation ends with a documented error."""
     name, events = options
-    protocol = ClientProtocol(8192, password=None, name=name, events=events, after=None)
+    protocol = ClientProtocol(8192, Opening(name=name, events=events))
     for event in fed(protocol, [*answer.splitlines(), *sent]):
         use(event)
 
@@ -98,7 +99,7 @@ def test_whatever_was_received_a_client_comes_back(
     name: str | None, connections: list[tuple[bytes, list[bytes]]]
 ) -> None:
     """Each connection asks in a few short lines. The error that ends it for good is a documented one."""
-    state = ResumeState(8192, password=None, name=name, after=None, epoch=None, queue=0)
+    state = ResumeState(8192, Opening(name=name, events=True), queue=0)
     for answer, sent in connections:
         protocol = state.next_protocol()
         asks = protocol.opening.split(b"\n")

@@ -26,6 +26,7 @@ from chatkit import (
 from chatkit.client import aio_reconnect, backlog, inflight, resume
 from chatkit.client.backlog import Backlog, memory_of
 from chatkit.client.backoff import Backoff
+from chatkit.client.opening import Opening
 from chatkit.client.protocol import ClientProtocol
 from tests.helpers.aio import BLOCK, in_loop, raw_server
 from tests.helpers.endless import WELCOME
@@ -88,7 +89,7 @@ def test_a_long_number(kind: str) -> None:
     """Python reads up to 4300 digits: none of them is kept."""
     number = "9" * 4300
     line = f'{{"type":"{kind}","id":{number},"newest":{number},"missing":{number},"time":"2026-01-01T00:00:00Z"'
-    receiver = ClientProtocol(8192, password=None, name=None, events=True, after=None)
+    receiver = ClientProtocol(8192, Opening(events=True))
     receiver.receive_data(f'{line},"from":"a","text":"x","name":"a","epoch":"1"}}\n'.encode())
     assert isinstance(receiver.ended, ProtocolError)
     assert not receiver.received

@@ -18,6 +18,7 @@ from chatkit import (
     Unconfirmed,
     Welcome,
 )
+from chatkit.client.opening import Opening
 from chatkit.client.resume import ResumeState
 from tests.helpers.both import Absence, Connect
 from tests.helpers.peers import DEADLINE
@@ -33,11 +34,11 @@ def own(number: int, text: str = "hi") -> Message:
 
 def test_each_connection_asks_for_the_echo() -> None:
     """The first, and those that replace it."""
-    first = ResumeState(100, password=None, name=None, after=None, epoch=None, echo=True, queue=0)
+    first = ResumeState(100, Opening(events=True, echo=True), queue=0)
     assert opening(first) == "/json echo\n"
     first.receive(Welcome("51044", 3, ROOM))
     assert opening(first) == f"/json 3 {ROOM} echo\n/sync\n"
-    assert opening(ResumeState(100, password=None, name="ada", after=7, epoch=None, echo=True, queue=0)) == (
+    assert opening(ResumeState(100, Opening(name="ada", events=True, after=7, echo=True), queue=0)) == (
         "/nick ada\n/json 7 echo\n"
     )
 

@@ -13,6 +13,7 @@ import pytest
 
 from chatkit import AsyncClient, Client, ConnectionClosed, Disconnected, Limits, Notice, ProtocolError, Welcome, testing
 from chatkit.client import connection, protocol
+from chatkit.client.opening import Opening
 from chatkit.client.protocol import ClientProtocol
 from chatkit.protocol.replies import REPLAY_BEGINS, REPLAY_ENDS
 from chatkit.testing import ChatRoom
@@ -113,7 +114,7 @@ def test_too_much_before_the_opening_is_answered(reconnect: bool, monkeypatch: p
 def test_lines_before_the_answer_take_no_more_than_is_said(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As the interpreter counts the memory; after the error nothing is left of them."""
     monkeypatch.setattr(protocol, "MAX_OPENING_BYTES", bound := 4 << 20)
-    receiver = ClientProtocol(8192, password=None, name="bob", events=False, after=None)
+    receiver = ClientProtocol(8192, Opening(name="bob"))
     data = line.encode() * 100
     tracemalloc.start()
     try:
@@ -128,7 +129,7 @@ def test_lines_before_the_answer_take_no_more_than_is_said(line: str, monkeypatc
 
 def test_as_many_lines_as_a_room_replays_are_no_error() -> None:
     """A thousand of the longest, with characters of four bytes in memory, come before the answer to a name."""
-    receiver = ClientProtocol(8192, password=None, name="bob", events=False, after=None)
+    receiver = ClientProtocol(8192, Opening(name="bob"))
     for _ in range(1000):
         receiver.receive_data(("a" * 32 + ": \U0001f600" + "x" * 8188 + "\n").encode())
     receiver.receive_data(b"*** you are now bob\n")

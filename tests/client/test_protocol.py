@@ -27,6 +27,7 @@ from chatkit import (
     Renamed,
     Welcome,
 )
+from chatkit.client.opening import Opening
 from chatkit.client.protocol import MAX_RECEIVED_BYTES, ClientProtocol
 from tests.helpers.hostile import DEEP
 
@@ -36,7 +37,7 @@ MESSAGE = b'{"type":"message","id":8,"time":"1970-01-01T00:01:00.000Z","from":"b
 
 
 def client_protocol(**asked: Any) -> ClientProtocol:
-    return ClientProtocol(16, **{"password": None, "name": None, "events": False, "after": None, **asked})
+    return ClientProtocol(16, Opening(**asked))
 
 
 def json_line(**fields: object) -> bytes:
@@ -396,7 +397,7 @@ def test_wishes_that_cannot_be(asked: dict[str, object]) -> None:
 
 def test_a_private_line_before_the_welcome_is_kept() -> None:
     """A private line is sent only once; public messages before the welcome come again in the replay."""
-    session = ClientProtocol(8192, password=None, name=None, events=True, after=None)
+    session = ClientProtocol(8192, Opening(events=True))
     session.receive_data(
         b'ada (private): psst\nada: hi\n{"type":"welcome","name":"1","newest":1,"epoch":"0123456789abcdef"}\n'
     )

@@ -18,6 +18,7 @@ from chatkit import (
     Synced,
     Welcome,
 )
+from chatkit.client.opening import Opening
 from chatkit.client.resume import ResumeState
 from chatkit.errors import NotConnected
 from tests.helpers.inside import current_name
@@ -41,7 +42,7 @@ def test_the_next_connection_asks_from_the_last_message_on() -> None:
 
 def test_the_first_connection_asks_as_the_caller_does() -> None:
     """No room, no /sync; `after` beyond the newest message is none of this room's ids."""
-    first = ResumeState(100, password="secret", name=None, after=9, epoch=None, queue=0)
+    first = ResumeState(100, Opening(password="secret", events=True, after=9), queue=0)
     assert opening(first) == "/password secret\n/json 9\n"
     first.receive(Welcome("51044", 3, ROOM))
     assert opening(first) == f"/password secret\n/json 3 {ROOM}\n/sync\n"
@@ -50,7 +51,7 @@ def test_the_first_connection_asks_as_the_caller_does() -> None:
 @pytest.mark.parametrize(("epoch", "newest", "after"), [(ROOM, 7, 5), (ROOM, 3, 3), (OTHER_ROOM, 7, 0)])
 def test_a_program_that_goes_on(epoch: str, newest: int, after: int) -> None:
     """The first connection asks as the caller does; in another epoch every message is news."""
-    state = ResumeState(100, password=None, name=None, after=5, epoch=epoch, queue=0)
+    state = ResumeState(100, Opening(events=True, after=5, epoch=epoch), queue=0)
     assert opening(state) == f"/json 5 {epoch}\n"
     assert state.receive(Welcome("51044", newest, ROOM)) == [Welcome("51044", newest, ROOM)]
     assert opening(state) == f"/json {after} {ROOM}\n/sync\n"
@@ -152,7 +153,7 @@ def test_a_newcomer_whose_place_the_room_has_given_anew() -> None:
 )
 def test_the_first_connection_of_a_later_run(welcome: Welcome, cursor: int) -> None:
     """An epoch that was given with `after` may be one that led to the room's."""
-    state = ResumeState(100, password=None, name=None, after=9, epoch=ROOM, queue=0)
+    state = ResumeState(100, Opening(events=True, after=9, epoch=ROOM), queue=0)
     assert state.receive(welcome) == [welcome]
     assert f"/json {cursor} {OTHER_ROOM}\n" in opening(state)
 

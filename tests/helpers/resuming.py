@@ -5,16 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from chatkit import ConnectionClosed, Event, Message, Unconfirmed, Welcome
+from chatkit.client.opening import Opening
 from chatkit.client.resume import ResumeState
 
 ROOM, OTHER_ROOM = "0" * 16, "1" * 16
 RESET = ConnectionClosed("Connection reset by peer", clean=False)
 
 
-def resuming(newest: int = 7, name: str = "ada", **asked: Any) -> ResumeState:
+def resuming(newest: int = 7, name: str = "ada", queue: int = 0, **asked: Any) -> ResumeState:
     """Return the state of a client that has been welcomed in the room."""
     chosen = None if name.isdecimal() else name
-    made = ResumeState(100, **{"password": None, "name": chosen, "after": None, "epoch": None, "queue": 0, **asked})
+    made = ResumeState(100, Opening(**{"name": chosen, "events": True, **asked}), queue)
     assert made.receive(Welcome(name, newest, ROOM)) == [Welcome(name, newest, ROOM)]
     return made
 

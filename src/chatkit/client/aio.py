@@ -12,6 +12,7 @@ from chatkit.client.aio_connection import AsyncConnection
 from chatkit.client.aio_reconnect import AsyncReconnectingConnection
 from chatkit.client.aio_verbs import AsyncVerbs
 from chatkit.client.connection import Endpoint
+from chatkit.client.opening import Opening
 from chatkit.client.protocol import ClientProtocol
 from chatkit.client.resume import ResumeState
 from chatkit.client.verbs import Composer
@@ -76,21 +77,17 @@ class AsyncClient(AsyncVerbs):
         """
         if queue and not reconnect:
             raise ValueError("queue needs reconnect=True")
-        is_first = not (reconnect or events or name or password)
-        self._composer = Composer(max_line_bytes, timeout, is_first, reconnect or events, echo)
+        events = events or reconnect
+        asked = Opening(password=password, name=name, events=events, after=after, echo=echo, epoch=epoch)
+        self._composer = Composer(max_line_bytes, timeout, not asked.lines(), events, echo)
         endpoint = Endpoint(host, port, timeout, tls, silent_seconds, unacknowledged_seconds)
         self._begun_by: int | None = None  # the process in which `connect` was called
         self._connection: AsyncConnection | AsyncReconnectingConnection
         if reconnect:
-            state = ResumeState(
-                max_line_bytes, password=password, name=name, after=after, echo=echo, epoch=epoch, queue=queue
-            )
+            state = ResumeState(max_line_bytes, asked, queue)
             self._connection = AsyncReconnectingConnection(endpoint, state, max_line_bytes)
         else:
-            protocol = ClientProtocol(
-                max_line_bytes, password=password, name=name, events=events, after=after, echo=echo, epoch=epoch
-            )
-            self._connection = AsyncConnection(endpoint, protocol)
+            self._connection = AsyncConnection(endpoint, ClientProtocol(max_line_bytes, asked))
 
     @property
     def address(self) -> Address:

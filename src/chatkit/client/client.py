@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Self
 
 from chatkit.client.cancel import deadline_of, is_over, late_error, lock_timeout
 from chatkit.client.connection import ClientConnection, Endpoint
+from chatkit.client.opening import Opening
 from chatkit.client.protocol import ClientProtocol
 from chatkit.client.verbs import Composer, Verbs
 from chatkit.errors import ConnectionClosed
@@ -72,8 +73,8 @@ class Client(Verbs):
 
         Args:
             host, port: the server's address. Each address of a host name is tried.
-            timeout: seconds for connecting to one address, for the answer to `name` and `events`, and for those that
-                `members` and `say(..., confirm=True)` wait for; None: no limit.
+            timeout: seconds for connecting to one address, and for the answers to `name`, `events`, `members` and
+                `say(..., confirm=True)`; None: no limit.
             tls: True to trust the authorities of this system, or a context of `chatkit.tls.client_context`.
             password: the room's password.
             name: the name to take. By default a member's name is its TCP port.
@@ -84,22 +85,20 @@ class Client(Verbs):
             reconnect: come back when the connection is lost; implies events.
             queue: with reconnect, the number of lines that `send` keeps during an absence and sends after the return.
             max_line_bytes: the longest line that `send` accepts, in bytes; the server's limit of that name.
-            silent_seconds, unacknowledged_seconds: the times after which a server that the network can't reach is given
-                up, see `Limits`. A server that is alive and reads nothing is waited for.
+            silent_seconds, unacknowledged_seconds: the bounds of a server that the network can't reach, see `Limits`.
 
         Raises:
-            OSError: it can't connect. `ssl.SSLError` if TLS fails, `ssl.SSLCertVerificationError` if the certificate
-                can't be trusted.
+            OSError: it can't connect. `ssl.SSLError`: TLS fails; `ssl.SSLCertVerificationError`: no trust.
             PasswordRefused: the room needs a password, and got none or a wrong one.
-            NameTaken: another member has the name.
-            Refused: the room's program doesn't let the name pass.
+            NameTaken, Refused: another member has the name, or the room's program doesn't let it pass.
             ConnectionClosed, ProtocolError: the room is full, or the other side is no chat server.
             ValueError: an argument breaks a rule, such as that for names.
         """
         if queue and not reconnect:
             raise ValueError("queue needs reconnect=True")
-        is_first = not (reconnect or events or name or password)
-        self._composer = Composer(max_line_bytes, timeout, is_first, reconnect or events, echo)
+        events = events or reconnect
+        asked = Opening(password=password, name=name, events=events, after=after, echo=echo, epoch=epoch)
+        self._composer = Composer(max_line_bytes, timeout, not asked.lines(), events, echo)
         endpoint = Endpoint(host, port, timeout, tls, silent_seconds, unacknowledged_seconds)
         self._pid = os.getpid()
         self._connection: ClientConnection | ReconnectingConnection
@@ -107,16 +106,12 @@ class Client(Verbs):
             from chatkit.client.reconnect import ReconnectingConnection  # loaded only when it is needed
             from chatkit.client.resume import ResumeState
 
-            state = ResumeState(
-                max_line_bytes, password=password, name=name, after=after, echo=echo, epoch=epoch, queue=queue
-            )
+            state = ResumeState(max_line_bytes, asked, queue)
             received = deque[Event]()
             self._connection = ReconnectingConnection(endpoint, state, max_line_bytes, received)
             self._received = received
         else:
-            protocol = ClientProtocol(
-                max_line_bytes, password=password, name=name, events=events, after=after, echo=echo, epoch=epoch
-            )
+            protocol = ClientProtocol(max_line_bytes, asked)
             self._connection = ClientConnection(endpoint, protocol)
             self._received = protocol.received
         self._receiving = self._connection.receiving

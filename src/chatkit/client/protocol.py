@@ -2,36 +2,26 @@
 
 from __future__ import annotations
 
-import re
 from collections import deque
 
 from chatkit.client.backlog import memory_of
 from chatkit.client.exchange import Exchange
+from chatkit.client.opening import Opening
 from chatkit.errors import ChatError, ConnectionClosed, NameTaken, PasswordRefused, ProtocolError, Refused
 from chatkit.events import Action, Event, Message, Notice, Private, Welcome
 from chatkit.protocol.formats import parse_json, parse_text
-from chatkit.protocol.lines import BadLine, LineDecoder, check_password, encode_line, parse_command
-from chatkit.protocol.names import RULE, check_name
+from chatkit.protocol.lines import BadLine, LineDecoder, encode_line, parse_command
+from chatkit.protocol.names import RULE
 from chatkit.protocol.replies import (
-    ACCEPTED,
     ASKS_PASSWORD,
     NAME_REFUSED,
-    NO_PASSWORD_NEEDED,
-    PASSWORD_COMMAND,
     REPLAY_BEGINS,
     REPLAY_ENDS,
     RESUME_COMMAND,
-    RESUME_EARLY,
-    RESUME_UNKNOWN,
-    RESUMED,
     WRONG_PASSWORD,
     now_named,
-    unknown_command,
 )
 from chatkit.protocol.sanitize import clean
-
-SYNC = "/sync"
-EPOCH, TOKEN = re.compile("[0-9a-f]{16}"), re.compile("[0-9a-f]{32}")
 
 MAX_RECEIVED_BYTES = 1024 * 1024
 # Events that wait until the opening is answered, as memory. A replay comes before the answer to `/nick`: a thousand of
@@ -48,50 +38,23 @@ class ClientProtocol:
         ended: the reason why no more events follow, or None.
     """
 
-    def __init__(
-        self,
-        max_line_bytes: int,
-        *,
-        password: str | None,
-        name: str | None,
-        events: bool,
-        after: int | None,
-        echo: bool = False,
-        epoch: str | None = None,
-        is_returning: bool = False,
-        token: str = "",
-    ) -> None:
-        """Check the arguments, which are those of `Client` and two more.
-
-        Args:
-            is_returning: set by a client that comes back. A taken name is no error, and `Synced` ends the replay.
-            token: of the last `Welcome`, to take the place of the connection before; "" for none.
+    def __init__(self, max_line_bytes: int, asked: Opening) -> None:
+        """Check the requests of the opening.
 
         Raises:
-            ValueError: the name breaks the rule, no line can hold the password, or `after` or `epoch` can't be asked
-                for.
+            ValueError: they can't be asked for.
         """
-        if name is not None and not is_returning:  # a name to be taken again was the caller's, or the room gave it
-            check_name(name)
-        if password is not None:
-            check_password(password, max_line_bytes)
-        if after is not None and (not events or after < 0):
-            raise ValueError("after is an id, from 0, and needs events=True")
-        if epoch is not None and (after is None or not EPOCH.fullmatch(epoch)):
-            raise ValueError("epoch is that of a Welcome, and needs after")
+        asked.check(max_line_bytes)
         self.received: deque[Event] = deque()
         self.ended: ChatError | None = None
         self._socket_error: ConnectionClosed | None = None  # the reason for the end that reads will find
-        opening = _opening_lines(password, token, name, events, after, epoch, echo)
-        opening += [SYNC] if is_returning else []
-        self.opening = "".join(f"{line}\n" for line in opening).encode()
+        lines = asked.lines()
+        self.opening = "".join(f"{line}\n" for line in lines).encode()
         self._max_line_bytes = max_line_bytes
-        self._name = name
-        self._named = Notice(now_named(name or ""))
-        self._has_password = password is not None
-        self._is_returning = is_returning
-        self._expected = self._expected_answers(token, events)
-        commands = [line.partition(" ")[0] for line in opening if not line.startswith(RESUME_COMMAND)]
+        self._asked = asked
+        self._named = Notice(now_named(asked.name or ""))
+        self._expected = asked.answers()
+        commands = [line.partition(" ")[0] for line in lines if not line.startswith(RESUME_COMMAND)]
         self._unknown = [f"unknown command {command}" for command in commands]
         self._closing = False
         self._has_welcome = False
@@ -220,23 +183,9 @@ class ClientProtocol:
             self.received.clear()
             raise ProtocolError(f"the server sent over {MAX_OPENING_BYTES} bytes of lines before its answer")
 
-    def _expected_answers(self, token: str, events: bool) -> list[tuple[Event | type[Welcome], ...]]:
-        """Return the possible answers to each line of the opening, in order."""
-        expected: list[tuple[Event | type[Welcome], ...]] = []
-        if self._has_password:
-            expected += [(Notice(ACCEPTED), Notice(NO_PASSWORD_NEEDED))]
-        if token:  # if it isn't taken, the client comes back as one without a token
-            refusals = (RESUME_UNKNOWN.text, RESUME_EARLY.text, unknown_command("resume"))
-            expected += [(RESUMED, *map(Notice, refusals))]
-        if self._name:
-            expected += [(self._named,)]
-        if events:
-            expected += [(Welcome,)]
-        return expected
-
     def _name_refusal(self, event: Event) -> NameTaken | Refused | None:
         """Return the error for a notice that refuses the name of the opening, or None."""
-        taken = NameTaken(self._name or "")
+        taken = NameTaken(self._asked.name or "")
         if event == Notice(str(taken)):
             return taken
         if isinstance(event, Notice) and event.text.startswith(NAME_REFUSED):
@@ -251,42 +200,22 @@ class ClientProtocol:
             PasswordRefused: the password is wrong or missing.
             ProtocolError: the server, an older one perhaps, doesn't know a command of the opening.
         """
-        if self._name and (refusal := self._name_refusal(event)):
-            if not self._is_returning:
+        if self._asked.name and (refusal := self._name_refusal(event)):
+            if not self._asked.is_returning:
                 raise refusal
             event = self._named  # the answer, too
-        if event == Notice(WRONG_PASSWORD) or (event == Notice(ASKS_PASSWORD) and not self._has_password):
+        if event == Notice(WRONG_PASSWORD) or (event == Notice(ASKS_PASSWORD) and self._asked.password is None):
             raise PasswordRefused(event.text)
         if isinstance(event, Notice) and event.text.startswith((RULE, *self._unknown)):
             raise ProtocolError(f"the server doesn't support this client's request: {event.text}")
         if event in self._expected[0] or type(event) in self._expected[0]:
             del self._expected[0]
             return isinstance(event, Welcome)
-        if event in (Notice(ASKS_PASSWORD), Notice(now_named(self._name or ""))):
+        if event in (Notice(ASKS_PASSWORD), self._named):
             return False
         # Messages before the welcome have no id, and come again after it.
         is_replay = not isinstance(event, Notice | Private) or event in (REPLAY_BEGINS, REPLAY_ENDS)
         return not is_replay or (Welcome,) not in self._expected
-
-
-def _opening_lines(
-    password: str | None,
-    token: str,
-    name: str | None,
-    events: bool,
-    after: int | None,
-    epoch: str | None,
-    echo: bool,
-) -> list[str]:
-    if echo and not events:
-        raise ValueError("echo needs events=True")
-    lines = [] if password is None else [f"{PASSWORD_COMMAND}{password}"]
-    lines += [f"{RESUME_COMMAND}{token}"] if token else []
-    lines += [f"/nick {name}"] if name else []
-    if events:
-        place = [str(word) for word in (after, epoch) if word is not None]
-        lines += [" ".join(["/json", *place, *(["echo"] if echo else [])])]
-    return lines
 
 
 def last_common_id(welcome: Welcome, epoch: str | None) -> int | None:

@@ -6,7 +6,8 @@ from collections import deque
 from dataclasses import replace
 
 from chatkit.client.inflight import InFlight
-from chatkit.client.protocol import SYNC, TOKEN, ClientProtocol, last_common_id
+from chatkit.client.opening import SYNC, TOKEN, Opening
+from chatkit.client.protocol import ClientProtocol, last_common_id
 from chatkit.errors import ConnectionClosed, NotConnected, ProtocolError
 from chatkit.events import Disconnected, Error, Event, Gap, Left, Message, Notice, Reconnected, Renamed, Synced, Welcome
 from chatkit.protocol.lines import is_exit
@@ -36,33 +37,30 @@ class ResumeState:
     The answer to a `/sync` acknowledges the lines that were sent before it. One `/sync` of ours is pending at a time.
     """
 
-    def __init__(
-        self,
-        max_line_bytes: int,
-        *,
-        password: str | None,
-        name: str | None,
-        after: int | None,
-        epoch: str | None,
-        echo: bool = False,
-        queue: int,
-    ) -> None:
-        """Check the arguments, which are those of `Client`."""
+    def __init__(self, max_line_bytes: int, asked: Opening, queue: int) -> None:
+        """Check the arguments.
+
+        Args:
+            asked: the first connection's opening.
+            queue: the number of lines to keep during an absence.
+
+        Raises:
+            ValueError: they can't be asked for.
+        """
         if queue < 0:
             raise ValueError("queue is a number of lines, from 0")
         self.queued: deque[str] = deque()
         self.is_leaving = False
         self._queue_size = queue
         self._max_line_bytes = max_line_bytes
-        self._password = password
-        self._chosen_name = name  # to be taken again
-        self._name = name or ""
+        self._asked = asked
+        self._chosen_name = asked.name  # to be taken again
+        self._name = asked.name or ""
         self._sender_names = _names()  # the room may have relayed a line in flight under one of these
-        self._echo = echo
-        self._caller_cursor = after
-        self._connection_cursor = after
+        self._caller_cursor = asked.after
+        self._connection_cursor = asked.after
         self._settled_cursor = 0
-        self._epoch = epoch
+        self._epoch = asked.epoch
         self._was_welcomed = False
         self._token = ""  # of the last welcome: the room has this client's place under it
         self._is_removed = False
@@ -73,17 +71,15 @@ class ResumeState:
 
     def next_protocol(self) -> ClientProtocol:
         """Return the protocol for the next connection. It asks for the messages after the connection's cursor."""
-        return ClientProtocol(
-            self._max_line_bytes,
-            password=self._password,
+        asked = replace(
+            self._asked,
             name=self._chosen_name,
-            events=True,
             after=self._next_after,
-            echo=self._echo,
             epoch=self._epoch,
             is_returning=self._was_welcomed,
             token=self._token,
         )
+        return ClientProtocol(self._max_line_bytes, asked)
 
     # Sending
 
@@ -250,7 +246,7 @@ class ResumeState:
         if event.own:
             self._in_flight.receive_echo(event)
         elif self._in_flight.match_echo(event):
-            if not self._echo:
+            if not self._asked.echo:
                 return []
             event = replace(event, own=True)
         return [event] if is_new else []

@@ -9,7 +9,7 @@ from collections import deque
 
 from chatkit import ChatError, Client, Event, Reconnected, Synced, Unconfirmed
 from chatkit.cli.common import CHAT_CLIENT, complain, reason
-from chatkit.client.protocol import SYNC
+from chatkit.client.opening import SYNC
 from chatkit.errors import NotConnected
 from chatkit.protocol.lines import BadLine, Line, LineDecoder
 
