@@ -491,10 +491,17 @@ async def test_the_wrong_time(chat_server: Server) -> None:
         await client.connect()
 
 
+@pytest.mark.parametrize(
+    ("bound", "value", "events"),
+    [("MAX_WAITING_EVENTS", 10, 10), ("MAX_WAITING_BYTES", 100_000, 100_000 // len(BLOCK) + 1)],
+    ids=["events", "bytes"],
+)
 @in_loop
-async def test_a_client_that_takes_nothing_stops_reading(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not much more than MAX_WAITING_EVENTS wait for a client that doesn't receive; in the end all arrive, in order."""
-    monkeypatch.setattr(backlog, "MAX_WAITING_EVENTS", 10)
+async def test_a_client_that_takes_nothing_stops_reading(
+    monkeypatch: pytest.MonkeyPatch, bound: str, value: int, events: int
+) -> None:
+    """Not much more than a bound waits for a client that doesn't receive; in the end all arrive, in order."""
+    monkeypatch.setattr(backlog, bound, value)
     number, one_read = 2000, 256 * 1024
     async with raw_server() as (client, sock):
         lines = "".join(f"*** {line} {BLOCK}\n" for line in range(number)).encode()
@@ -502,7 +509,7 @@ async def test_a_client_that_takes_nothing_stops_reading(monkeypatch: pytest.Mon
         for _ in range(3):
             while transport_of(client).is_reading():
                 await asyncio.sleep(0)
-        assert len(aio_connection_of(client).received) <= 10 + one_read // len(BLOCK) + 1
+        assert len(aio_connection_of(client).received) <= events + one_read // len(BLOCK) + 1
         assert not pouring.done()
         assert [event.text.split()[0] for event in await received(client, number)] == [str(n) for n in range(number)]
         await pouring

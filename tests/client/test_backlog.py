@@ -28,9 +28,9 @@ from chatkit.client.backlog import Backlog, memory_of
 from chatkit.client.backoff import Backoff
 from chatkit.client.opening import Opening
 from chatkit.client.protocol import ClientProtocol
-from tests.helpers.aio import BLOCK, in_loop, raw_server
+from tests.helpers.aio import in_loop
 from tests.helpers.endless import WELCOME
-from tests.helpers.inside import aio_connection_of, current_name, received_events, transport_of
+from tests.helpers.inside import aio_connection_of, current_name, received_events
 from tests.helpers.peers import DEADLINE
 from tests.helpers.resuming import RESET, ROOM, message, resuming, unsure
 
@@ -115,22 +115,6 @@ def test_the_size_of_what_waits() -> None:
     assert not waiting.is_overfull
     events.extend([Notice("\U0001f600" * 1_000_000)] * 17)
     assert waiting.is_overfull
-
-
-@in_loop
-async def test_long_events_that_nobody_takes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The asyncio client stops reading by bytes, too, and goes on when the program receives."""
-    monkeypatch.setattr(backlog, "MAX_WAITING_BYTES", 100_000)
-    number, one_read = 500, 256 * 1024
-    async with raw_server() as (client, sock):
-        lines = "".join(f"*** {line} {BLOCK}\n" for line in range(number)).encode()
-        pouring = asyncio.create_task(asyncio.get_running_loop().sock_sendall(sock, lines))
-        while transport_of(client).is_reading():
-            await asyncio.sleep(0)
-        assert len(aio_connection_of(client).received) <= (100_000 + one_read) // len(BLOCK) + 1
-        for line in range(number):
-            assert await client.receive(DEADLINE) == Notice(f"{line} {BLOCK}")
-        await pouring
 
 
 class Ending:
