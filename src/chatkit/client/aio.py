@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self
 from chatkit.client.aio_connection import AsyncConnection
 from chatkit.client.aio_reconnect import AsyncReconnectingConnection
 from chatkit.client.aio_verbs import AsyncVerbs
-from chatkit.client.connection import Endpoint
+from chatkit.client.connection import Endpoint, locate
 from chatkit.client.opening import Opening
 from chatkit.client.protocol import ClientProtocol
 from chatkit.client.resume import ResumeState
@@ -80,7 +80,7 @@ class AsyncClient(AsyncVerbs):
         events = events or reconnect
         asked = Opening(password=password, name=name, events=events, after=after, echo=echo, epoch=epoch)
         self._composer = Composer(max_line_bytes, timeout, not asked.lines(), events, echo)
-        endpoint = Endpoint(host, port, timeout, tls, silent_seconds, unacknowledged_seconds)
+        endpoint = Endpoint(*locate(host, port, tls), timeout, silent_seconds, unacknowledged_seconds)
         self._begun_by: int | None = None  # the process in which `connect` was called
         self._connection: AsyncConnection | AsyncReconnectingConnection
         if reconnect:

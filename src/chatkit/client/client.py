@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from chatkit.client.cancel import deadline_of, is_over, late_error, lock_timeout
-from chatkit.client.connection import ClientConnection, Endpoint
+from chatkit.client.connection import ClientConnection, Endpoint, locate
 from chatkit.client.opening import Opening
 from chatkit.client.protocol import ClientProtocol
 from chatkit.client.verbs import Composer, Verbs
@@ -72,9 +72,9 @@ class Client(Verbs):
         """Connect, and join the room.
 
         Args:
-            host, port: the server's address. Each address of a host name is tried.
-            timeout: seconds for connecting to one address, and for the answers to `name`, `events`, `members` and
-                `say(..., confirm=True)`; None: no limit.
+            host, port: the server's address. Each address of a host name is tried. In place of both, a URL as
+                chat-server prints it: `chat://HOST:PORT`, `chats://HOST:PORT#FINGERPRINT`.
+            timeout: seconds for connecting to one address, and for each answer to a question; None: no limit.
             tls: True to trust the authorities of this system, or a context of `chatkit.tls.client_context`.
             password: the room's password.
             name: the name to take. By default a member's name is its TCP port.
@@ -99,7 +99,7 @@ class Client(Verbs):
         events = events or reconnect
         asked = Opening(password=password, name=name, events=events, after=after, echo=echo, epoch=epoch)
         self._composer = Composer(max_line_bytes, timeout, not asked.lines(), events, echo)
-        endpoint = Endpoint(host, port, timeout, tls, silent_seconds, unacknowledged_seconds)
+        endpoint = Endpoint(*locate(host, port, tls), timeout, silent_seconds, unacknowledged_seconds)
         self._pid = os.getpid()
         self._connection: ClientConnection | ReconnectingConnection
         if reconnect:

@@ -37,8 +37,8 @@ class Endpoint:
 
     host: str
     port: int
-    timeout: float | None
     tls: bool | ssl.SSLContext
+    timeout: float | None
     silent_seconds: float
     unacknowledged_seconds: float
 
@@ -55,6 +55,28 @@ class Endpoint:
     def tls_name(self) -> str:
         """Return the name or address that the certificate must have: without brackets, interface and final dot."""
         return plain_host(self.host).partition("%")[0].removesuffix(".")
+
+
+def locate(host: str, port: int, tls: bool | ssl.SSLContext) -> tuple[str, int, bool | ssl.SSLContext]:
+    """Return these arguments of `Client`, with those of a URL in place of `host` taken from it.
+
+    Raises:
+        ValueError: it is no URL, or `tls` contradicts it.
+    """
+    if "://" not in host:
+        return host, port, tls
+    from chatkit.net.urls import parse_url  # loaded only when it is needed
+
+    url = parse_url(host)
+    if tls and not url.tls:
+        raise ValueError("tls needs chats:// in place of chat://")
+    if url.fingerprint:
+        from chatkit.tls import client_context
+
+        if not isinstance(tls, bool):
+            raise ValueError("a context and a fingerprint exclude each other")
+        tls = client_context(fingerprint=url.fingerprint)
+    return url.host, url.port or port, tls or url.tls
 
 
 class ClientConnection:
