@@ -17,10 +17,11 @@ import atheris  # type: ignore[import-untyped, import-not-found, unused-ignore]
 with atheris.instrument_imports(include=["chatkit"]):
     from chatkit.errors import ProtocolError
     from chatkit.events import Message, Notice, Private
-    from chatkit.protocol.formats import encode_json, encode_text, parse_json, parse_text
+    from chatkit.protocol.formats import encode_json, encode_text, parse_json
     from chatkit.protocol.lines import BYTE_ORDER_MARK, BadLine, Foreign, Line
     from chatkit.protocol.sanitize import clean, visible
     from chatkit.protocol.sniff import SniffingDecoder
+    from chatkit.protocol.text import parse_text
 
 # Sequences that a fuzzer seldom finds. Each is written as one byte that valid UTF-8 never contains.
 PIECES = {

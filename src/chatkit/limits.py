@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+# GNU `timeout`, supervisors, and shells that signal a process group send a signal twice within microseconds. A person
+# that means it twice needs longer.
+SECOND_SIGNAL_SECONDS = 0.5
+
 
 def _limit(default: float | None, help_text: str) -> Any:
     return field(default=default, metadata={"help": help_text})

@@ -32,9 +32,10 @@ from chatkit import (
 from chatkit.client import exchange
 from chatkit.client.verbs import Composer
 from chatkit.history.memory import MemoryHistory
-from chatkit.protocol.formats import parse_json, parse_text
+from chatkit.protocol.formats import parse_json
 from chatkit.protocol.sanitize import clean
 from chatkit.protocol.sniff import SniffingDecoder
+from chatkit.protocol.text import parse_text
 from chatkit.room import listing
 from chatkit.room.room import Room
 from tests.helpers.aio import in_loop

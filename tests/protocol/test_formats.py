@@ -31,9 +31,10 @@ from chatkit import (
     Synced,
     Welcome,
 )
-from chatkit.protocol.formats import TYPES, clean_text, encode_json, encode_text, parse_json, parse_text
+from chatkit.protocol.formats import TYPES, clean_text, encode_json, encode_text, parse_json
 from chatkit.protocol.replies import REMOVED
 from chatkit.protocol.sanitize import clean
+from chatkit.protocol.text import parse_text
 from chatkit.room.commands import HELP
 from tests.helpers.anything import FAR_TIMES
 from tests.helpers.hostile import DEEP

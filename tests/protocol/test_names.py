@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from chatkit import Action, Message, Private
-from chatkit.protocol.formats import parse_text
 from chatkit.protocol.names import MAX_NAME_CHARACTERS, RULE, check_name, name_key
 from chatkit.protocol.sanitize import clean, visible
+from chatkit.protocol.text import parse_text
 from tests.helpers.names import ALLOWED, REFUSED, SAME_BUT_FOR_CASE, anything, names, passes
 
 

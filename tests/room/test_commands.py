@@ -32,9 +32,10 @@ from chatkit import (
     Welcome,
 )
 from chatkit.protocol import names
-from chatkit.protocol.formats import parse_json, parse_text
+from chatkit.protocol.formats import parse_json
 from chatkit.protocol.lines import BadLine, Line
 from chatkit.protocol.names import RULE
+from chatkit.protocol.text import parse_text
 from chatkit.room.batch import Received
 from chatkit.room.commands import COMMANDS
 from chatkit.room.room import Room

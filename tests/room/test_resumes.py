@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from chatkit import Handler, Joined, Limits, Member, Message, Notice, Welcome
 from chatkit.errors import JoinRefused
-from chatkit.protocol.formats import parse_json, parse_text
+from chatkit.protocol.formats import parse_json
 from chatkit.protocol.lines import Line
 from chatkit.protocol.replies import HANDLER_FAILED, RESUME_EARLY, RESUME_UNKNOWN, RESUMED, TAKEN_OVER
+from chatkit.protocol.text import parse_text
 from chatkit.room import guesses, resumes
 from chatkit.room.batch import Received
 from chatkit.room.room import Room

@@ -8,8 +8,7 @@ import socket
 import stat
 import sys
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
-from typing import Any, NoReturn, TextIO
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO
 
 import click
 from click.core import ParameterSource
@@ -17,9 +16,23 @@ from click.core import ParameterSource
 from chatkit import __version__
 from chatkit.protocol.sanitize import visible
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 CHAT_CLIENT = "chat-client"
 
-FILE = click.Path(dir_okay=False, path_type=Path)
+
+class FileType(click.Path):
+    """The type of a file's name, as a `Path`. To load pathlib takes longer than to connect."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Check a name."""
+        from pathlib import Path
+
+        return Path(os.fsdecode(super().convert(value, param, ctx)))
+
+
+FILE = FileType(dir_okay=False)
 
 CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 100}
 
@@ -170,6 +183,8 @@ def state_folder() -> Path | None:
 
 
 def _user_folder(variable: str, name: str) -> Path | None:
+    from pathlib import Path
+
     home = os.path.expanduser("~") if os.environ.get("HOME") != "" else ""
     for folder in (Path(os.environ.get(variable, "")), Path(home, ".local", name)):
         if folder.is_absolute():

@@ -7,7 +7,7 @@ import signal
 import time
 from collections.abc import Callable
 
-from chatkit.server.lifecycle import SECOND_SIGNAL_SECONDS
+from chatkit.limits import SECOND_SIGNAL_SECONDS
 
 Handler = Callable[[int, object], None]
 

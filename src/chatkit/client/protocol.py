@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
+from functools import cache
 
 from chatkit.client.backlog import memory_of
 from chatkit.client.exchange import Exchange
 from chatkit.client.opening import Opening
 from chatkit.errors import ChatError, ConnectionClosed, NameTaken, PasswordRefused, ProtocolError, Refused
 from chatkit.events import Action, Event, Message, Notice, Private, Welcome
-from chatkit.protocol.formats import parse_json, parse_text
 from chatkit.protocol.lines import BadLine, LineDecoder, encode_line, parse_command
 from chatkit.protocol.names import RULE
 from chatkit.protocol.replies import (
@@ -22,6 +23,7 @@ from chatkit.protocol.replies import (
     now_named,
 )
 from chatkit.protocol.sanitize import clean
+from chatkit.protocol.text import parse_text
 
 MAX_RECEIVED_BYTES = 1024 * 1024
 # Events that wait until the opening is answered, as memory. A replay comes before the answer to `/nick`: a thousand of
@@ -152,7 +154,7 @@ class ClientProtocol:
                 raise ProtocolError(f"the server sent a line {line.reason}")
             assert isinstance(line, str)  # only a server looks for other protocols
             # No name begins with a brace, and so no line of text does.
-            event = parse_json(line) if line.startswith("{") else parse_text(line)
+            event = _json_parser()(line) if line.startswith("{") else parse_text(line)
             if isinstance(event, Welcome):
                 if self._has_welcome:
                     raise ProtocolError("the server sent a second welcome")
@@ -216,6 +218,14 @@ class ClientProtocol:
         # Messages before the welcome have no id, and come again after it.
         is_replay = not isinstance(event, Notice | Private) or event in (REPLAY_BEGINS, REPLAY_ENDS)
         return not is_replay or (Welcome,) not in self._expected
+
+
+@cache
+def _json_parser() -> Callable[[str], Event | None]:
+    """Return the parser of JSON, loaded with the first line of it: a member with plain text gets none."""
+    from chatkit.protocol.formats import parse_json
+
+    return parse_json
 
 
 def last_common_id(welcome: Welcome, epoch: str | None) -> int | None:

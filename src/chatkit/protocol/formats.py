@@ -1,4 +1,4 @@
-"""Events to lines, and back: text for people, JSON for programs. No I/O.
+"""Events to lines, text for people and JSON for programs; and JSON to events. No I/O.
 
 `docs/protocol.md` and `docs/events.schema.json` specify both formats for authors of other clients.
 """
@@ -38,8 +38,6 @@ from chatkit.protocol.sanitize import clean
 _EVENTS = (Welcome, Message, Action, Private, Notice, Error, Joined, Left, Renamed, Gap, Synced, Members)
 TYPES: dict[str, Any] = {kind.__name__.lower(): kind for kind in _EVENTS}
 
-_SPOKEN = re.compile(r"([^\s:*]+)( \(private\))?: (.*)", re.DOTALL)
-_ACTED = re.compile(r"\* ([^\s:*]+) (.*)", re.DOTALL)
 _OWN = ',"own":true'
 
 # Bounds of JSON's fields, as a server may send any: a name, as docs/events.schema.json has it; an epoch that fits into
@@ -135,16 +133,6 @@ class Format:
 TEXT = Format("text", encode_text, announces=False)
 JSON = Format("json", encode_json, announces=True)
 FORMATS = (TEXT, JSON)
-
-
-def parse_text(line: str) -> Event:
-    """Return the event in a line of plain text; a line of unknown form is a notice."""
-    if spoken := _SPOKEN.fullmatch(line):
-        sender, private, text = spoken.groups()
-        return Private(sender, text) if private else Message(sender, text)
-    if acted := _ACTED.fullmatch(line):
-        return Action(acted[1], acted[2])
-    return Notice(line.removeprefix("*** "))
 
 
 def parse_json(line: str) -> Event | None:

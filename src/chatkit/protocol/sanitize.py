@@ -28,7 +28,6 @@ _NO_CELL = ("Mn", "Me", "Mc", "Cf", "Cn")
 _NO_CELL_LETTERS = {*range(0x115F, 0x1200), *range(0xD7B0, 0xD800), 0x3164, 0xFFA0}
 # Beyond the first 65,536 characters: emoji, Chinese characters, and private ones, in each of which all take cells.
 _WITH_CELLS = "\U0001f000-\U0003ffff\U000f0000-\U000ffffd\U00100000-\U0010fffd"
-_LONG_RUN = re.compile(rf"[\0-\uffff\W]{{{MAX_MARKS + 1},}}")
 
 
 def clean(text: str) -> str:
@@ -47,7 +46,13 @@ def visible(text: str) -> str:
 
 def _thin_piles(match: re.Match[str]) -> str:
     """Replace all but the first MAX_MARKS characters of a pile by an ellipsis. Letters beyond U+FFFF end a pile."""
-    return _LONG_RUN.sub(lambda pile: f"{pile[0][:MAX_MARKS]}…", match[0])
+    return _long_run().sub(lambda pile: f"{pile[0][:MAX_MARKS]}…", match[0])
+
+
+@cache
+def _long_run() -> re.Pattern[str]:
+    """Return the pattern of a pile that is too high, within a possible one."""
+    return re.compile(rf"[\0-\uffff\W]{{{MAX_MARKS + 1},}}")
 
 
 @cache

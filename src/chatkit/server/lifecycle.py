@@ -19,11 +19,8 @@ import time
 from collections.abc import Callable
 from enum import IntEnum
 
+from chatkit.limits import SECOND_SIGNAL_SECONDS
 from chatkit.net.sockets import SIGNAL_SECONDS
-
-# GNU `timeout`, supervisors, and shells that signal a process group send a signal twice within microseconds. A person
-# that means it twice needs longer.
-SECOND_SIGNAL_SECONDS = 0.5
 
 
 class ServerState(IntEnum):
