@@ -95,6 +95,10 @@ def test_an_error_names_each_variable(command: str, variable: str) -> None:
         ),
         ("chat-server", {"TLS_CERT": "no"}, "cannot use no: No such file or directory (in the environment: {})"),
         ("chat-server", {"PASSWORD_FILE": "no"}, "cannot read no: No such file or directory (in the environment: {})"),
+        ("chat-client", {"HOST": "a..b"}, "cannot connect to a..b:12345: no such host (in the environment: {})"),
+        ("chat-client", {"TLS_CA": "no"}, "cannot use no: No such file or directory (in the environment: {})"),
+        ("chat-client", {"TLS_CA": "text"}, "cannot use text: no certificate in PEM form (in the environment: {})"),
+        ("chat-client", {"CURSOR": "text"}, "text isn't a cursor (remove it to begin anew; in the environment: {})"),
         ("chat-history", {"HISTORY": "no"}, "no can't be read: No such file or directory (in the environment: {})"),
         ("chat-history", {"GREP": "x", "HISTORY": "chat.db"}, "nothing found in chat.db (in the environment: {})"),
     ],
@@ -119,6 +123,22 @@ def test_an_error_found_later_names_the_variables(
     given = options if command == "chat-server" else [value for value in options if value not in ("--history",)]
     status, _, err = invoke(command, *given, **environment | others)
     assert (status, "in the environment" in err) == (1, False)
+
+
+@pytest.mark.parametrize("command", ["chat-server", "chat-client"])
+@pytest.mark.parametrize("password", ["a\nb", os.fsdecode(b"\xff"), "x" * 100])
+def test_a_password_that_no_line_can_hold(tmp_path: Path, command: str, password: str) -> None:
+    """The error names the variable, or the file; never the password."""
+    reason = "the password must fit into one line of UTF-8, without control characters"
+    options = ("--max-line-bytes", "100")
+    status, out, err = invoke(command, *options, CHATKIT_PASSWORD=password)
+    assert (status, out, err) == (1, "", f"{command}: CHATKIT_PASSWORD: {reason}\n")
+    path = tmp_path / "password"
+    path.write_text("x" * 100)
+    path.chmod(0o600)
+    status, out, err = invoke(command, *options, CHATKIT_PASSWORD_FILE=str(path))
+    told = f"{command}: {path}: {reason} (in the environment: CHATKIT_PASSWORD_FILE)\n"
+    assert (status, out, err) == (1, "", told)
 
 
 @pytest.mark.parametrize(("command", "name", "variable"), FLAGS)
@@ -263,7 +283,8 @@ def test_a_current_folder_that_was_removed(run: Run, tmp_path: Path, command: st
 def test_a_log_of_tls_keys_that_cannot_be_written() -> None:
     """The error names its file."""
     status, _, err = invoke("chat-client", "--port", "1", "--tls", SSLKEYLOGFILE="/missing/keys")
-    assert (status, err) == (1, "chat-client: cannot use /missing/keys: No such file or directory\n")
+    problem = "cannot use /missing/keys: No such file or directory"
+    assert (status, err) == (1, f"chat-client: {problem} (in the environment: SSLKEYLOGFILE)\n")
 
 
 @pytest.mark.parametrize(("module", "options"), [("_sqlite3", ["--history", "x"]), ("_ssl", ["--tls-cert", "x"])])

@@ -93,14 +93,15 @@ def test_a_certificate_that_cannot_be_used(papers: Papers, options: tuple[str, .
 
 
 def test_a_certificate_of_ones_own(run: Run, own_data: Path) -> None:
-    """It is made once, for the user's eyes only; the option that trusts it is printed once, ready for use."""
+    """It is made once, for the user's eyes only; the address that trusts it is printed once, ready for use."""
     said = set()
     for _ in range(2):
         server, port = start_server(run, "--tls-self-signed")
-        said.add(line := err_line(server))
-        advice = re.fullmatch(r"chat-server: members join with (--tls-fingerprint [0-9a-f]{64})", line)
+        url = rf"chats://127\.0\.0\.1:{port}#([0-9a-f]{{64}})"
+        advice = re.fullmatch(rf"chat-server: guests join with: chat-client ({url})", err_line(server))
         assert advice
-        join(run, server, port, *advice[1].split())
+        said.add(advice[2])
+        join(run, server, port, advice[1])
         assert stop(server) == ""
     assert len(said) == 1
     assert [path.name for path in own_data.iterdir()] == ["server.pem"]
@@ -159,9 +160,10 @@ def test_leaving_the_machine_unprotected_warns(run: Run, papers: Papers, tmp_pat
     server = run("chat-server", "--host", host, "--port", "0", *options)
     port = server.line().rpartition(":")[2]
     err = stop(server)
-    expected = f"chat-server: {warning.format(port=port)}"
-    assert err.startswith(expected) if warning else err == ""
-    assert err.count("\n") == bool(warning)
+    lines = [line for line in err.splitlines() if not line.startswith("chat-server: guests join with: ")]
+    assert err.count("\n") - len(lines) == (host != HOST)
+    assert len(lines) == bool(warning)
+    assert not warning or lines[0].startswith(f"chat-server: {warning.format(port=port)}")
     assert "swordfish" not in err
 
 

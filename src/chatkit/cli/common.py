@@ -14,6 +14,7 @@ import click
 from click.core import ParameterSource
 
 from chatkit import __version__
+from chatkit.protocol.lines import check_password
 from chatkit.protocol.sanitize import visible
 
 if TYPE_CHECKING:
@@ -192,22 +193,37 @@ def _user_folder(variable: str, name: str) -> Path | None:
     return None
 
 
-def read_password(command: str, path: Path | None) -> str | None:
-    """Return the password of the file or the environment, or None. The command line is no place: others can see it."""
-    if path is None:
-        if (password := os.environ.get("CHATKIT_PASSWORD")) == "":
-            fail(command, "CHATKIT_PASSWORD is empty", "unset it for a room without a password")
-        return password
+def read_password(command: str, path: Path | None, max_line_bytes: int) -> str | None:
+    """Return the password of the file or the environment, or None. The command line is no place: others can see it.
+
+    Args:
+        max_line_bytes: the longest line that can send it.
+    """
+    variable = os.environ.get("CHATKIT_PASSWORD")
+    if path is None and variable is None:
+        return None
+    if path is None and not variable:
+        fail(command, "CHATKIT_PASSWORD is empty", "unset it for a room without a password")
+    password = variable if path is None else _read_first_line(command, path)
+    assert password is not None
+    try:
+        return check_password(password, max_line_bytes)
+    except ValueError as error:
+        fail(command, f"{path or 'CHATKIT_PASSWORD'}: {error}", about=["password_file"])
+
+
+def _read_first_line(command: str, path: Path) -> str:
+    """Return the first line of a file for a password. Warn if others can read it."""
     try:
         mode = path.stat().st_mode
-        password = path.read_bytes().partition(b"\n")[0].removesuffix(b"\r").decode()
+        line = path.read_bytes().partition(b"\n")[0].removesuffix(b"\r").decode()
     except OSError as error:
         fail(command, f"cannot read {path}: {reason(error)}", about=["password_file"])
     except UnicodeError:
         fail(command, f"cannot read {path}: not valid UTF-8", about=["password_file"])
-    if not password:
+    if not line:
         fail(command, f"{path} has no password in its first line", about=["password_file"])
     has_owner = stat.S_ISREG(mode) and hasattr(os, "chown")  # where files have none (Windows), the mode says nothing
     if has_owner and mode & (stat.S_IRGRP | stat.S_IROTH):
         complain(command, f"others can read the password in {path} (chmod 600 {path})")
-    return password
+    return line

@@ -76,7 +76,7 @@ def locate(host: str, port: int, tls: bool | ssl.SSLContext) -> tuple[str, int, 
         if not isinstance(tls, bool):
             raise ValueError("a context and a fingerprint exclude each other")
         tls = client_context(fingerprint=url.fingerprint)
-    return url.host, url.port or port, tls or url.tls
+    return url.host, url.port or port, tls or bool(url.tls)
 
 
 class ClientConnection:

@@ -66,6 +66,23 @@ def host_and_port(address: Address) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
+# Of documentation (RFC 5737, RFC 3849): nothing is sent there, but the kernel chooses the address that would send it.
+_ELSEWHERE = {"0.0.0.0": ("192.0.2.1",), "::": ("192.0.2.1", "2001:db8::1")}
+
+
+def host_on_network(host: str) -> str:
+    """Return the host under which others on the network reach a server that listens on `host`.
+
+    For all networks that is the machine's address towards the others, or its name if it has none.
+    """
+    for elsewhere in _ELSEWHERE.get(host, ()):
+        family = socket.AF_INET6 if ":" in elsewhere else socket.AF_INET
+        with suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as sock:
+            sock.connect((elsewhere, 9))
+            return two_tuple(sock.getsockname())[0]
+    return socket.gethostname() if host in _ELSEWHERE else host
+
+
 # Selectors refuse to wait for more than some weeks; waking up once an hour costs nothing.
 LONGEST_WAIT_SECONDS = 3600.0
 

@@ -20,18 +20,19 @@ class RoomUrl:
     Attributes:
         host: a name or an address, without brackets.
         port: None if the URL names none.
-        tls: whether the room speaks TLS.
+        tls: whether the room speaks TLS; None if the address doesn't say.
         fingerprint: of the one certificate to trust, None to check it in the usual way.
     """
 
     host: str
     port: int | None = None
-    tls: bool = False
+    tls: bool | None = None
     fingerprint: str | None = None
 
     def __str__(self) -> str:
-        place = self.host if self.port is None else host_and_port((self.host, self.port))
-        return f"{'chats' if self.tls else 'chat'}://{place}{f'#{self.fingerprint}' if self.fingerprint else ''}"
+        place = host_and_port((self.host, self.port or 0)).removesuffix(":0")
+        scheme = "" if self.tls is None else "chats://" if self.tls else "chat://"
+        return f"{scheme}{place}{f'#{self.fingerprint}' if self.fingerprint else ''}"
 
 
 def parse_url(text: str) -> RoomUrl:
@@ -48,7 +49,7 @@ def parse_url(text: str) -> RoomUrl:
     if not match or not is_known or not (port is None or 1 <= port <= 65535):
         forms = "HOST, HOST:PORT, chat://HOST:PORT or chats://HOST:PORT#SHA256"
         raise ValueError(f"{text!r} is no address; write it as {forms}")
-    tls = scheme.lower() == "chats"
+    tls = scheme.lower() == "chats" if separator else None
     if has_fingerprint and not (tls and fingerprint):
         raise ValueError(f"{text!r} is no address: a fingerprint follows the # of chats://")
     return RoomUrl((match[1] or match[3]).strip("[]"), port, tls, fingerprint or None)

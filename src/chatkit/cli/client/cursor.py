@@ -59,9 +59,9 @@ class Cursor:
         except FileNotFoundError:
             pass
         except OSError as error:
-            fail(CHAT_CLIENT, f"cannot read {path}: {reason(error)}")
+            fail(CHAT_CLIENT, f"cannot read {path}: {reason(error)}", about=["cursor"])
         except ValueError:
-            fail(CHAT_CLIENT, f"{path} isn't a cursor", "remove it to begin anew")
+            fail(CHAT_CLIENT, f"{path} isn't a cursor", "remove it to begin anew", about=["cursor"])
 
     @property
     def place(self) -> Place:

@@ -20,6 +20,7 @@ from chatkit import (
     Refused,
     Unconfirmed,
 )
+from chatkit.cli.client.address import address_argument, apply_address
 from chatkit.cli.client.cursor import NO_PLACE, Cursor, Place, checked_place
 from chatkit.cli.client.front import Look, dropping_typed, look_options, open_front, open_input
 from chatkit.cli.client.input import InputThread
@@ -57,6 +58,9 @@ from chatkit.protocol.replies import CUT_OFF, NOT_ADMITTED
 # Enough for a minute of typing; a script that sends more gets an error soon.
 QUEUED_LINES = 100
 
+# The options that lead to a server.
+PLACE = ("host", "port", "tls", "tls_ca", "tls_fingerprint", "tls_trust")
+
 LEFT, CANNOT_SHOW, NOT_SENT, LOST, INTERRUPTED = 0, 1, 1, 3, 130
 
 
@@ -70,6 +74,7 @@ def _checked_name(context: click.Context, parameter: click.Parameter, name: str 
 
 
 @click.command(CHAT_CLIENT, cls=Command, context_settings=CONTEXT)
+@address_argument
 @option("--host", metavar="HOST", default="127.0.0.1", help="Address or name of the server.")
 @option("--port", type=click.IntRange(1, 65535), metavar="PORT", default=12345, help="Port of the server.")
 @trust_options
@@ -119,6 +124,9 @@ def main(
 ) -> None:
     """Join a chat room: send lines to all other members, and show their lines.
 
+    ADDRESS is HOST, HOST:PORT, chat://HOST:PORT, or with TLS chats://HOST:PORT#SHA256, as chat-server prints it for
+    guests. It stands for --host, --port, --tls and --tls-fingerprint. IPv6: [::1]:PORT.
+
     The line `exit`, or the end of input (Ctrl-D), leaves; `/help` lists the room's commands. Works in a pipe, too:
     `echo hi | chat-client`, or `echo deployed | chat-client --once --name ci`.
 
@@ -134,6 +142,7 @@ def main(
         raise click.UsageError("--once and --reconnect exclude each other: --once doesn't wait for a server.")
     if (cursor or place != NO_PLACE) and (once or not as_json):
         raise click.UsageError("--after and --cursor need --json, without --once")
+    apply_address(options)
     open_missing_streams()
     if sys.stdout is None:
         fail(CHAT_CLIENT, "cannot show the chat: standard output is closed")
@@ -168,7 +177,7 @@ def _join(
     host: str, port: int, tls: bool, tls_ca: Path | None, tls_fingerprint: str | None, tls_trust: bool, **options: Any
 ) -> Client:
     """Connect. Ask about an unknown certificate (--tls-trust) or for a missing password, and connect again."""
-    password = read_password(CHAT_CLIENT, options.pop("password_file"))
+    password = read_password(CHAT_CLIENT, options.pop("password_file"), options["max_line_bytes"])
     prompt = None if password else PasswordPrompt(options["max_line_bytes"])
     hosts = KnownHosts(CHAT_CLIENT, (host, port)) if tls_trust else None
     while True:
@@ -181,7 +190,7 @@ def _join(
             password = prompt.ask(error)
         except wrong_certificate() as error:
             if not hosts:
-                fail(CHAT_CLIENT, f"cannot trust {host_and_port((host, port))}: {error.args[0]}")
+                fail(CHAT_CLIENT, f"cannot trust {host_and_port((host, port))}: {error.args[0]}", about=PLACE)
             hosts.ask(error.fingerprint)
 
 
@@ -199,16 +208,16 @@ def _connect(host: str, port: int, **options: Any) -> Client:
     except wrong_certificate():
         raise
     except tls_error() as error:
-        fail(CHAT_CLIENT, f"cannot join {where}: {describe_tls_error(error)}")
+        fail(CHAT_CLIENT, f"cannot join {where}: {describe_tls_error(error)}", about=PLACE)
     except (OSError, UnicodeError) as error:
         hint = "is chat-server running there?" if isinstance(error, ConnectionRefusedError) else ""
-        fail(CHAT_CLIENT, f"cannot connect to {where}: {reason(error)}", hint)
+        fail(CHAT_CLIENT, f"cannot connect to {where}: {reason(error)}", hint, about=PLACE)
     except ValueError as error:
         fail(CHAT_CLIENT, str(error))
     except (NameTaken, Refused) as error:
-        fail(CHAT_CLIENT, str(error), "choose another with --name")
+        fail(CHAT_CLIENT, str(error), "choose another with --name", about=["name"])
     except (ConnectionClosed, ProtocolError) as error:
-        fail(CHAT_CLIENT, f"disconnected: {error}", status=LOST)
+        fail(CHAT_CLIENT, f"disconnected: {error}", about=PLACE, status=LOST)
 
 
 def _chat(client: Client, input_thread: InputThread, output: Output) -> int:

@@ -57,10 +57,11 @@ def make_context(
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     except ssl.SSLError:
-        fail(command, f"cannot use {tls_ca}: no certificate in PEM form")
+        fail(command, f"cannot use {tls_ca}: no certificate in PEM form", about=["tls_ca"])
     except OSError as error:
-        where = tls_ca or error.filename  # that of SSLKEYLOGFILE in the environment
-        fail(command, f"cannot use {where}: {reason(error)}")
+        if tls_ca:
+            fail(command, f"cannot use {tls_ca}: {reason(error)}", about=["tls_ca"])
+        fail(command, f"cannot use {error.filename}: {reason(error)}", "in the environment: SSLKEYLOGFILE")
 
 
 def tls_error() -> type[ssl.SSLError]:

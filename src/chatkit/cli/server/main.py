@@ -78,20 +78,20 @@ def main(host: str, port: int, **options: Any) -> None:
     """Start a chat room, and print its messages.
 
     Join it with `chat-client`, or with plain `nc 127.0.0.1 12345`: each line goes to all other members, the line
-    `exit` leaves, `/help` lists the room's commands. Ctrl-C, SIGTERM, or the end of its terminal ends the room after
-    every message has been delivered; SIGHUP otherwise reloads the certificate.
+    `exit` leaves, `/help` lists the room's commands. If others can reach it, standard error has the address for
+    guests. Ctrl-C, SIGTERM, or the end of its terminal ends the room after every message has been delivered; SIGHUP
+    otherwise reloads the certificate.
 
     Each option can also be set in the environment, --max-clients as CHATKIT_MAX_CLIENTS.
     """
     open_missing_streams()
-    protection = make_protection(
-        COMMAND, **{name: options.pop(name) for name in ("tls_cert", "tls_key", "tls_self_signed", "password_file")}
-    )
+    protecting = {name: options.pop(name) for name in ("tls_cert", "tls_key", "tls_self_signed", "password_file")}
+    protection = make_protection(COMMAND, options["max_line_bytes"], **protecting)
     out, err = _printers()
     log = LogPrinter(err, COMMAND)
     try:
         options["history"] = make_history(COMMAND, options)
-        server = _server(host, port, Transcript(out, protection.warn_if_exposed), protection, **options)
+        server = _server(host, port, Transcript(out, protection.tell_operator), protection, **options)
         logger.addHandler(log)
         end = end_on_signals("SIGINT", "SIGTERM", "SIGBREAK", at_first=_start_watchdog)
         reload_on_hangup(partial(protection.reload, server), end)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 import logging
+import re
+from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,14 +13,17 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from chatkit import Limits, Server
-from chatkit.cli.common import FILE, complain, data_folder, fail, option, read_password, reason
+from chatkit.cli.common import FILE, data_folder, fail, option, read_password, reason
 from chatkit.history.base import History
-from chatkit.net.sockets import Address, host_and_port
+from chatkit.net.sockets import Address, host_and_port, host_on_network
+from chatkit.net.urls import RoomUrl
 
 if TYPE_CHECKING:
     import ssl
 
 logger = logging.getLogger("chatkit")
+
+_CERTIFICATE = re.compile("-----BEGIN CERTIFICATE-----[^-]+-----END CERTIFICATE-----")
 
 UNITS = {"bytes": "BYTES", "seconds": "SECONDS"}
 
@@ -98,7 +103,7 @@ def make_history(command: str, options: dict[str, Any]) -> History | None:
 
 def tls_options(command: Any) -> Any:
     """Add the options for `make_protection` to a command."""
-    own = "Use TLS with a new certificate, made once, and print its fingerprint."
+    own = "Use TLS with a new certificate, made once; guests trust its fingerprint."
     for add in (
         option("--tls-self-signed", is_flag=True, help=own),
         option("--tls-key", type=FILE, metavar="FILE", help="Private key of --tls-cert, if it is in another file."),
@@ -113,19 +118,29 @@ class Protection:
     """A room's protection: TLS and the password.
 
     Attributes:
-        tls: the context made of `certificate` and `key`, or None.
         password: None for an open room.
+        tls: the context made of `certificate` and `key`, or None.
+        fingerprint: of the certificate, None if there is none.
+        is_self_signed: whether nobody but the user vouches for the certificate.
     """
 
-    tls: ssl.SSLContext | None
     password: str | None = field(repr=False)
-    certificate: Path | None
-    key: Path | None
+    tls: ssl.SSLContext | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+    fingerprint: str | None = None
+    is_self_signed: bool = False
 
-    def warn_if_exposed(self, address: Address) -> None:
-        """Log one line if strangers on a network can join or read the chat."""
-        if ipaddress.ip_address(address[0].partition("%")[0]).is_loopback:
-            return
+    def tell_operator(self, address: Address) -> None:
+        """Log how guests join, and a warning if strangers on a network can join or read the chat."""
+        is_local = ipaddress.ip_address(address[0].partition("%")[0]).is_loopback
+        if not is_local or self.is_self_signed:
+            url = RoomUrl(host_on_network(address[0]), address[1], self.tls is not None, self.fingerprint)
+            logger.warning("guests join with: chat-client %s", url)
+        if not is_local:
+            self._warn_of_strangers(address)
+
+    def _warn_of_strangers(self, address: Address) -> None:
         where = host_and_port(address)
         if self.password and not self.tls:
             logger.warning("the password and the chat pass %s unencrypted (--tls-self-signed encrypts them)", where)
@@ -152,21 +167,27 @@ class Protection:
 
 
 def make_protection(
-    command: str, tls_cert: Path | None, tls_key: Path | None, tls_self_signed: bool, password_file: Path | None
+    command: str,
+    max_line_bytes: int,
+    tls_cert: Path | None,
+    tls_key: Path | None,
+    tls_self_signed: bool,
+    password_file: Path | None,
 ) -> Protection:
     """Return the protection that the options describe, or end the command with one line."""
     if tls_cert and tls_self_signed:
         raise click.UsageError("--tls-cert and --tls-self-signed exclude each other")
     if tls_key and not tls_cert:
         raise click.UsageError("--tls-key needs --tls-cert")
-    password = read_password(command, password_file)
+    password = read_password(command, password_file, max_line_bytes)
     certificate = _self_signed_certificate(command) if tls_self_signed else tls_cert
     if not certificate:
-        return Protection(None, password, None, None)
+        return Protection(password)
     from chatkit.tls import server_context  # ssl is loaded only when it is needed
 
     try:
-        return Protection(server_context(certificate, tls_key), password, certificate, tls_key)
+        context, fingerprint = server_context(certificate, tls_key), _read_fingerprint(certificate)
+        return Protection(password, context, certificate, tls_key, fingerprint, tls_self_signed)
     except OSError as error:
         problem = f"cannot use {certificate}: {describe_certificate_error(error)}"
         fail(command, problem, about=["tls_cert", "tls_key"])
@@ -184,21 +205,34 @@ def describe_certificate_error(error: OSError) -> str:
 
 
 def _self_signed_certificate(command: str) -> Path:
-    """Return the file of the user's own certificate, made if it is missing, and print its fingerprint."""
-    import ssl
-
-    from chatkit.tls import fingerprint_of, self_signed
+    """Return the file of the user's own certificate, made if it is missing."""
+    from chatkit.tls import self_signed
 
     path = data_folder(command) / "server.pem"
-    begin = "-----BEGIN CERTIFICATE-----"
     try:
         self_signed(path)
-        certificate = ssl.PEM_cert_to_DER_cert(begin + path.read_text().partition(begin)[2])
+        fingerprint = _read_fingerprint(path)
     except ImportError:
         fail(command, "--tls-self-signed needs the package cryptography", "pip install cryptography")
     except OSError as error:
         fail(command, f"cannot write a certificate to {path}: {reason(error)}")
-    except ValueError:
+    if not fingerprint:
         fail(command, f"{path} holds no certificate", "remove it to get a new one")
-    complain(command, f"members join with --tls-fingerprint {fingerprint_of(certificate)}")
     return path
+
+
+def _read_fingerprint(path: Path) -> str | None:
+    """Return the fingerprint of the first certificate in a file, or None.
+
+    Raises:
+        OSError: it can't be read.
+    """
+    import ssl
+
+    from chatkit.tls import fingerprint_of
+
+    if not (found := _CERTIFICATE.search(path.read_text("latin-1"))):
+        return None
+    with suppress(ValueError):
+        return fingerprint_of(ssl.PEM_cert_to_DER_cert(found[0]))
+    return None
