@@ -1,4 +1,4 @@
-"""How soon a server listens."""
+"""How soon a server listens, and a client shows what arrives."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.commands import Run, stop
+from tests.helpers.commands import BIN, Run, stop
 from tests.helpers.killing import Killing
+from tests.helpers.peers import DEADLINE
+from tests.helpers.servers import Serve
 
 pytestmark = pytest.mark.timed
 
@@ -31,6 +33,28 @@ def test_the_server_listens_soon() -> None:
     server = [seconds("-m", "chatkit", "server", "--port", "0") for _ in range(5)]
     python = [seconds("-c", "print()") for _ in range(5)]
     assert statistics.median(server) - statistics.median(python) < 0.150
+
+
+def test_a_client_in_a_pipe_is_there_soon(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It connects, and shows what arrives, within 75 ms of `python -c pass`."""
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)  # installed, it is compiled
+    started = serve(replay=1)
+    started.peer().send(b"said before\n")
+    started.events.wait_for("message")
+    python, client = list[float](), list[float]()
+    for _ in range(15):
+        begun = time.monotonic()
+        subprocess.run([sys.executable, "-c", "pass"], check=True)
+        python.append(time.monotonic() - begun)
+        begun = time.monotonic()
+        command: list[str] = [str(BIN / "chat-client"), "--port", str(started.port)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+            assert process.stdout
+            while b"said before" not in process.stdout.readline():
+                pass
+            client.append(time.monotonic() - begun)
+            process.communicate(timeout=DEADLINE)
+    assert min(client) - min(python) < 0.075  # the fastest count: a busy machine holds up the others
 
 
 # A server in order starts in a quarter of a second; what a killed one left may take the rest.

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import re
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from chatkit import Event, Gap, Message, Reconnected, Synced, Welcome
 from chatkit.cli.common import CHAT_CLIENT, fail, reason
 from chatkit.client.protocol import last_common_id
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 # As the room reads it: see /json in docs/protocol.md.
 _PLACE = re.compile(r"([0-9]{1,18})(?:@([0-9a-f]{16}))?")
@@ -94,7 +97,7 @@ class Cursor:
         if self.is_saved:
             return
         path = self.path.resolve()  # a link stays one
-        unfinished = Path(f"{path}-new")
+        unfinished = path.with_name(f"{path.name}-new")
         unfinished.unlink(missing_ok=True)
         with open(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write(f"{self._newest if self._after is None else self._after}@{self._epoch}\n")

@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.util import find_spec
 
 import click
 
@@ -111,7 +110,13 @@ def open_input(
 
 def is_at_terminal() -> bool:
     """Tell whether standard input is a terminal whose modes can be set: not on Windows."""
-    return os.isatty(0) and find_spec("termios") is not None
+    return os.isatty(0) and _has_module("termios")
+
+
+def _has_module(name: str) -> bool:
+    from importlib.util import find_spec
+
+    return find_spec(name) is not None
 
 
 @contextmanager
@@ -130,4 +135,4 @@ def dropping_typed() -> Iterator[None]:
 def _may_edit() -> bool:
     """Tell whether there is a terminal that an editor can use, and the extra `terminal`."""
     is_terminal = is_at_terminal() and os.isatty(1) and os.environ.get("TERM", "").lower() not in _DUMB
-    return is_terminal and find_spec("prompt_toolkit") is not None
+    return is_terminal and _has_module("prompt_toolkit")

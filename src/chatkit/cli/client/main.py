@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -54,6 +53,9 @@ from chatkit.limits import Limits
 from chatkit.net.sockets import host_and_port
 from chatkit.protocol.names import check_name
 from chatkit.protocol.replies import CUT_OFF, NOT_ADMITTED
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 # Enough for a minute of typing; a script that sends more gets an error soon.
 QUEUED_LINES = 100

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 
 from chatkit import (
     Client,
@@ -24,7 +24,6 @@ from chatkit import (
 from chatkit.cli.client.cursor import Cursor
 from chatkit.cli.client.screen import Painter
 from chatkit.cli.common import CHAT_CLIENT, complain, reason
-from chatkit.protocol.formats import encode_json
 from chatkit.protocol.replies import REPLAY_BEGINS, REPLAY_ENDS, now_named
 from chatkit.protocol.sanitize import visible
 
@@ -173,14 +172,27 @@ class ReconnectOutput(TextOutput):
             super()._show(event)
 
 
+@cache
+def _encoder() -> Callable[[Event], str]:
+    """Return the encoder of events as JSON in ASCII, loaded with the first event: people need none."""
+    import json
+
+    from chatkit.protocol.formats import encode_json
+
+    def encode(event: Event) -> str:
+        fields = json.loads(encode_json(event))
+        fields.pop("resume", None)  # a secret of this connection: output ends up in logs
+        return json.dumps(fields, separators=(",", ":"))
+
+    return encode
+
+
 class JsonOutput(Output):
     """JSON Lines, for programs; in ASCII, which every terminal and locale can show."""
 
     def show(self, event: Event) -> None:
         """Print an event as one JSON object."""
-        fields = json.loads(encode_json(event))
-        fields.pop("resume", None)  # a secret of this connection: output ends up in logs
-        print_line(visible(json.dumps(fields, separators=(",", ":"))))
+        print_line(visible(_encoder()(event)))
 
 
 class CursorOutput(JsonOutput):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import time
-import zlib
 from functools import lru_cache
 
 from chatkit.cli.client.roster import Roster
@@ -96,6 +95,8 @@ class Painter:
 @lru_cache(maxsize=1024)
 def _color_of(name: str) -> str:
     """Return the color of a name: the same in each session."""
+    import zlib
+
     return f"\x1b[{_NAME_COLORS[zlib.crc32(name_key(name).encode()) % len(_NAME_COLORS)]}m"
 
 

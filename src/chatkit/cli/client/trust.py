@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -14,6 +13,7 @@ from chatkit.net.sockets import Address, host_and_port
 
 if TYPE_CHECKING:  # each function loads what it needs: most conversations need none of it
     import ssl
+    from pathlib import Path
 
     from chatkit.tls import WrongCertificate
 
