@@ -136,6 +136,13 @@ def test_importing_the_library_loads_nothing_but_the_standard_library() -> None:
         assert "importlib.metadata" not in loaded or beside
 
 
+def test_names_that_are_not_loaded_yet_are_listed() -> None:
+    """`dir(chatkit)` has every public name, and loads nothing."""
+    code = "import chatkit, sys; print(set(chatkit.__all__) <= set(dir(chatkit)), 'chatkit.client' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "True False\n"
+
+
 def test_all_is_complete() -> None:
     """`__all__` names what there is, in order, and every public class says what it is."""
     assert sorted(chatkit.__all__) == chatkit.__all__

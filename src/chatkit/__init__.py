@@ -115,3 +115,8 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = globals()[name] = getattr(import_module(_PLACES[name]), name)
     return value
+
+
+def __dir__() -> list[str]:
+    """Return the public names, also those that aren't loaded yet: Tab in a shell completes them."""
+    return sorted({*globals(), *__all__})
