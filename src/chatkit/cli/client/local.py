@@ -101,7 +101,7 @@ class LocalCommands:
 
     @property
     def introduction(self) -> str:
-        """Return the notice at the start: who this member is, and that there is help."""
+        """Return the notice at the start: the name of this member, and that there is help."""
         return f"you are {self.roster.own}; /help lists the commands"
 
     def help_lines(self, width: int = 0) -> list[str]:

@@ -18,7 +18,7 @@ _WHO = re.compile(r"\d+ here: (.*?)(?: and \d+ more)?")
 
 
 class Roster:
-    """This member's own name, and the names of others: who is here, and who has spoken.
+    """This member's own name, and the names of others that are here or have spoken.
 
     A room tells members that read plain text little. So this takes in what there is: senders, announcements, the answer
     to `/who`; with JSON also the events of joins and leaves.

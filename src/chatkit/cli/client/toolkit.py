@@ -26,7 +26,7 @@ REFLOWING = "TMUX VTE_VERSION KONSOLE_VERSION KITTY_WINDOW_ID ALACRITTY_WINDOW_I
 
 
 class Keyboard(Vt100Input):
-    """Standard input, whose modes `TerminalModes` sets."""
+    """Standard input. `TerminalModes` sets its modes."""
 
     def raw_mode(self) -> AbstractContextManager[None]:
         """Set nothing."""
