@@ -385,8 +385,8 @@ def throttled_lines(server: Server, name: str) -> int:
     subscribers = connections_of(server).subscribers
     connection = subscribers.find(next(member for member in subscribers.members if member.name == name))
     assert connection
-    assert connection._throttle
-    return len(connection._throttle._held)
+    assert connection.input._throttle
+    return len(connection.input._throttle._held)
 
 
 def failed_addresses(auth: PasswordAuth) -> int:

@@ -262,7 +262,7 @@ def test_few_lines_are_held_though_many_arrive_at_once() -> None:
     sock = ScriptedSocket(receives=[b"ab\n" * 5000])
     conn = connection(sock, a_share(Limits(messages_per_second=1)))
     passed = conn.receive(65536, 10_000)
-    assert len(passed + conn.release()) == CAREFUL_LINES
+    assert len(passed + conn.input.release()) == CAREFUL_LINES
     assert conn.has_input
 
 
@@ -278,7 +278,7 @@ def test_input_is_not_wanted_while_lines_wait(waits_for: str) -> None:
     assert not conn.takes_input
     assert not conn.interest & selectors.EVENT_READ
     login.is_waiting = False
-    conn.release()
+    conn.input.release()
     assert conn.takes_input
 
 

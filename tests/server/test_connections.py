@@ -42,7 +42,7 @@ class Served:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, limits: Limits) -> None:
         self.now = 1000.0
         clock = SimpleNamespace(monotonic=lambda: self.now)
-        for module in ("connections", "connection"):
+        for module in ("connections", "connection", "input"):
             monkeypatch.setattr(f"chatkit.server.{module}.time", clock)
         selector: selectors.BaseSelector = Selector()  # type: ignore[assignment]
         self.connections = Connections(limits, selector, a_share(limits))

@@ -78,8 +78,9 @@ def test_long_turns_halve_the_budget_and_short_ones_double_it(clock: Clock) -> N
 class Flooder:
     """A connection that has always more lines than a turn takes."""
 
-    login = member = resume_at = peer_end = None
-    is_closing, has_input, takes_input, line_due = False, False, True, math.inf
+    login = member = peer_end = None
+    is_closing, has_input, takes_input = False, False, True
+    input = SimpleNamespace(resume_at=None, line_due=math.inf)
     transport = SimpleNamespace(is_ready=True)
     replay = None
 

@@ -603,7 +603,7 @@ def check(world: World) -> None:
 def test_any_order_of_happenings_keeps_the_promises(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """In any order of steps: one order of lines, none lost, doubled or echoed, every socket closed once."""
     world = World(seed)
-    for module in ("worker", "connections", "pace"):
+    for module in ("worker", "connections", "input", "pace"):
         monkeypatch.setattr(f"chatkit.server.{module}.time", world)
     for module in ("server.connection", "room.turn"):
         monkeypatch.setattr(f"chatkit.{module}.time", world)

@@ -25,9 +25,8 @@ from typing import TYPE_CHECKING
 from chatkit.net.acknowledgements import HAS_TCP_INFO
 from chatkit.net.sockets import NO_SIGNAL, break_off, reset_on_close
 from chatkit.protocol.lines import Line
-from chatkit.protocol.sniff import SniffingDecoder
+from chatkit.server.input import Input
 from chatkit.server.pending import COUNTED_BYTES, Pending
-from chatkit.server.throttle import Throttle
 
 if TYPE_CHECKING:
     from chatkit.net.transport import Transport
@@ -64,6 +63,7 @@ class Connection:
 
     Attributes:
         transport: the socket, plain or inside TLS.
+        input: the bytes that it reads, as lines.
         login: the login stage, before the connection is a member; None if there is no login.
         member: the member of the room; None before the login, and if the connection was refused.
         replay: the replay stage, while the member receives earlier messages; else None.
@@ -75,17 +75,16 @@ class Connection:
         has_unread: whether the socket may hold input that had arrived when the selector was asked last.
         write_at: the time when the kernel is asked again, after it called the socket writable and took nothing; else
             `math.inf`.
-        line_due: the time when the unfinished line must have ended: `math.inf` between lines, `-math.inf` if more than
-            `max_overlong_bytes` of it are skipped.
     """
 
     __slots__ = (
-        "_decoder", "_pending", "_share", "_throttle", "_undecoded", "awaits_ack", "close_at", "has_unread",
-        "last_sent", "line_due", "login", "member", "peer_end", "replay", "state", "transport", "write_at",
+        "_pending", "_share", "awaits_ack", "close_at", "has_unread", "input", "last_sent", "login", "member",
+        "peer_end", "replay", "state", "transport", "write_at",
     )  # fmt: skip
 
     def __init__(self, transport: Transport, share: Share) -> None:
         self.transport = transport
+        self.input = Input(share.limits)
         self.login: PendingLogin | None = None
         self.member: Member | None = None
         self.replay: Replay | None = None
@@ -94,12 +93,8 @@ class Connection:
         self.awaits_ack = not HAS_TCP_INFO
         self.has_unread = False
         self.last_sent = 0.0
-        self.close_at = self.line_due = self.write_at = math.inf
+        self.close_at = self.write_at = math.inf
         self._share = share
-        self._undecoded = b""
-        self._decoder = SniffingDecoder(share.limits.max_line_bytes)
-        rate = share.limits.messages_per_second
-        self._throttle = Throttle(rate) if rate and math.isfinite(rate) else None
         self._pending: Pending | None = None  # created on demand: a deque costs 600 bytes
 
     @property
@@ -131,8 +126,8 @@ class Connection:
             if self._pending:
                 due = min(due, self.last_sent + self._share.limits.stall_seconds)
             if self.member:
-                due = min(due, self.line_due)
-            if (resume_at := self.resume_at) is not None:
+                due = min(due, self.input.line_due)
+            if (resume_at := self.input.resume_at) is not None:
                 due = min(due, resume_at)
         return due
 
@@ -145,7 +140,7 @@ class Connection:
         was_ready = self.transport.is_ready
         lines = self._read(max_bytes, max_lines)
         # The end came with the last data: the selector won't report it.
-        if self.transport.at_eof and not self.peer_end and not self._undecoded:
+        if self.transport.at_eof and not self.peer_end and not self.input.undecoded:
             lines += self._read(max_bytes, max_lines)
         if not was_ready and self.transport.is_ready:
             self.flush()
@@ -157,23 +152,22 @@ class Connection:
         If it isn't, ask again after the next look. No peer puts that off for ever: the bytes of its line are bounded.
         """
         has_unread, self.has_unread = self.has_unread, False
-        return not self.takes_input or not (has_unread or self._undecoded)
+        return not self.takes_input or not (has_unread or self.input.undecoded)
 
     def is_line_late(self) -> bool:
         """Tell, after `line_due`, whether the unfinished line is given up."""
-        return self.line_due == -math.inf or self.is_read_up()
+        return self.input.line_due == -math.inf or self.is_read_up()
 
     @property
     def has_input(self) -> bool:
         """Whether input that was read is undecoded: the selector doesn't know of it."""
-        return bool(self._undecoded)
+        return bool(self.input.undecoded)
 
     def _read(self, max_bytes: int, max_lines: int) -> list[Line]:
-        if self._throttle or (self.login and self.transport.is_ready):
+        if self.input.is_throttled or (self.login and self.transport.is_ready):
             max_bytes, max_lines = min(max_bytes, CAREFUL_READ_BYTES), min(max_lines, CAREFUL_LINES)
         try:
-            data, self._undecoded = self._undecoded, b""
-            if not data:
+            if not (data := self.input.take_undecoded()):
                 data = self.transport.recv(max_bytes)
                 self.has_unread = len(data) == max_bytes or self.transport.has_unread
         except (BlockingIOError, InterruptedError):
@@ -187,47 +181,7 @@ class Connection:
             self.peer_end = "end of stream" if self.state is ConnectionState.OPEN else "connection reset"
         if self.is_closing or (self.state is ConnectionState.BROKEN and self.peer_end):
             return []
-        if data.count(b"\n") > max_lines:
-            self._undecoded = data.split(b"\n", max_lines)[max_lines]
-            data = data[: len(data) - len(self._undecoded)]
-        skipped_before = self._decoder.skipped_bytes
-        lines = self._decoder.receive_data(data) if data else self._decoder.receive_eof()
-        if self._decoder.in_line or self.line_due != math.inf:
-            self._watch_line(bool(lines) or self._decoder.skipped_bytes < skipped_before)
-        return self.resume(lines) if self._throttle else lines
-
-    def resume(self, lines: Sequence[Line] = ()) -> list[Line]:
-        """Return the lines that were held back, then these, as far as the rate lets them pass.
-
-        While lines are held back, the unfinished line has no deadline.
-        """
-        if not self._throttle:
-            return list(lines)
-        passed = self._throttle.receive(lines, time.monotonic())
-        if self.resume_at is not None:
-            self.line_due = math.inf
-        elif self._decoder.in_line and self.line_due == math.inf:
-            self._watch_line(new_line=True)
-        return passed
-
-    def release(self) -> list[Line]:
-        """Return every line that was held back, and hold back no more."""
-        throttle, self._throttle = self._throttle, None
-        return throttle.release() if throttle else []
-
-    @property
-    def resume_at(self) -> float | None:
-        """The time when the next held line may pass, or None if no line is held back."""
-        return self._throttle.resume_at if self._throttle else None
-
-    @property
-    def line_fault(self) -> str:
-        """The reason for a disconnect at `line_due`."""
-        if not self._decoder.skipped_bytes:
-            return f"a line took longer than {self._share.limits.line_seconds:g} seconds"
-        if self._decoder.skipped_bytes > self._share.limits.max_overlong_bytes:
-            return f"more than {self._share.limits.max_overlong_bytes} bytes without a line end"
-        return f"a line that is too long took longer than {self._share.limits.overlong_seconds:g} seconds"
+        return self.input.receive(data, max_lines)
 
     def write(self, data: bytes) -> bool:
         """Hand `data`, which other members share, to the kernel; keep the rest pending.
@@ -295,7 +249,7 @@ class Connection:
 
     def begin_end(self) -> None:
         """Begin to end: receive no more lines, write the pending bytes, then the end of stream."""
-        self._undecoded = b""
+        self.input.undecoded = b""
         self.state = ConnectionState.CLOSING if self.state is ConnectionState.OPEN else ConnectionState.ENDED
         if not self._pending:
             self._end_sending()
@@ -305,7 +259,7 @@ class Connection:
         """Whether it is read from now: else input stays in the kernel, or undecoded."""
         if self.peer_end or self.is_closing:
             return not self.peer_end
-        if self.resume_at is not None or (self.login and self.login.is_waiting):
+        if self.input.resume_at is not None or (self.login and self.login.is_waiting):
             return False
         if not (self._pending and self._pending.private_bytes):
             return True
@@ -348,23 +302,6 @@ class Connection:
         """Drop pending bytes, but for the rest of the first line: they must not take memory until the peer reads."""
         if self._pending and not self._pending.truncate(self.transport.take_sealed()):
             self._break()
-
-    def _watch_line(self, new_line: bool) -> None:
-        """Set `line_due` for the unfinished line, if there is one.
-
-        Args:
-            new_line: whether the line began, or became too long, with this read.
-        """
-        now = time.monotonic()
-        if not self._decoder.in_line:
-            self.line_due = math.inf
-        elif self._decoder.skipped_bytes > self._share.limits.max_overlong_bytes:
-            self.line_due = -math.inf
-        elif new_line:
-            skipping = self._decoder.skipped_bytes > 0
-            self.line_due = now + (self._share.limits.overlong_seconds if skipping else self._share.limits.line_seconds)
-        elif self.line_due == math.inf:
-            self.line_due = now + self._share.limits.line_seconds
 
     def _failed(self, error: OSError) -> int:
         """Note that a write failed. Returns how many bytes the kernel took: 0."""

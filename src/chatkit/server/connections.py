@@ -102,11 +102,11 @@ class Connections:
             self.note_write(connection)  # TLS may have answered
             lines = connection.login.receive(lines)
         # The end counts after the lines that the rate holds back.
-        resume_at = connection.resume_at
+        resume_at = connection.input.resume_at
         end = connection.peer_end if resume_at is None else None
         if (lines or end) and connection.member:
             self.received.append(Received(connection.member, lines, end))
-        if resume_at is not None or connection.line_due != math.inf or connection.login:
+        if resume_at is not None or connection.input.line_due != math.inf or connection.login:
             self.arm(connection)
 
     def write(self, connection: Connection, data: bytes) -> None:
@@ -210,7 +210,7 @@ class Connections:
     def release_throttled(self) -> None:
         """Receive the lines that the members' rates hold back: at the end they count as arrived."""
         for connection in list(self._all):
-            self.receive(connection, connection.release())
+            self.receive(connection, connection.input.release())
             self.watch(connection)
 
     def close_all(self) -> None:
@@ -234,7 +234,7 @@ class Connections:
             return
         self.counters.slow_consumers += kind == SLOW_CONSUMER
         self._cut[connection] = reason
-        self.received.append(Received(connection.member, connection.release(), kind))
+        self.received.append(Received(connection.member, connection.input.release(), kind))
         last = Error(f"{CUT_OFF}: {reason}", kind.replace(" ", "_"))
         self.write(connection, (self.subscribers.format_of(connection.member) or TEXT).encode(last))
         self.end(connection)
@@ -283,10 +283,10 @@ class Connections:
             self.watch(connection)
         elif connection.is_leaving:
             return
-        elif connection.member and connection.line_due <= now and connection.is_line_late():
-            self.disconnect(connection, connection.line_fault, "endless line")
-        elif connection.resume_at is not None and connection.resume_at <= now:
-            self.receive(connection, connection.resume())
+        elif connection.member and connection.input.line_due <= now and connection.is_line_late():
+            self.disconnect(connection, connection.input.line_fault, "endless line")
+        elif connection.input.resume_at is not None and connection.input.resume_at <= now:
+            self.receive(connection, connection.input.resume())
             self.watch(connection)
         elif connection.pending_bytes:
             connection.flush()  # the kernel reports a socket as writable only when a third of its buffer is free

@@ -97,12 +97,12 @@ class PendingLogin:
         """Check lines from the peer. If it becomes a member, returns the lines that are left for the room."""
         self._lines += lines
         self.ask()
-        if self._connection.line_due == -math.inf:
+        if self._connection.input.line_due == -math.inf:
             self._leave(TOO_MUCH_BEFORE_PASSWORD)
             return []
         if self._connection.transport.is_ready and (not self._logins.auth or self._verify(self._logins.auth)):
             return self._logins.join(self._connection, self._lines)
-        has_ended = self._connection.peer_end and not self._lines and self._connection.resume_at is None
+        has_ended = self._connection.peer_end and not self._lines and self._connection.input.resume_at is None
         if self._connection.login and has_ended:
             self._leave()
         return []

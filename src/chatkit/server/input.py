@@ -1,0 +1,103 @@
+"""The input side of a connection: bytes to lines, with a rate and a deadline for the unfinished line. No socket."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+
+from chatkit.limits import Limits
+from chatkit.protocol.lines import Line
+from chatkit.protocol.sniff import SniffingDecoder
+from chatkit.server.throttle import Throttle
+
+
+class Input:
+    """The bytes that a peer sent, as lines. Times are those of `time.monotonic`.
+
+    Attributes:
+        undecoded: bytes that were read and aren't decoded: a read brings so many lines, the rest waits.
+        line_due: the time when the unfinished line must have ended: `math.inf` between lines, `-math.inf` if more than
+            `max_overlong_bytes` of it are skipped.
+    """
+
+    __slots__ = ("_decoder", "_limits", "_throttle", "line_due", "undecoded")
+
+    def __init__(self, limits: Limits) -> None:
+        self.undecoded = b""
+        self.line_due = math.inf
+        self._limits = limits
+        self._decoder = SniffingDecoder(limits.max_line_bytes)
+        rate = limits.messages_per_second
+        self._throttle = Throttle(rate) if rate and math.isfinite(rate) else None
+
+    @property
+    def is_throttled(self) -> bool:
+        """Whether a rate may hold lines back."""
+        return self._throttle is not None
+
+    def take_undecoded(self) -> bytes:
+        """Return the undecoded bytes, which count as not read."""
+        data, self.undecoded = self.undecoded, b""
+        return data
+
+    def receive(self, data: bytes, max_lines: int) -> list[Line]:
+        """Return the lines that `data` completes, at most `max_lines`. No bytes mean the peer's end of stream."""
+        if data.count(b"\n") > max_lines:
+            self.undecoded = data.split(b"\n", max_lines)[max_lines]
+            data = data[: len(data) - len(self.undecoded)]
+        skipped_before = self._decoder.skipped_bytes
+        lines = self._decoder.receive_data(data) if data else self._decoder.receive_eof()
+        if self._decoder.in_line or self.line_due != math.inf:
+            self._watch_line(bool(lines) or self._decoder.skipped_bytes < skipped_before)
+        return self.resume(lines) if self._throttle else lines
+
+    def resume(self, lines: Sequence[Line] = ()) -> list[Line]:
+        """Return the lines that were held back, then these, as far as the rate lets them pass.
+
+        While lines are held back, the unfinished line has no deadline.
+        """
+        if not self._throttle:
+            return list(lines)
+        passed = self._throttle.receive(lines, time.monotonic())
+        if self.resume_at is not None:
+            self.line_due = math.inf
+        elif self._decoder.in_line and self.line_due == math.inf:
+            self._watch_line(new_line=True)
+        return passed
+
+    def release(self) -> list[Line]:
+        """Return every line that was held back, and hold back no more."""
+        throttle, self._throttle = self._throttle, None
+        return throttle.release() if throttle else []
+
+    @property
+    def resume_at(self) -> float | None:
+        """The time when the next held line may pass, or None if no line is held back."""
+        return self._throttle.resume_at if self._throttle else None
+
+    @property
+    def line_fault(self) -> str:
+        """The reason for a disconnect at `line_due`."""
+        if not self._decoder.skipped_bytes:
+            return f"a line took longer than {self._limits.line_seconds:g} seconds"
+        if self._decoder.skipped_bytes > self._limits.max_overlong_bytes:
+            return f"more than {self._limits.max_overlong_bytes} bytes without a line end"
+        return f"a line that is too long took longer than {self._limits.overlong_seconds:g} seconds"
+
+    def _watch_line(self, new_line: bool) -> None:
+        """Set `line_due` for the unfinished line, if there is one.
+
+        Args:
+            new_line: whether the line began, or became too long, with this read.
+        """
+        now = time.monotonic()
+        if not self._decoder.in_line:
+            self.line_due = math.inf
+        elif self._decoder.skipped_bytes > self._limits.max_overlong_bytes:
+            self.line_due = -math.inf
+        elif new_line:
+            skipping = self._decoder.skipped_bytes > 0
+            self.line_due = now + (self._limits.overlong_seconds if skipping else self._limits.line_seconds)
+        elif self.line_due == math.inf:
+            self.line_due = now + self._limits.line_seconds
