@@ -10,8 +10,8 @@ from typing import Any
 SECOND_SIGNAL_SECONDS = 0.5
 
 
-def _limit(default: float | None, help_text: str) -> Any:
-    return field(default=default, metadata={"help": help_text})
+def _limit(default: float | None, help_text: str, least: float = 0) -> Any:
+    return field(default=default, metadata={"help": help_text, "least": least})
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +24,7 @@ class Limits:
         Others: counts. None, where it is the default, means no bound. `chat-server --help` describes each field.
 
     Raises:
-        ValueError: a value isn't above zero.
+        ValueError: a value isn't above zero, or `unframed_seconds` is below 0.2.
     """
 
     # As Apache bounds a request line (LimitRequestLine, 8190): far above what a person types.
@@ -36,6 +36,13 @@ class Limits:
     overlong_seconds: float = _limit(10.0, "Time to skip one overlong line before its member is disconnected.")
     # Half of what nginx grants a request's header (client_header_timeout, 60 s); terminals send whole lines.
     line_seconds: float = _limit(30.0, "Time for a line from its first byte to its end.")
+    # Less than 0.2 s, after which Linux sends a lost packet again at the earliest, would part many lines.
+    unframed_seconds: float | None = _limit(
+        None,
+        "Quiet time after which text without a line end counts as a line, until a peer's first line end; never by "
+        "default.",
+        least=0.2,
+    )
     # The soft limit that Redis sets for subscribers (client-output-buffer-limit pubsub, 8 MB).
     # The kernel holds half a MiB more for each member, and the peer's own kernel what it likes.
     max_pending_bytes: int = _limit(
@@ -83,3 +90,5 @@ class Limits:
                 continue
             if not value or not value > 0:
                 raise ValueError(f"{limit.name} must be above zero, not {value!r}")
+            if value < (least := limit.metadata["least"]):
+                raise ValueError(f"{limit.name} must be at least {least:g}, not {value!r}")

@@ -60,12 +60,16 @@ class Reads:
 
         monkeypatch.setattr(Connection, "receive", receive_and_tell)
 
-    def send(self, peer: Peer, *pieces: bytes) -> None:
+    def send(self, peer: Peer, *pieces: bytes, as_member: bool = True) -> None:
         """Send each piece when the server has read the one before; return when it has read the last one."""
         for piece in pieces:
             peer.send(piece)
-            while self._readers.get(timeout=DEADLINE) != peer.name:
-                pass
+            self.wait_for(peer.name if as_member else "")
+
+    def wait_for(self, name: str) -> None:
+        """Return when the server has read from a member of this name once more; "" stands for a login."""
+        while self._readers.get(timeout=DEADLINE) != name:
+            pass
 
 
 class Started:

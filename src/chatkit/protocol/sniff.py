@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 
-from chatkit.protocol.lines import Foreign, Line, LineDecoder
+from chatkit.protocol.lines import BYTE_ORDER_MARK, Foreign, Line, LineDecoder
 from chatkit.protocol.replies import SPEAKS_TEXT
 
 TLS_HELLO = b"\x16\x03"
@@ -52,6 +53,13 @@ def sniff(first_line: bytes, *, whole: bool) -> Foreign | None:
     if whole and _IRC_CAP.fullmatch(first_line):
         return _IRC
     return _HTTP if (_REQUEST if whole else _CUT_REQUEST).fullmatch(first_line) else None
+
+
+def _ends_within_character(data: bytes) -> bool:
+    """Tell whether more bytes may complete the last character."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    decoder.decode(data)
+    return bool(decoder.getstate()[0])
 
 
 class SniffingDecoder(LineDecoder):
@@ -128,6 +136,26 @@ class SniffingDecoder(LineDecoder):
     def _reject(self, foreign: Foreign) -> list[Line]:
         self._is_foreign, self._partial, self._held, self.skipped_bytes = True, b"", {}, 0
         return [foreign]
+
+    @property
+    def begins_command(self) -> bool:
+        """Whether the unfinished line is a command."""
+        return self._partial.removeprefix(BYTE_ORDER_MARK).startswith(b"/")
+
+    def end_line(self) -> list[Line]:
+        """End the unfinished first line, of a peer that sends no line ends. What follows is a first line, too.
+
+        Returns:
+            The line, or the other protocol in it; nothing, and the line goes on, if it is a command, may begin a
+            request, or ends within a character.
+        """
+        line = self._partial.removeprefix(BYTE_ORDER_MARK)
+        if foreign := self._sniff(line, whole=True):
+            return self._reject(foreign)
+        if not line or self.begins_command or _CUT_REQUEST.fullmatch(line) or _ends_within_character(line):
+            return []
+        self._partial = b""
+        return [self._line(line.removesuffix(b"\r"))]
 
     def receive_eof(self) -> list[Line]:
         """Return the last line, if it has no line end, or the other protocol in it."""

@@ -123,6 +123,7 @@ class Connection:
         """The time (`time.monotonic`) of its next deadline."""
         due = min(self.close_at, self.write_at, self.login.due if self.login else math.inf)
         if not self.is_leaving:
+            due = min(due, self.input.quiet_due)
             if self._pending:
                 due = min(due, self.last_sent + self._share.limits.stall_seconds)
             if self.member:

@@ -23,6 +23,7 @@ from chatkit.server.connection import Connection
 from chatkit.server.deadlines import Deadlines
 from chatkit.server.stats import Counters
 from chatkit.server.subscribers import Subscribers
+from chatkit.server.unframed import HINT
 
 logger = logging.getLogger("chatkit")
 
@@ -288,11 +289,22 @@ class Connections:
         elif connection.input.resume_at is not None and connection.input.resume_at <= now:
             self.receive(connection, connection.input.resume())
             self.watch(connection)
+        elif connection.input.quiet_due <= now and connection.is_read_up():
+            self._end_quiet(connection, now)
         elif connection.pending_bytes:
             connection.flush()  # the kernel reports a socket as writable only when a third of its buffer is free
             self.touched[connection] = None
             if connection.pending_bytes and connection.last_sent + self._limits.stall_seconds <= now:
                 self.disconnect(connection, f"nothing was read for {self._limits.stall_seconds:g} seconds")
+
+    def _end_quiet(self, connection: Connection, now: float) -> None:
+        """Receive the text of a peer that ends no line, or tell it how to end one."""
+        lines, hints = connection.input.end_quiet(now)
+        if hints:
+            self.write(connection, HINT)
+        if lines:
+            self.receive(connection, lines)
+        self.watch(connection)
 
     def _exceeds_limit(self, connection: Connection) -> bool:
         """Tell whether too much is pending. A replay doesn't count: at most one page of it is pending."""

@@ -10,6 +10,7 @@ from chatkit.limits import Limits
 from chatkit.protocol.lines import Line
 from chatkit.protocol.sniff import SniffingDecoder
 from chatkit.server.throttle import Throttle
+from chatkit.server.unframed import Unframed
 
 
 class Input:
@@ -19,13 +20,15 @@ class Input:
         undecoded: bytes that were read and aren't decoded: a read brings so many lines, the rest waits.
         line_due: the time when the unfinished line must have ended: `math.inf` between lines, `-math.inf` if more than
             `max_overlong_bytes` of it are skipped.
+        unframed: the quiet times of a peer that has ended no line yet; None once it has.
     """
 
-    __slots__ = ("_decoder", "_limits", "_throttle", "line_due", "undecoded")
+    __slots__ = ("_decoder", "_limits", "_throttle", "line_due", "undecoded", "unframed")
 
     def __init__(self, limits: Limits) -> None:
         self.undecoded = b""
         self.line_due = math.inf
+        self.unframed: Unframed | None = Unframed(limits.unframed_seconds)
         self._limits = limits
         self._decoder = SniffingDecoder(limits.max_line_bytes)
         rate = limits.messages_per_second
@@ -35,6 +38,11 @@ class Input:
     def is_throttled(self) -> bool:
         """Whether a rate may hold lines back."""
         return self._throttle is not None
+
+    def require_line_ends(self) -> None:
+        """Never take text without a line end for a line."""
+        if self.unframed:
+            self.unframed.takes_after = math.inf
 
     def take_undecoded(self) -> bytes:
         """Return the undecoded bytes, which count as not read."""
@@ -47,7 +55,8 @@ class Input:
             self.undecoded = data.split(b"\n", max_lines)[max_lines]
             data = data[: len(data) - len(self.undecoded)]
         skipped_before = self._decoder.skipped_bytes
-        lines = self._decoder.receive_data(data) if data else self._decoder.receive_eof()
+        is_plain = data and not self.unframed
+        lines = self._decoder.receive_data(data) if is_plain else self._decode(data)
         if self._decoder.in_line or self.line_due != math.inf:
             self._watch_line(bool(lines) or self._decoder.skipped_bytes < skipped_before)
         return self.resume(lines) if self._throttle else lines
@@ -77,6 +86,26 @@ class Input:
         return self._throttle.resume_at if self._throttle else None
 
     @property
+    def quiet_due(self) -> float:
+        """The time when `end_quiet` must be called."""
+        return self.unframed.due if self.unframed else math.inf
+
+    def end_quiet(self, now: float) -> tuple[list[Line], bool]:
+        """Handle the end of a quiet time, after `quiet_due`.
+
+        Returns:
+            The text so far, if it counts as a line; and whether the peer must be told how to end a line.
+        """
+        unframed, lines = self.unframed, list[Line]()
+        assert unframed
+        takes = unframed.begin_take(now)
+        if takes and (lines := self._decoder.end_line()):
+            unframed.note_taken()
+            self._watch_line(new_line=False)
+        hints = unframed.begin_hint(now, at_once=takes and self._decoder.begins_command)
+        return self.resume(lines), hints
+
+    @property
     def line_fault(self) -> str:
         """The reason for a disconnect at `line_due`."""
         if not self._decoder.skipped_bytes:
@@ -84,6 +113,23 @@ class Input:
         if self._decoder.skipped_bytes > self._limits.max_overlong_bytes:
             return f"more than {self._limits.max_overlong_bytes} bytes without a line end"
         return f"a line that is too long took longer than {self._limits.overlong_seconds:g} seconds"
+
+    def _decode(self, data: bytes) -> list[Line]:
+        """Return the lines of a peer that has ended no line yet, or ends its stream."""
+        if not data:
+            return self._decoder.receive_eof()
+        lines = self._watch_framing(data) if self.unframed else []
+        return lines + self._decoder.receive_data(data)
+
+    def _watch_framing(self, text: bytes) -> list[Line]:
+        """Note text of a peer that has ended no line yet. Returns the line before it, if a quiet time parts them."""
+        assert self.unframed
+        if b"\n" in text:
+            self.unframed = None
+            return []
+        lines = self._decoder.end_line() if self.unframed.is_parted else []
+        self.unframed.note_text(time.monotonic())
+        return lines
 
     def _watch_line(self, new_line: bool) -> None:
         """Set `line_due` for the unfinished line, if there is one.

@@ -32,7 +32,8 @@ def limit_options(command: Any) -> Any:
     """Add an option for each field of `Limits` to a command."""
     for limit in reversed(fields(Limits)):
         whole = "int" in str(limit.type)
-        kind = click.IntRange(min=1) if whole else click.FloatRange(min=0, min_open=True)
+        least = limit.metadata["least"]
+        kind = click.IntRange(min=1) if whole else click.FloatRange(min=least, min_open=not least)
         name, unit = "--" + limit.name.replace("_", "-"), UNITS.get(limit.name.rpartition("_")[2], "N")
         command = option(name, type=kind, metavar=unit, default=limit.default, help=limit.metadata["help"])(command)
     return command
