@@ -190,3 +190,12 @@ def test_many_that_hold_the_same_are_not_all_cut_off(monkeypatch: pytest.MonkeyP
         served.connections.write(served.member(ScriptedSocket([None] * 9)), (b"x" * 999 + b"\n") * 40)
     served.connections.tick(served.now)
     assert len(served.connections.received) == 6
+
+
+def test_answers_to_telnet_are_private_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They count in the budget while their peer doesn't read."""
+    served = Served(monkeypatch, Limits())
+    connection = served.member(ScriptedSocket([None], [b"\xff\xfd\x06hi\n"]))
+    served.connections.receive(connection, connection.receive(100, 100))
+    assert served.connections.received[0].lines == ["hi"]
+    assert connection.private_bytes == served.connections.share.private_bytes == 3

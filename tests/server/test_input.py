@@ -64,9 +64,9 @@ def test_a_peer_without_line_ends_is_told_once(typist: Typist) -> None:
     assert typist.does(b"\n") == ["hello!more"]
 
 
-@pytest.mark.parametrize("steps", [(b"hel", 60), (b"hi\n", b"hel", b"lo", 60)])
+@pytest.mark.parametrize("steps", [(b"hel", 60), (b"hi\n", b"hel", b"lo", 60), (b"\xff\xf1", b"\xff\xf1", b"hi", 60)])
 def test_a_peer_that_needs_no_hint(typist: Typist, steps: list[bytes | float]) -> None:
-    """One read isn't enough, one line end is."""
+    """One read isn't enough, one line end is; commands of telnet are no text."""
     assert HINTED not in typist.does(*steps)
 
 
@@ -106,6 +106,12 @@ def test_a_command_needs_its_line_end(unframed: Typist) -> None:
     assert unframed.does(b"\n") == ["/msg ada secret stuff!"]
 
 
+def test_half_a_command_of_telnet_is_waited_for(unframed: Typist) -> None:
+    """The text before it, too."""
+    assert unframed.does(b"a", b"b\xff", 2, b"\xf4", 2) == []
+    assert unframed.does(b"c", QUIET) == ["abc"]
+
+
 @pytest.mark.parametrize("cut", range(1, 18))
 def test_other_protocols_come_first(unframed: Typist, cut: int) -> None:
     """A request that arrives slowly is refused as ever; nothing of it becomes a line."""
@@ -139,5 +145,11 @@ def test_a_rate_holds_back_such_lines_too(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_the_rest_of_a_stream_is_a_line(unframed: Typist) -> None:
-    """As without a quiet time: also a command."""
+    """As without a quiet time: also a command, and text in front of half a command of telnet."""
     assert unframed.does(b"a", b"b", QUIET, b"/who", b"", QUIET) == ["ab", "/who"]
+
+
+def test_bytes_of_telnet_before_another_protocol_are_not_answered(typist: Typist) -> None:
+    """The first bytes of TLS are random, and may hold what looks like a request."""
+    assert [type(line) for line in typist.does(b"\x16\x03\x01\xff\xfb\x01")] == [Foreign]
+    assert typist.input.answers == b""

@@ -80,7 +80,7 @@ class Flooder:
 
     login = member = peer_end = None
     is_closing, has_input, takes_input = False, False, True
-    input = SimpleNamespace(resume_at=None, line_due=math.inf)
+    input = SimpleNamespace(answers=b"", resume_at=None, line_due=math.inf)
     transport = SimpleNamespace(is_ready=True)
     replay = None
 

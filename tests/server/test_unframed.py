@@ -1,16 +1,22 @@
-"""Servers, and peers that end no line."""
+"""Servers, and peers that end no line or speak telnet."""
 
 from __future__ import annotations
+
+import socket
 
 import pytest
 
 from chatkit import Limits
+from chatkit.protocol.telnet import MAX_ANSWERS
 from chatkit.server.unframed import HINT
 from chatkit.tls import server_context
 from tests.helpers.login import ASKED, Guarded
 from tests.helpers.marks import over_tls
 from tests.helpers.papers import Papers
+from tests.helpers.peers import Peer
 from tests.helpers.servers import Reads, Serve
+
+DO_MARK, MARK = b"\xff\xfd\x06", b"\xff\xfb\x06"
 
 
 @pytest.fixture
@@ -66,3 +72,46 @@ def test_a_login_needs_line_ends(guarded: Guarded, reads: Reads) -> None:
     assert peer.line() == ASKED
     reads.send(peer, b"/password", b" wrong", as_member=False)
     assert b"no password in 0.6 seconds" in peer.line()
+
+
+@over_tls
+def test_telnet_is_answered_at_once(serve: Serve) -> None:
+    """Also in the middle of a line, which comes without its commands."""
+    talker, reader = serve().peers(2)
+    talker.send(b"he\xff\xf4" + DO_MARK)
+    assert received(talker, len(MARK)) == MARK
+    talker.send(b"llo\n")
+    assert reader.line() == f"{talker.name}: hello".encode()
+
+
+def received(peer: Peer, number: int) -> bytes:
+    """Return so many bytes."""
+    data = b""
+    while len(data) < number:
+        data += peer.sock.recv(number - len(data))
+    return data
+
+
+def test_an_urgent_byte_keeps_its_place(serve: Serve, reads: Reads) -> None:
+    """`telnet` sends the end of IAC DM as one: taken out of the stream, it would leave half a command."""
+    talker, reader = serve().peers(2)
+    reads.send(talker, b"a\xff")
+    talker.sock.send(b"\xf2", socket.MSG_OOB)
+    talker.send(b"b\n")
+    assert reader.line() == f"{talker.name}: ab".encode()
+
+
+def test_telnet_before_the_password(guarded: Guarded) -> None:
+    """PuTTY asks at once."""
+    peer = guarded().peer()
+    assert peer.line() == ASKED
+    peer.send(DO_MARK)
+    assert received(peer, len(MARK)) == MARK
+
+
+def test_answers_to_telnet_have_an_end(serve: Serve) -> None:
+    """A peer that asks on gets no more of them, and its lines arrive."""
+    talker, reader = serve().peers(2)
+    talker.send(DO_MARK * 1000 + b"/sync\nhi\n")
+    assert talker.line() == MARK * MAX_ANSWERS + b"*** synced, newest is 0"
+    assert reader.line().endswith(b": hi")

@@ -52,11 +52,15 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def prepare(sock: socket.socket, limits: Limits) -> None:
-    """Set the options of an accepted socket: non-blocking, no delay, and keep-alive to notice a dead peer."""
+    """Set the options of an accepted socket: non-blocking, no delay, and keep-alive to notice a dead peer.
+
+    Urgent bytes stay in their place: after Ctrl-C, `telnet` sends the second half of a command as one (RFC 854, Synch).
+    """
     sock.setblocking(False)
     with suppress(OSError):  # some systems refuse options of a socket whose peer is gone
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_OOBINLINE, 1)
     keep_alive(sock, limits.silent_seconds, limits.unacknowledged_seconds)
 
 

@@ -99,6 +99,8 @@ class Connections:
 
     def receive(self, connection: Connection, lines: list[Line]) -> None:
         """Queue received lines for the worker to publish, or hand them to the login."""
+        if connection.input.answers:
+            self._answer(connection)
         if connection.login:
             self.note_write(connection)  # TLS may have answered
             lines = connection.login.receive(lines)
@@ -296,6 +298,11 @@ class Connections:
             self.touched[connection] = None
             if connection.pending_bytes and connection.last_sent + self._limits.stall_seconds <= now:
                 self.disconnect(connection, f"nothing was read for {self._limits.stall_seconds:g} seconds")
+
+    def _answer(self, connection: Connection) -> None:
+        """Answer telnet's commands."""
+        answers, connection.input.answers = connection.input.answers, b""
+        self.write(connection, answers)
 
     def _end_quiet(self, connection: Connection, now: float) -> None:
         """Receive the text of a peer that ends no line, or tell it how to end one."""

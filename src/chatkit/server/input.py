@@ -7,8 +7,9 @@ import time
 from collections.abc import Sequence
 
 from chatkit.limits import Limits
-from chatkit.protocol.lines import Line
+from chatkit.protocol.lines import Foreign, Line
 from chatkit.protocol.sniff import SniffingDecoder
+from chatkit.protocol.telnet import IAC, TelnetFilter
 from chatkit.server.throttle import Throttle
 from chatkit.server.unframed import Unframed
 
@@ -21,14 +22,16 @@ class Input:
         line_due: the time when the unfinished line must have ended: `math.inf` between lines, `-math.inf` if more than
             `max_overlong_bytes` of it are skipped.
         unframed: the quiet times of a peer that has ended no line yet; None once it has.
+        answers: bytes to send at once, in answer to telnet's commands.
     """
 
-    __slots__ = ("_decoder", "_limits", "_throttle", "line_due", "undecoded", "unframed")
+    __slots__ = ("_decoder", "_limits", "_telnet", "_throttle", "answers", "line_due", "undecoded", "unframed")
 
     def __init__(self, limits: Limits) -> None:
-        self.undecoded = b""
+        self.undecoded = self.answers = b""
         self.line_due = math.inf
         self.unframed: Unframed | None = Unframed(limits.unframed_seconds)
+        self._telnet: TelnetFilter | None = None  # created by the first IAC: nearly no peer sends any
         self._limits = limits
         self._decoder = SniffingDecoder(limits.max_line_bytes)
         rate = limits.messages_per_second
@@ -55,7 +58,7 @@ class Input:
             self.undecoded = data.split(b"\n", max_lines)[max_lines]
             data = data[: len(data) - len(self.undecoded)]
         skipped_before = self._decoder.skipped_bytes
-        is_plain = data and not self.unframed
+        is_plain = data and not self.unframed and not self._telnet and IAC not in data
         lines = self._decoder.receive_data(data) if is_plain else self._decode(data)
         if self._decoder.in_line or self.line_due != math.inf:
             self._watch_line(bool(lines) or self._decoder.skipped_bytes < skipped_before)
@@ -98,7 +101,7 @@ class Input:
         """
         unframed, lines = self.unframed, list[Line]()
         assert unframed
-        takes = unframed.begin_take(now)
+        takes = unframed.begin_take(now) and not (self._telnet and self._telnet.in_command)
         if takes and (lines := self._decoder.end_line()):
             unframed.note_taken()
             self._watch_line(new_line=False)
@@ -115,11 +118,25 @@ class Input:
         return f"a line that is too long took longer than {self._limits.overlong_seconds:g} seconds"
 
     def _decode(self, data: bytes) -> list[Line]:
-        """Return the lines of a peer that has ended no line yet, or ends its stream."""
+        """Return the lines of a peer that sends telnet's commands, or has ended no line yet, or ends its stream."""
+        text = self._without_commands(data)
+        lines = self._watch_framing(text) if self.unframed and text else []
+        lines += self._decoder.receive_data(text)
         if not data:
-            return self._decoder.receive_eof()
-        lines = self._watch_framing(data) if self.unframed else []
-        return lines + self._decoder.receive_data(data)
+            lines += self._decoder.receive_eof()
+        if lines and isinstance(lines[-1], Foreign):
+            self.answers = b""  # IAC was in the first bytes of TLS, for example
+        return lines
+
+    def _without_commands(self, data: bytes) -> bytes:
+        """Return text without telnet's commands."""
+        if not self._telnet:
+            if IAC not in data:
+                return data
+            self._telnet = TelnetFilter(at_start=self.unframed is not None and not self.unframed.has_text)
+        text = self._telnet.receive_data(data) if data else self._telnet.receive_eof()
+        self.answers += self._telnet.take_answers()
+        return text
 
     def _watch_framing(self, text: bytes) -> list[Line]:
         """Note text of a peer that has ended no line yet. Returns the line before it, if a quiet time parts them."""
