@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import codecs
 import re
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from chatkit.protocol.lines import BYTE_ORDER_MARK, Foreign, Line, LineDecoder
 from chatkit.protocol.replies import SPEAKS_TEXT
@@ -62,6 +64,9 @@ def _ends_within_character(data: bytes) -> bool:
     return bool(decoder.getstate()[0])
 
 
+_NONE_HELD: Mapping[bytes, Line] = MappingProxyType({})  # one for all decoders: nearly none holds a line
+
+
 class SniffingDecoder(LineDecoder):
     """A `LineDecoder` whose last line is a `Foreign` when the stream begins as another protocol.
 
@@ -77,7 +82,7 @@ class SniffingDecoder(LineDecoder):
         super().__init__(max_line_bytes)
         self._is_foreign = False
         self._end: bytes | None = None  # the last bytes so far of a first line whose end decides
-        self._held: dict[bytes, Line] = {}  # by their first words, at most one of each
+        self._held = _NONE_HELD  # by their first words, at most one of each
 
     def _begin(self, data: bytes) -> list[Line]:
         if self._is_foreign:
@@ -94,7 +99,7 @@ class SniffingDecoder(LineDecoder):
         if foreign := self._sniff(beginning, whole=fits):
             return self._reject(foreign)
         if fits and self._may_begin_irc(line):
-            self._held[line[:4]] = self._line(line.removesuffix(b"\r"))
+            self._held = {**self._held, line[:4]: self._line(line.removesuffix(b"\r"))}
             self._partial = b""
             return self._begin(rest)
         if self._held:
@@ -116,7 +121,7 @@ class SniffingDecoder(LineDecoder):
 
     def _release(self) -> list[Line]:
         """Return the held lines: they are chat, and so is everything that follows."""
-        held, self._held = list(self._held.values()), {}
+        held, self._held = list(self._held.values()), _NONE_HELD
         self._at_start = self._at_start and not held
         return held
 
@@ -134,7 +139,7 @@ class SniffingDecoder(LineDecoder):
         return super().receive_data(data[len(line) :])
 
     def _reject(self, foreign: Foreign) -> list[Line]:
-        self._is_foreign, self._partial, self._held, self.skipped_bytes = True, b"", {}, 0
+        self._is_foreign, self._partial, self._held, self.skipped_bytes = True, b"", _NONE_HELD, 0
         return [foreign]
 
     @property

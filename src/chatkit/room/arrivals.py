@@ -54,4 +54,5 @@ class Arrivals:
                 break
         for member in due:
             del self._waiting[member]
+        self._waiting = self._waiting or {}  # a dict that is emptied keeps its size
         return due

@@ -21,16 +21,22 @@ class Input:
         undecoded: bytes that were read and aren't decoded: a read brings so many lines, the rest waits.
         line_due: the time when the unfinished line must have ended: `math.inf` between lines, `-math.inf` if more than
             `max_overlong_bytes` of it are skipped.
-        unframed: the quiet times of a peer that has ended no line yet; None once it has.
         answers: bytes to send at once, in answer to telnet's commands.
+        takes_after: the seconds of quiet after which text without a line end counts as a line; `math.inf` if it never
+            does.
     """
 
-    __slots__ = ("_decoder", "_limits", "_telnet", "_throttle", "answers", "line_due", "undecoded", "unframed")
+    __slots__ = (
+        "_decoder", "_has_ended_line", "_limits", "_telnet", "_throttle", "_unframed",
+        "answers", "line_due", "takes_after", "undecoded",
+    )  # fmt: skip
 
     def __init__(self, limits: Limits) -> None:
         self.undecoded = self.answers = b""
         self.line_due = math.inf
-        self.unframed: Unframed | None = Unframed(limits.unframed_seconds)
+        self.takes_after = limits.unframed_seconds or math.inf
+        self._has_ended_line = False
+        self._unframed: Unframed | None = None  # created by the first text without a line end
         self._telnet: TelnetFilter | None = None  # created by the first IAC: nearly no peer sends any
         self._limits = limits
         self._decoder = SniffingDecoder(limits.max_line_bytes)
@@ -41,11 +47,6 @@ class Input:
     def is_throttled(self) -> bool:
         """Whether a rate may hold lines back."""
         return self._throttle is not None
-
-    def require_line_ends(self) -> None:
-        """Never take text without a line end for a line."""
-        if self.unframed:
-            self.unframed.takes_after = math.inf
 
     def take_undecoded(self) -> bytes:
         """Return the undecoded bytes, which count as not read."""
@@ -58,7 +59,7 @@ class Input:
             self.undecoded = data.split(b"\n", max_lines)[max_lines]
             data = data[: len(data) - len(self.undecoded)]
         skipped_before = self._decoder.skipped_bytes
-        is_plain = data and not self.unframed and not self._telnet and IAC not in data
+        is_plain = data and self._has_ended_line and not self._telnet and IAC not in data
         lines = self._decoder.receive_data(data) if is_plain else self._decode(data)
         if self._decoder.in_line or self.line_due != math.inf:
             self._watch_line(bool(lines) or self._decoder.skipped_bytes < skipped_before)
@@ -91,7 +92,7 @@ class Input:
     @property
     def quiet_due(self) -> float:
         """The time when `end_quiet` must be called."""
-        return self.unframed.due if self.unframed else math.inf
+        return self._unframed.due if self._unframed else math.inf
 
     def end_quiet(self, now: float) -> tuple[list[Line], bool]:
         """Handle the end of a quiet time, after `quiet_due`.
@@ -99,7 +100,7 @@ class Input:
         Returns:
             The text so far, if it counts as a line; and whether the peer must be told how to end a line.
         """
-        unframed, lines = self.unframed, list[Line]()
+        unframed, lines = self._unframed, list[Line]()
         assert unframed
         takes = unframed.begin_take(now) and not (self._telnet and self._telnet.in_command)
         if takes and (lines := self._decoder.end_line()):
@@ -120,7 +121,7 @@ class Input:
     def _decode(self, data: bytes) -> list[Line]:
         """Return the lines of a peer that sends telnet's commands, or has ended no line yet, or ends its stream."""
         text = self._without_commands(data)
-        lines = self._watch_framing(text) if self.unframed and text else []
+        lines = self._watch_framing(text) if text and not self._has_ended_line else []
         lines += self._decoder.receive_data(text)
         if not data:
             lines += self._decoder.receive_eof()
@@ -133,19 +134,19 @@ class Input:
         if not self._telnet:
             if IAC not in data:
                 return data
-            self._telnet = TelnetFilter(at_start=self.unframed is not None and not self.unframed.has_text)
+            self._telnet = TelnetFilter(at_start=not self._has_ended_line and not self._unframed)
         text = self._telnet.receive_data(data) if data else self._telnet.receive_eof()
         self.answers += self._telnet.take_answers()
         return text
 
     def _watch_framing(self, text: bytes) -> list[Line]:
         """Note text of a peer that has ended no line yet. Returns the line before it, if a quiet time parts them."""
-        assert self.unframed
         if b"\n" in text:
-            self.unframed = None
+            self._has_ended_line, self._unframed = True, None
             return []
-        lines = self._decoder.end_line() if self.unframed.is_parted else []
-        self.unframed.note_text(time.monotonic())
+        self._unframed = self._unframed or Unframed()
+        lines = self._decoder.end_line() if self._unframed.is_parted else []
+        self._unframed.note_text(time.monotonic(), self.takes_after)
         return lines
 
     def _watch_line(self, new_line: bool) -> None:

@@ -185,7 +185,7 @@ class Logins:
         """Begin the login of a connection whose place is reserved. Its time begins now: nobody has read it before."""
         until = time.monotonic() + self.limits.tls_handshake_seconds
         connection.login = PendingLogin(self, connection, address, until)
-        connection.input.require_line_ends()
+        connection.input.takes_after = math.inf
         connection.login.ask()
         self.connections.arm(connection)
         self.connections.watch(connection)

@@ -21,34 +21,31 @@ class Unframed:
     A quiet time before the second one parts the text: what came before it is a line of its own.
 
     Attributes:
-        takes_after: the seconds of quiet after which text counts as a line; `math.inf` if it never does.
         is_parted: whether the text so far counts as a line if more text follows without a line end.
     """
 
-    __slots__ = ("_hint_at", "_is_told", "_reads", "_take_at", "is_parted", "takes_after")
+    __slots__ = ("_hint_at", "_is_told", "_reads", "_take_at", "is_parted")
 
-    def __init__(self, takes_after: float | None) -> None:
-        self.takes_after = takes_after or math.inf
+    def __init__(self) -> None:
         self.is_parted = False
         self._reads = 0
         self._is_told = False
         self._take_at = self._hint_at = math.inf
 
     @property
-    def has_text(self) -> bool:
-        """Whether a read has brought text."""
-        return self._reads > 0
-
-    @property
     def due(self) -> float:
         """The time when a quiet time is over."""
         return min(self._take_at, self._hint_at)
 
-    def note_text(self, now: float) -> None:
-        """Begin a quiet time, after a read that brought text and no line end."""
+    def note_text(self, now: float, takes_after: float) -> None:
+        """Begin a quiet time, after a read that brought text and no line end.
+
+        Args:
+            takes_after: the seconds of quiet after which text counts as a line.
+        """
         self._reads += 1
         self.is_parted = False
-        self._take_at = now + self.takes_after
+        self._take_at = now + takes_after
         self._hint_at = now + HINT_SECONDS if self._reads > 1 and not self._is_told else math.inf
 
     def begin_take(self, now: float) -> bool:
