@@ -18,9 +18,9 @@ from tests.helpers.commands import BIN, Run, Running
 from tests.helpers.peers import DEADLINE, Peer, token_seconds, trusting
 from tests.helpers.processes import resident_kib
 
-# Each kind, and how many times longer than text it may take beside thousands: a line is ten times as long in JSON, is
-# encrypted for each in TLS, and waits for the commit of the others' in a room with a history.
-KINDS = {"text": 1, "json": 6, "tls": 6, "history": 2}
+# Each kind, and how many times longer than text it may take: beside thousands, and beside few. Beside thousands a line
+# is ten times as long in JSON, and is encrypted for each in TLS. With a history a line waits for two more threads.
+KINDS = {"text": (1, 1), "json": (6, 1), "tls": (6, 1), "history": (2, 2)}
 
 # A name of 32 letters that take four bytes each: an answer or a line is as long as it gets.
 LONG_NAME = b"/nick " + "\U00012000".encode() * 31 + b"\n"
@@ -80,9 +80,10 @@ class Attack:
         """Return how long to attack: ten times as long with --long-attacks."""
         return short * 10 if self._long else short
 
-    def allowed(self, seconds: float) -> float:
+    def allowed(self, seconds: float, *, thousands: bool = False) -> float:
         """Return how long a token may take, if it may take so long among members that speak text."""
-        return seconds * KINDS[self.kind]
+        beside_thousands, beside_few = KINDS[self.kind]
+        return seconds * (beside_thousands if thousands else beside_few)
 
     @contextmanager
     def peers(self, number: int, **options: Any) -> Iterator[list[Peer]]:
