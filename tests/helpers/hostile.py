@@ -12,7 +12,7 @@ HOSTILE = {
     "clipboard": "\x1b]52;c;cm0gLXJmIH4=\x07",
     "report": "\x1b[6n\x1b[5n\x1b[c\x1bZ\x05",
     "C1": "\u009b6n\u009b2J\u009d0;owned\u009c\u0090$qm\u009c\u0085x",
-    "bidi": "\u202eexe.\u202c \u2066a\u2069 \u2067b\u2069 \u200f \u061c",
+    "bidi": "\u202eexe.\u202c \u2067a\u2067b\u2069 \u202bc\u2069 \u202c",
     "separators": "a\u2028b\u2029c",
     "marks": "e" + "\u0301" * 200,
     "marks with fillers": "e" + ("\u0301" * 4 + "\u1160") * 50,
@@ -25,15 +25,24 @@ HOSTILE = {
 # Brackets inside each other. The stack of WebAssembly is its host's, which Python doesn't know.
 DEEP = 100_000 if sys.platform != "emscripten" else 100
 NOT_UTF8 = b"\x9b6n\x9b2J"
-CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u206f]")
+CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202d\u202e\u206a-\u206f]")
+CLOSED = re.compile("[\u202a\u202b][^\u202a-\u202c\u2066-\u2069]*\u202c|[\u2066-\u2068][^\u202c\u2066-\u2069]*\u2069")
 
 
 def forbidden(text: str) -> list[str]:
     """Return the parts of `text` that must not reach a screen.
 
-    They are controls except TAB and the line end, bidi overrides, and piles of marks.
+    They are controls except TAB and the line end, bidi overrides, embeddings and isolates that are left open, and piles
+    of marks.
     """
-    return CONTROLS.findall(text) + piles(text)
+    return CONTROLS.findall(text) + [char for line in text.split("\n") for char in unclosed(line)] + piles(text)
+
+
+def unclosed(line: str) -> list[str]:
+    """Return the embeddings and isolates that have no end in a line, and ends of none. None is inside an open one."""
+    while (inner := CLOSED.sub("", line)) != line:
+        line = inner
+    return re.findall("[\u202a-\u202c\u2066-\u2069]", line)
 
 
 def piles(text: str) -> list[str]:

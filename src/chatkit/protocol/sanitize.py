@@ -14,10 +14,14 @@ _CLEAN |= {code: 0x2400 + code for code in range(0x20) if code != 0x09}
 _CLEAN |= {0x7F: 0x2421}
 _CLEAN |= {code: f"\\x{code:02x}" for code in range(0x80, 0xA0)}
 
-# These harm a screen, too: line and paragraph separators, and characters that reorder text (UAX #9) or once changed how
-# it is shown (U+206A to U+206F, deprecated).
-_REORDERING = (0x061C, 0x200E, 0x200F, *range(0x202A, 0x202F), *range(0x2066, 0x2070))
+# These harm a screen, too: line and paragraph separators, overrides of the order of letters (UAX #9), and characters
+# that once changed how text is shown (U+206A to U+206F, deprecated).
+_REORDERING = (0x202D, 0x202E, *range(0x206A, 0x2070))
 _VISIBLE = {**_CLEAN, **{code: f"\\u{code:04x}" for code in (0x2028, 0x2029, *_REORDERING)}}
+# Embeddings and isolates, which Hebrew and Arabic need beside their marks (LRM, RLM, ALM), reorder the rest of the line
+# if they are left open.
+_EMBEDDINGS, _POP_EMBEDDING, _ISOLATES, _POP_ISOLATE = "\u202a\u202b", "\u202c", "\u2066\u2067\u2068", "\u2069"
+_PAIRED = re.compile(f"[{_EMBEDDINGS}{_POP_EMBEDDING}{_ISOLATES}{_POP_ISOLATE}]")
 
 # More marks than any language uses on one letter run over the lines above and below. Burmese has five on one letter,
 # the flag of England six tags on one emoji.
@@ -39,9 +43,35 @@ def clean(text: str) -> str:
 
 
 def visible(text: str) -> str:
-    """Clean `text` for a screen or a log: it can't move the cursor, break the line, reorder text or pile up marks."""
+    """Clean `text` for a screen or a log.
+
+    It can't move the cursor, break the line or pile up marks, and reorders no letters but those of its own writing.
+    """
     shown = text if text.isprintable() else text.translate(_VISIBLE)
-    return shown if shown.isascii() else _possible_piles().sub(_thin_piles, shown)
+    if shown.isascii():
+        return shown
+    shown = _possible_piles().sub(_thin_piles, shown)
+    return _show_unpaired(shown) if _PAIRED.search(shown) else shown
+
+
+def _show_unpaired(text: str) -> str:
+    """Show each embedding and isolate that is left open, and each end that belongs to none."""
+    opened, unpaired, isolates = list[tuple[str, int]](), set[int](), 0
+    for match in _PAIRED.finditer(text):
+        found, place = match[0], match.start()
+        if found in _EMBEDDINGS or found in _ISOLATES:
+            opened.append((found, place))
+            isolates += found in _ISOLATES
+        elif found == _POP_ISOLATE and isolates:
+            while opened.pop()[0] in _EMBEDDINGS:  # the end of an isolate ends those inside it
+                pass
+            isolates -= 1
+        elif found == _POP_EMBEDDING and opened and opened[-1][0] in _EMBEDDINGS:
+            opened.pop()
+        else:
+            unpaired.add(place)
+    unpaired.update(place for _, place in opened)
+    return _PAIRED.sub(lambda match: f"\\u{ord(match[0]):04x}" if match.start() in unpaired else match[0], text)
 
 
 def _thin_piles(match: re.Match[str]) -> str:
