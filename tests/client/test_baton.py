@@ -8,42 +8,47 @@ from queue import SimpleQueue
 
 import pytest
 
-from chatkit.client import baton
+from chatkit.client import baton as baton_module
 from chatkit.client.baton import Baton
 from tests.helpers.peers import DEADLINE
 
 
 def test_one_thread_has_it() -> None:
     """Others get it when it is given back, or not in time."""
-    reading, got = Baton(), SimpleQueue[bool]()
-    assert not reading.locked()
-    assert reading.acquire()
-    assert reading.locked()
-    assert not reading.acquire(blocking=False)
-    assert not reading.acquire(timeout=0)
-    begun = time.monotonic()
-    assert not reading.acquire(timeout=0.05)
-    assert time.monotonic() - begun >= 0.05
-    thread = threading.Thread(target=lambda: got.put(reading.acquire(timeout=DEADLINE)))
-    thread.start()
-    reading.release()
+    baton, got = Baton(), SimpleQueue[bool]()
+    assert not baton.locked()
+    other = baton.hold()
+    with baton.hold() as reading:
+        assert not baton.locked()
+        assert reading.acquire()
+        assert (baton.locked(), baton.is_mine) == (True, True)
+        with other:
+            assert not other.acquire(blocking=False)
+            assert not other.acquire(timeout=0)
+            begun = time.monotonic()
+            assert not other.acquire(timeout=0.05)
+            assert time.monotonic() - begun >= 0.05
+        assert baton.locked()  # the other one had nothing to give back
+        thread = threading.Thread(target=lambda: got.put(baton.hold().acquire(timeout=DEADLINE)))
+        thread.start()
     assert got.get(timeout=DEADLINE)
     thread.join(DEADLINE)
-    assert reading.locked()
+    assert (baton.locked(), baton.is_mine) == (True, False)
 
 
 def test_what_a_thread_waits_for_comes_first() -> None:
     """Then it doesn't get the right to read, though it is free, nor does it wait for that."""
-    reading, settled, got = Baton(), threading.Event(), SimpleQueue[bool]()
-    with reading:
-        thread = threading.Thread(target=lambda: got.put(reading.acquire_unless(settled.is_set)))
+    baton, settled, got = Baton(), threading.Event(), SimpleQueue[bool]()
+    with baton.hold() as reading:
+        assert reading.acquire()
+        thread = threading.Thread(target=lambda: got.put(baton.hold().acquire_unless(settled.is_set)))
         thread.start()
         settled.set()
-        reading.notify()
+        baton.notify()
         assert not got.get(timeout=DEADLINE)
         thread.join(DEADLINE)
-    assert not reading.acquire_unless(settled.is_set)
-    assert not reading.locked()
+    assert not baton.hold().acquire_unless(settled.is_set)
+    assert not baton.locked()
 
 
 def test_no_wait_is_long(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,13 +61,14 @@ def test_no_wait_is_long(monkeypatch: pytest.MonkeyPatch) -> None:
             raise KeyboardInterrupt
         return wait(condition, seconds)
 
-    monkeypatch.setattr(baton, "SIGNAL_SECONDS", 0.01)
+    monkeypatch.setattr(baton_module, "SIGNAL_SECONDS", 0.01)
     monkeypatch.setattr(threading.Condition, "wait", note_and_wait)
-    reading = Baton()
-    with reading:
+    baton = Baton()
+    with baton.hold() as reading:
+        assert reading.acquire()
         for timeout in (-1, 1000):
             waits.clear()
             with pytest.raises(KeyboardInterrupt):
-                reading.acquire(timeout=timeout)
+                baton.hold().acquire(timeout=timeout)
             assert waits == [0.01] * 3
-    assert not reading.locked()
+    assert not baton.locked()

@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from queue import SimpleQueue
 from types import SimpleNamespace
 from typing import Any
 
@@ -31,6 +32,7 @@ from chatkit import (
     Welcome,
 )
 from chatkit.client import cancel, connection, reconnect
+from chatkit.client.baton import Baton
 from chatkit.net.sockets import QuietSocket
 from tests.helpers.aio import in_loop
 from tests.helpers.endless import WELCOME
@@ -100,6 +102,31 @@ def test_ctrl_c_where_no_signal_interrupts_a_wait(monkeypatch: pytest.MonkeyPatc
             client.receive(DEADLINE)
         assert time.monotonic() - begun < DEADLINE / 2
         thread.join()
+
+
+@pytest.mark.parametrize("step", ["take", "take_back"])
+def test_an_interrupt_of_a_read_ends_no_other(monkeypatch: pytest.MonkeyPatch, serve: Serve, step: str) -> None:
+    """Ctrl-C just after the right to read was taken, or just before it is given back: others read, `close` ends."""
+    started = serve()
+    with Client(port=started.port) as client:
+        do = getattr(Baton, step)
+
+        def interrupted(*arguments: object) -> None:
+            monkeypatch.undo()
+            if step == "take":
+                do(*arguments)
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(Baton, step, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            client.receive(0)
+        if step == "take":
+            started.server.broadcast("bye")
+            got = SimpleQueue[Event]()
+            thread = threading.Thread(target=lambda: got.put(client.receive(DEADLINE)))
+            thread.start()
+            assert got.get(timeout=DEADLINE) == Notice("bye")
+            thread.join(DEADLINE)
 
 
 def test_send_eof_says_the_end_and_still_hears(serve: Serve) -> None:

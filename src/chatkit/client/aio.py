@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self
 from chatkit.client.aio_connection import AsyncConnection
 from chatkit.client.aio_reconnect import AsyncReconnectingConnection
 from chatkit.client.aio_verbs import AsyncVerbs
-from chatkit.client.connection import Endpoint, locate
+from chatkit.client.connection import EXIT_SECONDS, Endpoint, locate
 from chatkit.client.opening import Opening
 from chatkit.client.protocol import ClientProtocol
 from chatkit.client.resume import ResumeState
@@ -66,6 +66,7 @@ class AsyncClient(AsyncVerbs):
         max_line_bytes: int = Limits().max_line_bytes,
         silent_seconds: float = Limits().silent_seconds,
         unacknowledged_seconds: float = Limits().unacknowledged_seconds,
+        exit_seconds: float = EXIT_SECONDS,
     ) -> None:
         """Prepare a client, without connecting.
 
@@ -80,7 +81,7 @@ class AsyncClient(AsyncVerbs):
         events = events or reconnect
         asked = Opening(password=password, name=name, events=events, after=after, echo=echo, epoch=epoch)
         self._composer = Composer(max_line_bytes, timeout, not asked.lines(), events, echo)
-        endpoint = Endpoint(*locate(host, port, tls), timeout, silent_seconds, unacknowledged_seconds)
+        endpoint = Endpoint(*locate(host, port, tls), timeout, silent_seconds, unacknowledged_seconds, exit_seconds)
         self._begun_by: int | None = None  # the process in which `connect` was called
         self._connection: AsyncConnection | AsyncReconnectingConnection
         if reconnect:
@@ -117,7 +118,7 @@ class AsyncClient(AsyncVerbs):
         await self._connection.connect()
 
     async def send(self, text: str) -> None:
-        """Send one line as it is, also a command, or `exit`, which ends the conversation.
+        """Send one line as it is, also a command, or `exit`, which ends the conversation, and the stream of lines.
 
         Use `say` and the other verbs for text from elsewhere. It waits while the server reads nothing.
 
@@ -162,7 +163,7 @@ class AsyncClient(AsyncVerbs):
         """Iterate over the events until the conversation ends.
 
         Raises:
-            ConnectionClosed: it broke instead of ending in order.
+            ConnectionClosed: it broke instead of ending in order, or didn't end within `exit_seconds`.
             ProtocolError: the server sent anything but chat.
         """
         while True:
@@ -179,7 +180,7 @@ class AsyncClient(AsyncVerbs):
         Raises:
             RuntimeError: `connect` wasn't called.
         """
-        self._connection.send_eof()
+        self._connection.leave()
 
     async def close(self, grace: float = 2.0) -> None:
         """Leave the room. Events that weren't received yet are dropped.

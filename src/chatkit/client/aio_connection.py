@@ -14,11 +14,12 @@ from typing import cast
 from chatkit.client.backlog import Backlog
 from chatkit.client.connection import Endpoint, prepare
 from chatkit.client.exchange import Exchange
-from chatkit.client.protocol import ClientProtocol, closed_error
+from chatkit.client.protocol import ClientProtocol, closed_error, unanswered_error
 from chatkit.errors import ChatError, ProtocolError
 from chatkit.events import Event
 from chatkit.net.acknowledgements import AckWatch, gone_error
 from chatkit.net.sockets import Address, QuietSocket, break_off, plain_host, reset_on_close, two_tuple
+from chatkit.protocol.lines import is_exit
 
 
 class StreamProtocol(asyncio.Protocol):
@@ -45,6 +46,8 @@ class StreamProtocol(asyncio.Protocol):
         self._sock: socket.socket | None = None
         self._acks: AckWatch | None = None
         self._look: asyncio.TimerHandle | None = None
+        self._exit: asyncio.TimerHandle | None = None
+        self._exit_seconds = math.inf
 
     @property
     def is_connected(self) -> bool:
@@ -70,6 +73,7 @@ class StreamProtocol(asyncio.Protocol):
     def watch(self, sock: socket.socket, endpoint: Endpoint) -> None:
         """Look from now on whether the server acknowledges what is sent, a TLS handshake too."""
         self._sock, self._acks = sock, endpoint.ack_watch(sock)
+        self._exit_seconds = endpoint.exit_seconds
         self._await_ack()
 
     async def wait_for_change(self) -> None:
@@ -95,15 +99,19 @@ class StreamProtocol(asyncio.Protocol):
         if not self.is_closing and not self.transport.is_reading():
             self.transport.resume_reading()
 
-    def send_eof(self) -> None:
-        """End the stream of lines."""
-        self.has_sent_eof = True
-        if self.is_closing:
+    def leave(self, last: bytes = b"") -> None:
+        """Write the last bytes, and end the stream of lines. The server has `exit_seconds` to end the conversation."""
+        is_first, self.has_sent_eof = not self.has_sent_eof, True
+        if self.is_closing or not is_first:
             return
-        if self.transport.can_write_eof():
+        can_end = self.transport.can_write_eof()
+        # asyncio's TLS can't end one direction alone; the room's command for the end does the same.
+        if last := last or (b"" if can_end else b"exit\n"):
+            self.write(last)
+        if can_end:
             self.transport.write_eof()
-        else:  # asyncio's TLS can't end one direction alone; the room's command for the end does the same
-            self.write(b"exit\n")
+        if self._exit_seconds < math.inf:
+            self._exit = asyncio.get_running_loop().call_later(self._exit_seconds, self._give_up)
 
     def abort(self) -> None:
         """Close the transport at once, by a reset if data is unsent: half a line must not look whole."""
@@ -140,8 +148,9 @@ class StreamProtocol(asyncio.Protocol):
         """End the conversation, if the protocol knows no earlier reason."""
         lost = error if isinstance(error, OSError) else OSError("the connection was lost")
         self._protocol.end(self._protocol.closed_by(lost))
-        if self._look:
-            self._look.cancel()
+        for timer in (self._look, self._exit):
+            if timer:
+                timer.cancel()
         self.lost.set()
         self.writable.set()
         self._notify()
@@ -173,6 +182,11 @@ class StreamProtocol(asyncio.Protocol):
             self._protocol.end(self._protocol.closed_by(gone_error()))
             break_off(self._sock)
             self.abort()
+
+    def _give_up(self) -> None:
+        """End the conversation in place of the server."""
+        self._protocol.end(unanswered_error(self._exit_seconds))
+        self.abort()
 
     def _is_truncated(self) -> bool:
         """Tell whether TLS ended without `close_notify`, which asyncio reports as an end of stream, too."""
@@ -237,7 +251,7 @@ class AsyncConnection:
 
     async def send(self, text: str) -> None:
         """Send one line, as `AsyncClient.send`."""
-        await self._write(self._protocol.encode(text))
+        await self._write(self._protocol.encode(text), is_last=is_exit(text))
 
     async def ask(self, exchange: Exchange) -> None:
         """Send the line of an exchange. Its answers go to it. Errors as for `AsyncClient.send`."""
@@ -247,13 +261,13 @@ class AsyncConnection:
         """Begin an exchange. Return the bytes to send for its line, which is encoded as `data`."""
         return self._protocol.frame(exchange, data)
 
-    async def _write(self, data: bytes) -> None:
+    async def _write(self, data: bytes, *, is_last: bool = False) -> None:
         stream = self._connected_stream
         await stream.let_loop_find_loss()
         self._raise_if_ended()
         if stream.has_sent_eof:
             raise self._protocol.closed_by(BrokenPipeError(errno.EPIPE, "nothing can be sent after send_eof"))
-        stream.write(data)
+        (stream.leave if is_last else stream.write)(data)
         if not stream.writable.is_set():
             await stream.writable.wait()
             self._raise_if_ended()
@@ -270,9 +284,9 @@ class AsyncConnection:
         stream.resume_reading()
         await stream.wait_for_change()
 
-    def send_eof(self) -> None:
+    def leave(self) -> None:
         """End the stream of lines. The server's lines can still be received."""
-        self._connected_stream.send_eof()
+        self._connected_stream.leave()
 
     async def close(self, grace: float | None) -> None:
         """Leave, as `AsyncClient.close`."""
@@ -281,7 +295,7 @@ class AsyncConnection:
         if not stream.is_connected:
             return  # a `connect` that is under way finds it closed
         try:
-            stream.send_eof()
+            stream.leave()
             stream.resume_reading()
             async with asyncio.timeout(grace):
                 await stream.lost.wait()

@@ -82,7 +82,7 @@ class AsyncReconnectingConnection:
         """
         encode_line(text, self._max_line_bytes)
         if connection := await self._usable_connection():
-            await self._write(connection, self._state.send(text))
+            await self._write(connection, self._state.send(text), is_last=is_exit(text))
         elif is_exit(text):
             self._leave()
         else:
@@ -115,8 +115,8 @@ class AsyncReconnectingConnection:
         connection = self._connection
         return connection if connection and not connection.stream.transport.is_closing() else None
 
-    async def _write(self, connection: AsyncConnection, data: bytes) -> None:
-        connection.stream.write(data)
+    async def _write(self, connection: AsyncConnection, data: bytes, *, is_last: bool = False) -> None:
+        (connection.stream.leave if is_last else connection.stream.write)(data)
         await connection.stream.writable.wait()  # if the connection is lost meanwhile, the state has the line
         self._raise_if_ended()
 
@@ -133,14 +133,14 @@ class AsyncReconnectingConnection:
         self._changed.clear()
         await self._changed.wait()
 
-    def send_eof(self) -> None:
+    def leave(self) -> None:
         """End the stream of lines, after the queued ones. During an absence, end the conversation."""
         self._raise_if_unconnected()
         self._leave()
         if self._connection:
             if (data := self._state.leave()) and not self._connection.stream.transport.is_closing():
                 self._connection.stream.write(data)
-            self._connection.send_eof()
+            self._connection.leave()
 
     async def close(self, grace: float | None) -> None:
         """Leave, as `AsyncClient.close`. End an absence at once."""

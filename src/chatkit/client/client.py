@@ -10,11 +10,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from chatkit.client.cancel import deadline_of, is_over, late_error, lock_timeout
-from chatkit.client.connection import ClientConnection, Endpoint, locate
+from chatkit.client.connection import EXIT_SECONDS, ClientConnection, Endpoint, locate
 from chatkit.client.opening import Opening
 from chatkit.client.protocol import ClientProtocol
 from chatkit.client.verbs import Composer, Verbs
-from chatkit.errors import ConnectionClosed
+from chatkit.errors import ChatError, ConnectionClosed
 from chatkit.events import Event
 from chatkit.limits import Limits
 from chatkit.net.sockets import Address
@@ -68,6 +68,7 @@ class Client(Verbs):
         max_line_bytes: int = Limits().max_line_bytes,
         silent_seconds: float = Limits().silent_seconds,
         unacknowledged_seconds: float = Limits().unacknowledged_seconds,
+        exit_seconds: float = EXIT_SECONDS,
     ) -> None:
         """Connect, and join the room.
 
@@ -86,6 +87,7 @@ class Client(Verbs):
             queue: with reconnect, the number of lines that `send` keeps during an absence and sends after the return.
             max_line_bytes: the longest line that `send` accepts, in bytes; the server's limit of that name.
             silent_seconds, unacknowledged_seconds: the bounds of a server that the network can't reach, see `Limits`.
+            exit_seconds: the time that the server has to end the conversation after `exit`, `leave` or `send_eof`.
 
         Raises:
             OSError: it can't connect. `ssl.SSLError`: TLS fails; `ssl.SSLCertVerificationError`: no trust.
@@ -99,7 +101,7 @@ class Client(Verbs):
         events = events or reconnect
         asked = Opening(password=password, name=name, events=events, after=after, echo=echo, epoch=epoch)
         self._composer = Composer(max_line_bytes, timeout, not asked.lines(), events, echo)
-        endpoint = Endpoint(*locate(host, port, tls), timeout, silent_seconds, unacknowledged_seconds)
+        endpoint = Endpoint(*locate(host, port, tls), timeout, silent_seconds, unacknowledged_seconds, exit_seconds)
         self._pid = os.getpid()
         self._connection: ClientConnection | ReconnectingConnection
         if reconnect:
@@ -127,7 +129,7 @@ class Client(Verbs):
         return self._connection.queued
 
     def send(self, text: str) -> None:
-        """Send one line as it is, also a command, or `exit`, which ends the conversation.
+        """Send one line as it is, also a command, or `exit`, which ends the conversation, and the stream of lines.
 
         Use `say` and the other verbs for text from elsewhere. It waits while the server reads nothing; `close` in
         another thread ends the wait.
@@ -159,9 +161,9 @@ class Client(Verbs):
         with suppress(IndexError):
             return self._received.popleft()  # one atomic step, so it needs no lock
         deadline = deadline_of(timeout)
-        if not self._receiving.acquire(timeout=lock_timeout(deadline)):
-            raise late_error()
-        try:
+        with self._receiving.hold() as reading:
+            if not reading.acquire(timeout=lock_timeout(deadline)):
+                raise late_error()
             is_late = False  # only after one look: a timeout of 0 is one
             while True:
                 with suppress(IndexError):
@@ -172,14 +174,12 @@ class Client(Verbs):
                     raise late_error()
                 self._connection.read(deadline)
                 is_late = is_over(deadline)
-        finally:
-            self._receiving.release()
 
     def __iter__(self) -> Iterator[Event]:
         """Iterate over the events until the conversation ends.
 
         Raises:
-            ConnectionClosed: it broke instead of ending in order.
+            ConnectionClosed: it broke instead of ending in order, or didn't end within `exit_seconds`.
             ProtocolError: the server sent anything but chat.
         """
         while True:
@@ -192,7 +192,8 @@ class Client(Verbs):
 
     def send_eof(self) -> None:
         """End the stream of lines. The events before the end of the conversation can still be received."""
-        self._connection.send_eof()
+        with suppress(ChatError):  # it has ended already
+            self._connection.leave()
 
     def close(self, grace: float = 2.0) -> None:
         """Leave the room. Events that weren't received yet are dropped.
@@ -212,7 +213,9 @@ class Client(Verbs):
         with suppress(TimeoutError):
             self._drain(deadline)
         self._connection.shutdown()  # wakes other threads
-        with self._receiving:
+        with self._receiving.hold() as reading:
+            if not self._receiving.is_mine:
+                reading.acquire()
             self._connection.close()
 
     def __enter__(self) -> Self:
@@ -229,9 +232,7 @@ class Client(Verbs):
         Raises:
             TimeoutError: the deadline came first.
         """
-        if self._receiving.acquire(timeout=lock_timeout(deadline)):
-            try:
+        with self._receiving.hold() as reading:
+            if reading.acquire(timeout=lock_timeout(deadline)):
                 while not self._connection.ended and not is_over(deadline):
                     self._connection.read(deadline)
-            finally:
-                self._receiving.release()

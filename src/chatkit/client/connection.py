@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import selectors
 import socket
@@ -15,13 +16,22 @@ from typing import TYPE_CHECKING
 
 from chatkit.client.backlog import Backlog
 from chatkit.client.baton import Baton
-from chatkit.client.cancel import CancelToken, check, deadline_of, lock_timeout, wait
+from chatkit.client.cancel import CancelToken, check, deadline_of, is_over, lock_timeout, wait
 from chatkit.client.exchange import Exchange
-from chatkit.client.protocol import ClientProtocol
+from chatkit.client.protocol import ClientProtocol, unanswered_error
 from chatkit.errors import ChatError, ConnectionClosed, ProtocolError
 from chatkit.events import Event
 from chatkit.net.acknowledgements import AckWatch, gone_error
-from chatkit.net.sockets import QuietSocket, break_off, keep_alive, plain_host, reset_on_close, two_tuple
+from chatkit.net.sockets import (
+    SIGNAL_SECONDS,
+    QuietSocket,
+    break_off,
+    keep_alive,
+    plain_host,
+    reset_on_close,
+    two_tuple,
+)
+from chatkit.protocol.lines import is_exit
 
 if TYPE_CHECKING:
     import ssl
@@ -29,6 +39,8 @@ if TYPE_CHECKING:
     from chatkit.net.tls_transport import TlsTransport
 
 READ_BYTES = 64 * 1024
+# Twice as long as a room takes for its last lines (Limits.drain_seconds), and as long as a person waits.
+EXIT_SECONDS = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +53,10 @@ class Endpoint:
     timeout: float | None
     silent_seconds: float
     unacknowledged_seconds: float
+    exit_seconds: float
 
     def __post_init__(self) -> None:
-        for name in ("silent_seconds", "unacknowledged_seconds"):
+        for name in ("silent_seconds", "unacknowledged_seconds", "exit_seconds"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be above zero, not {getattr(self, name)!r}")
 
@@ -111,6 +124,8 @@ class ClientConnection:
         self._unsent = b""
         self._has_broken_line = False
         self._protocol = protocol
+        self._exit_seconds = endpoint.exit_seconds
+        self._give_up_at = math.inf  # once this side has left: the server's time to end the conversation is over
         self.backlog = Backlog(protocol.received)
         self._socket: socket.socket | TlsTransport
         with ExitStack() as stack:
@@ -139,7 +154,11 @@ class ClientConnection:
 
     def send(self, text: str) -> None:
         """Send one line, as `Client.send`."""
-        self.write(self._protocol.encode(text))
+        data = self._protocol.encode(text)
+        if is_exit(text):
+            self.leave(data)
+        else:
+            self.write(data)
 
     def ask(self, exchange: Exchange) -> None:
         """Send the line of an exchange. Its answers go to it.
@@ -192,6 +211,23 @@ class ClientConnection:
                 self._unsent = self._unsent[self._send(self._unsent) :]
                 self._acks.sent()
 
+    def leave(self, last: bytes = b"") -> None:
+        """Send the last bytes, and end the stream of lines. The server's lines can still be received.
+
+        The server has `exit_seconds` from now on to end the conversation.
+
+        Raises:
+            ConnectionClosed, ProtocolError: the conversation is over.
+        """
+        if math.isinf(self._give_up_at):
+            self._give_up_at = time.monotonic() + self._exit_seconds
+        try:
+            self.write(last, self._give_up_at)
+        except TimeoutError:
+            raise self._give_up() from None
+        with self.sending:
+            self._end_sending(self._give_up_at)
+
     def read(self, deadline: float | None, cancel: CancelToken | None = None) -> None:
         """Wait until there is something to read, and read once.
 
@@ -199,7 +235,9 @@ class ClientConnection:
             TimeoutError: the deadline came first.
             Cancelled: by `cancel`.
         """
-        if not self.read_nowait():
+        if is_over(self._give_up_at):  # however much the server has to say
+            self._give_up()
+        elif not self.read_nowait():
             with suppress(ChatError):  # the read finds it
                 self._wait(selectors.EVENT_READ, deadline, cancel)
             self.read_nowait()  # before the caller looks at its deadline
@@ -219,11 +257,6 @@ class ClientConnection:
             if isinstance(self._protocol.ended, ProtocolError):
                 self.shutdown()
         return True
-
-    def send_eof(self) -> None:
-        """End the stream of lines. The server's lines can still be received."""
-        with self.sending:
-            self._end_sending(None)
 
     def begin_close(self, deadline: float | None) -> None:
         """Drop what arrives from now on, and end the stream of lines if that is possible before the deadline."""
@@ -326,7 +359,8 @@ class ClientConnection:
             ConnectionClosed, ProtocolError: the server is gone, or another error came before that.
         """
         while True:
-            look_at = time.monotonic() + self._acks.interval  # always: another thread may send during this wait
+            # always: another thread may send or leave during this wait
+            look_at = min(time.monotonic() + min(self._acks.interval, SIGNAL_SECONDS), self._give_up_at)
             is_last = deadline is not None and deadline <= look_at
             try:
                 wait(self._socket, event, deadline if is_last else look_at, cancel)
@@ -337,11 +371,20 @@ class ClientConnection:
             self._raise_if_gone()
 
     def _raise_if_gone(self) -> None:
-        """Look whether the server is gone, if it is time to."""
+        """Look whether the server is gone, if it is time to, or has had its time to end the conversation."""
+        if is_over(self._give_up_at):
+            raise self._give_up()
         if self._acks.is_gone():
             error = self._protocol.closed_by(gone_error())
             break_off(self._socket)  # a thread that waits to read finds it, too
             raise error
+
+    def _give_up(self) -> ChatError:
+        """End the conversation in place of the server. Return the reason for the end."""
+        self._protocol.end(unanswered_error(self._exit_seconds))
+        self.shutdown()
+        assert self._protocol.ended
+        return self._protocol.ended
 
     def _is_partly_sent(self, size: int, left: int) -> bool:
         """Tell whether the server may receive some of the last `size` bytes.

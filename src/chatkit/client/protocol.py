@@ -242,6 +242,11 @@ def closed_error() -> ConnectionClosed:
     return ConnectionClosed("this client is closed", clean=True)
 
 
+def unanswered_error(seconds: float) -> ConnectionClosed:
+    """Return the error for a server that doesn't end the conversation after this side has left."""
+    return ConnectionClosed(f"the server didn't end the conversation within {seconds:g} seconds", clean=False)
+
+
 def command_name(line: str) -> str | None:
     """Return the name of the command that the room reads in a line, or None."""
     found = parse_command(clean(line))

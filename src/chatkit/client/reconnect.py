@@ -134,7 +134,8 @@ class ReconnectingConnection:
             self._connection: ClientConnection | None = connection
             self.address = connection.address
             connection.backlog = self._backlog
-            with self.receiving:
+            with self.receiving.hold() as reading:
+                reading.acquire()
                 self._process(connection)
             stack.pop_all()
 
@@ -188,7 +189,7 @@ class ReconnectingConnection:
         elif is_over(deadline):
             raise late_error()
 
-    def send_eof(self) -> None:
+    def leave(self) -> None:
         """End the stream of lines, after the queued ones. During an absence, end the conversation."""
         with self.sending:
             with self._lock:
@@ -197,8 +198,7 @@ class ReconnectingConnection:
                     self._end(left_error())
                     return
             with suppress(ChatError):  # a reader finds the loss
-                connection.write(data)
-            connection.send_eof()
+                connection.leave(data)
 
     def begin_close(self, deadline: float | None) -> None:
         """Drop what arrives from now on, and end the stream of lines if that is possible before the deadline."""
@@ -252,7 +252,10 @@ class ReconnectingConnection:
                     return False
                 data = question.encoded if question else self._state.send(text)
                 data = connection.frame(exchange, data) if exchange else data
-            connection.write(data)
+            if is_exit(text):
+                connection.leave(data)
+            else:
+                connection.write(data)
         except ChatError:
             if self._closing or not connection:
                 raise
@@ -329,15 +332,14 @@ class ReconnectingConnection:
         Args:
             to_the_end: read however much waits: the connection is lost, and the kernel has only so much of it.
         """
-        if self.receiving.acquire(blocking=False):
-            try:
-                while self._connection is connection and max_reads > 0 and (to_the_end or not self._backlog.is_full):
-                    if not connection.read_nowait():
-                        break
-                    self._process(connection)
-                    max_reads -= 1
-            finally:
-                self.receiving.release()
+        with self.receiving.hold() as reading:
+            if not reading.acquire(blocking=False):
+                return
+            while self._connection is connection and max_reads > 0 and (to_the_end or not self._backlog.is_full):
+                if not connection.read_nowait():
+                    break
+                self._process(connection)
+                max_reads -= 1
 
     # Absence and return
 

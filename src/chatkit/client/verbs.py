@@ -227,12 +227,10 @@ class Verbs:
         check(deadline)
         if exchange.is_flooded:
             raise flooded_error()
-        if self._receiving.acquire_unless(lambda: exchange.is_settled, lock_timeout(deadline)):
-            try:
+        with self._receiving.hold() as reading:
+            if reading.acquire_unless(lambda: exchange.is_settled, lock_timeout(deadline)):
                 if self._connection.ended:
                     raise self._connection.ended.with_traceback(None)
                 self._connection.read(deadline)
-            finally:
-                self._receiving.release()
-        elif not exchange.is_settled:
-            raise late_error()
+            elif not exchange.is_settled:
+                raise late_error()
