@@ -175,10 +175,12 @@ def test_a_file_in_a_pipe(run: Run, serve: Serve) -> None:
 
 
 def test_input_after_exit_is_not_sent(run: Run, serve: Serve) -> None:
-    """`exit` ends it; later lines are ignored."""
+    """`exit` ends it; later lines are counted, and the exit status is 1."""
     started = serve()
     peer = started.peer()
-    assert client_with(run, started.port, "a\n exit \nb\n")[0] == 0
+    status, out, err = client_with(run, started.port, "a\n exit \nb\n")
+    assert (status, out.splitlines()[-1]) == (1, DISCONNECTED)
+    assert err == "chat-client: 1 lines of input after exit were not sent\n"
     started.server.broadcast("sentinel")
     assert peer.lines(2)[1] == b"*** sentinel"
 
@@ -187,13 +189,15 @@ def test_input_that_the_wire_cannot_carry(run: Run, serve: Serve) -> None:
     """One line on stderr for each bad line, with its number; the others are sent."""
     started = serve()
     peer = started.peer()
-    status, out, err = client_with(run, started.port, b"a\n\xff\n123456789\n\x1b[2J\nb\n", "--max-line-bytes", "8")
+    status, out, err = client_with(
+        run, started.port, b"\xc3\xa9\n\xff\n123456789\n\x1b[2J\nb\n", "--max-line-bytes", "8"
+    )
     assert (status, out) == (0, f"{CONNECTED}\n{DISCONNECTED}\n")
     assert err.splitlines() == [
         "chat-client: line 2 of the input was not sent: not valid UTF-8",
         "chat-client: line 3 of the input was not sent: longer than 8 bytes",
     ]
-    assert [line.partition(b": ")[2].decode() for line in peer.lines(3)] == ["a", "␛[2J", "b"]
+    assert [line.partition(b": ")[2].decode() for line in peer.lines(3)] == ["é", "␛[2J", "b"]
 
 
 def test_a_line_that_is_too_long_for_the_server(run: Run, serve: Serve) -> None:
@@ -342,7 +346,7 @@ def test_closed_and_full_streams_of_the_client(serve: Serve) -> None:
         "",
         "chat-client: cannot show the chat: standard output is closed\n",
     )
-    assert shell(f"{client} 0>/dev/null")[0::2] == (0, "chat-client: cannot read the input: Bad file descriptor\n")
+    assert shell(f"{client} 0>/dev/null")[0::2] == (1, "chat-client: cannot read the input: Bad file descriptor\n")
     if os.path.exists("/dev/full"):
         err = "chat-client: cannot show the chat: No space left on device\n"
         assert shell(f"{client} </dev/null >/dev/full") == (1, "", err)
@@ -433,11 +437,11 @@ def test_a_signal_ends_the_server(run: Run, numbers: list[int]) -> None:
 
 
 def test_ctrl_c_in_the_client(run: Run, serve: Serve) -> None:
-    """Exit status 130, nothing else is said."""
+    """It ends by SIGINT, nothing else is said."""
     client = run("chat-client", "--port", str(serve().port))
     assert client.line() == CONNECTED
     client.process.send_signal(signal.SIGINT)
-    assert client.ends() == (130, "", "")
+    assert client.ends() == (-signal.SIGINT, "", "")
 
 
 def test_options_from_the_environment(run: Run) -> None:

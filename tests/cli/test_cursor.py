@@ -66,7 +66,7 @@ def test_it_goes_on_where_it_was(run: Run, serve: Serve, tmp_path: Path, end: st
             command.type("exit")
         else:
             command.process.send_signal(signal.SIGKILL if end == "kill" else signal.SIGINT)
-        assert command.process.wait(DEADLINE) == {"exit": 0, "kill": -signal.SIGKILL, "interrupt": 130}[end]
+        assert command.process.wait(DEADLINE) == {"exit": 0, "kill": -signal.SIGKILL, "interrupt": -signal.SIGINT}[end]
         say(ann, f"{number + 1}")
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert link.is_symlink()

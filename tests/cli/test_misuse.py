@@ -52,4 +52,4 @@ def test_a_client_that_cannot_complain(serve: Serve) -> None:
     """A full or closed stderr changes neither what it does nor its exit status."""
     client = f"chat-client --port {serve().port}"
     for stderr in ("2>/dev/full", "2>&-"):
-        assert shell(f"printf 'a\\xff\\n' | {client} {stderr}") == (0, f"{CONNECTED}\n{DISCONNECTED}\n", "")
+        assert shell(f"printf 'é\\n\\xff\\n' | {client} {stderr}") == (0, f"{CONNECTED}\n{DISCONNECTED}\n", "")

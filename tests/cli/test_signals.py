@@ -67,7 +67,7 @@ def test_two_signals_at_once_are_one_for_the_client(run: Run) -> None:
     client = run("python", "-c", program)
     assert client.line() == CONNECTED
     client.process.send_signal(signal.SIGINT)
-    assert client.ends() == (130, "closed\n", "")
+    assert client.ends() == (-signal.SIGINT, "closed\n", "")
 
 
 def test_a_hangup_without_a_certificate(run: Run) -> None:

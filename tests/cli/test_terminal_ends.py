@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.helpers.commands import CONNECTED, DISCONNECTED, Run, start_server
+from tests.helpers.endless import endless_server
 from tests.helpers.marks import needs
 from tests.helpers.servers import Serve
 from tests.helpers.terminals import Start, Terminal
@@ -25,7 +27,13 @@ def pane(tmp_path: Path) -> Iterator[Pane]:
         yield Pane(stack, tmp_path)
 
 
-ENDS = [("exit\rlate\r", 0), ("\x04", 0), ("half\x04\x15\x04", 0), ("\x03", 130), ("half\x03late\r", 130)]
+ENDS = [
+    ("exit\rlate\r", 0),
+    ("\x04", 0),
+    ("half\x04\x15\x04", 0),
+    ("\x03", -signal.SIGINT),
+    ("half\x03late\r", -signal.SIGINT),
+]
 
 
 @pytest.mark.parametrize(("keys", "status"), ENDS)
@@ -74,6 +82,36 @@ def test_keys_behind_exit_are_nobodys(tmp_path: Path, option: str) -> None:
             shown.type("rm -rf half\rmore")
         assert shown.ends()[0] == 0
         assert (shown.attributes(), shown.typed_for_the_shell()) == (shown.attributes_before, b"")
+
+
+@pytest.mark.parametrize("option", ["--color=auto", "--plain"])
+def test_sigterm_on_a_terminal(serve: Serve, tmp_path: Path, option: str) -> None:
+    """An orderly leave, also in the middle of a line."""
+    started = serve()
+    with ExitStack() as stack:
+        shown = Terminal(stack, tmp_path, started.port, option)
+        if option != "--plain":
+            shown.ready()
+        shown.until(lambda: CONNECTED in shown.lines)
+        shown.type("rm -rf half")
+        shown.until(lambda: shown.lines[-1].endswith("half"))
+        os.kill(shown.client, signal.SIGTERM)
+        assert shown.ends()[0] == 0
+        assert shown.lines[-1].endswith(DISCONNECTED)
+        assert (shown.attributes(), shown.typed_for_the_shell()) == (shown.attributes_before, b"")
+        assert started.events.wait_for("leave") == "exit"
+
+
+@pytest.mark.parametrize("keys", ["exit\r", "\x04"])
+def test_a_server_that_ignores_the_end(tmp_path: Path, keys: str) -> None:
+    """One line after `--exit-seconds`, and the terminal as before."""
+    with endless_server(line=None) as server, ExitStack() as stack:
+        shown = Terminal(stack, tmp_path, server.port, "--exit-seconds", "0.5")
+        shown.ready()
+        shown.type(keys)
+        status, _ = shown.ends()
+        assert (status, "didn't confirm it within 0.5 seconds" in "".join(shown.lines)) == (1, True)
+        assert shown.attributes() == shown.attributes_before
 
 
 def test_a_server_that_is_not_there(tmp_path: Path) -> None:
@@ -145,7 +183,7 @@ def test_started_in_the_background(serve: Serve, pane: Pane) -> None:
     pane.type("hello")
     pane.until(client, f"{name}> hello")
     pane.type("C-c")
-    pane.until(client, PROMPT)
+    pane.until(client, "", PROMPT)  # bash has added the empty line: it knows of the signal
     pane.run("echo status $?")
     pane.until("status 130", PROMPT)
 

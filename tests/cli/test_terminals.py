@@ -104,8 +104,8 @@ def test_a_half_typed_line_stays(serve: Serve, terminal: Start) -> None:
     [
         ("exit\n", 0),
         ("\x04", 0),
-        pytest.param("\x03", 130, marks=pytest.mark.timed),
-        pytest.param("half\x03", 130, marks=pytest.mark.timed),
+        pytest.param("\x03", -signal.SIGINT, marks=pytest.mark.timed),
+        pytest.param("half\x03", -signal.SIGINT, marks=pytest.mark.timed),
     ],
 )
 def test_a_terminal_that_is_left_is_as_before(serve: Serve, terminal: Start, keys: str, status: int) -> None:

@@ -58,7 +58,7 @@ def use(event: Event) -> None:
     hash(event)
     if isinstance(event, Message | Private) and event.time is not None:
         datetime.fromtimestamp(event.time)  # in the local time zone, whichever that is
-    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+    with redirect_stdout(io.TextIOWrapper(io.BytesIO())), redirect_stderr(io.StringIO()):
         local = LocalCommands(Roster("bob"))
         painter = Painter(local.roster, color=True, time_format="%H:%M", bell=True)
         text = TextOutput(painter, print_line, local.receive)

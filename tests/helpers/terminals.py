@@ -127,10 +127,15 @@ class Terminal:
             received = received[-len(text) :] + os.read(self._master, 65536)
         return time.monotonic() - begun
 
+    @property
+    def client(self) -> int:
+        """The process of the client."""
+        (client,) = Path(f"/proc/{self._shell.pid}/task/{self._shell.pid}/children").read_text().split()
+        return int(client)
+
     def cpu_seconds(self) -> float:
         """Return the time that the client has computed so far."""
-        (client,) = Path(f"/proc/{self._shell.pid}/task/{self._shell.pid}/children").read_text().split()
-        fields = Path(f"/proc/{client}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{self.client}/stat").read_text().rpartition(")")[2].split()
         return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     @property

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import selectors
 import socket
 import stat
 import sys
@@ -14,6 +15,7 @@ import click
 from click.core import ParameterSource
 
 from chatkit import __version__
+from chatkit.net.sockets import SIGNAL_SECONDS, Selector
 from chatkit.protocol.lines import check_password
 from chatkit.protocol.sanitize import visible
 
@@ -133,6 +135,25 @@ def complain(command: str, problem: str) -> None:
         click.echo(visible(f"{command}: {problem}"), err=True)
     except OSError:
         abandon(sys.stderr)
+
+
+def write_out(text: str) -> None:
+    """Write all of a text to standard output. Another process may have made it non-blocking.
+
+    Python's own streams lose something of a text that such an output doesn't take at once.
+
+    Raises:
+        OSError: standard output accepts no more.
+    """
+    out = sys.stdout
+    raw = getattr(out.buffer, "raw", out.buffer)
+    data = memoryview(text.replace("\n", os.linesep).encode(out.encoding, out.errors or "strict"))
+    while data:
+        if (size := raw.write(data)) is None:
+            with Selector() as selector:
+                selector.register(out.fileno(), selectors.EVENT_WRITE)
+                selector.select(SIGNAL_SECONDS)
+        data = data[size or 0 :]
 
 
 def abandon(stream: TextIO) -> None:

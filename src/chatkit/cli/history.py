@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from datetime import datetime
 from functools import lru_cache, partial
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,18 @@ import click
 
 from chatkit import Message
 from chatkit.cli import pager
-from chatkit.cli.common import CONTEXT, FILE, Argument, Command, abandon, fail, option, reason, version_option
+from chatkit.cli.common import (
+    CONTEXT,
+    FILE,
+    Argument,
+    Command,
+    abandon,
+    fail,
+    option,
+    reason,
+    version_option,
+    write_out,
+)
 from chatkit.cli.pager import PagerError
 from chatkit.cli.times import checked_time
 from chatkit.history.base import HistoryError
@@ -27,6 +38,7 @@ from chatkit.protocol.sanitize import visible
 
 COMMAND = "chat-history"
 INTERRUPTED = 130
+BLOCK_LINES = 500  # are written at once
 
 HELP = """\
 Print the messages in FILE, the history of a chat-server, which may be running.
@@ -111,8 +123,9 @@ def _show(messages: Iterator[Message], as_json: bool, follow: bool) -> None:
     if not as_json and not follow and sys.stdin and sys.stdin.isatty() and sys.stdout.isatty():
         pager.show(lines)
         return
-    sys.stdout.writelines(f"{line}\n" for line in lines)
-    sys.stdout.flush()
+    at_once = 1 if follow else BLOCK_LINES
+    while block := "".join(f"{line}\n" for line in islice(lines, at_once)):
+        write_out(block)
 
 
 def _wait(until: float | None) -> bool:
@@ -121,7 +134,6 @@ def _wait(until: float | None) -> bool:
     Raises:
         BrokenPipeError: nobody reads the output any more.
     """
-    sys.stdout.flush()
     if until is not None and time.time() >= until:
         return False
     if hasattr(select, "poll"):

@@ -6,14 +6,16 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from functools import partial
+from typing import Any, NoReturn
 
 from chatkit.limits import SECOND_SIGNAL_SECONDS
 
-Handler = Callable[[int, object], None]
+Handler = Callable[[int, Any], None]
 
 
 def end_on_signals(*names: str, at_first: Callable[[], None] = lambda: None) -> Handler:
-    """Have the first of these signals raise KeyboardInterrupt, and a second one kill the process at once.
+    """Have the first of these signals raise KeyboardInterrupt(number), and a second one kill the process at once.
 
     Signals within SECOND_SIGNAL_SECONDS after the first are ignored.
 
@@ -32,15 +34,36 @@ def end_on_signals(*names: str, at_first: Callable[[], None] = lambda: None) -> 
         if first_at is None:
             first_at = now
             at_first()
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt(number)
         if now - first_at >= SECOND_SIGNAL_SECONDS:
-            signal.signal(number, signal.SIG_DFL)
-            signal.raise_signal(number)
-            os._exit(128 + number)  # the first process of a container survives the default action
+            _kill(number)
 
     for name in names:
         _handle(name, end)
     return end
+
+
+def leave_on_signals(leave: Callable[[], None]) -> None:
+    """Have the first SIGTERM or SIGHUP call `leave`, and the next one what it has meant so far."""
+    for name in ("SIGTERM", "SIGHUP"):
+        if (number := getattr(signal, name, None)) is not None:
+            _handle(name, partial(_leave, leave, signal.getsignal(number)))
+
+
+def _leave(leave: Callable[[], None], before: Any, number: int, frame: object) -> None:
+    signal.signal(number, before)
+    leave()
+
+
+def end_by(interrupt: KeyboardInterrupt) -> NoReturn:
+    """End the process by the signal that has raised an interrupt, so that a shell, and its loop or script, see it."""
+    _kill(next(iter(interrupt.args), signal.SIGINT))
+
+
+def _kill(number: int) -> NoReturn:
+    signal.signal(number, signal.SIG_DFL)
+    signal.raise_signal(number)
+    os._exit(128 + number)  # the first process of a container survives the default action
 
 
 def reload_on_hangup(reload: Callable[[], None], end: Handler) -> None:

@@ -14,14 +14,10 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from chatkit.net.sockets import SIGNAL_SECONDS
+from chatkit.net.sockets import SIGNAL_SECONDS, Selector
 
 if TYPE_CHECKING:
     from chatkit.net.transport import Transport
-
-
-# For one wait, `poll` is cheaper than a selector that the kernel keeps.
-Selector = getattr(selectors, "PollSelector", selectors.DefaultSelector)
 
 
 class Cancelled(Exception):

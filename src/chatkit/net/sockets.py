@@ -90,6 +90,9 @@ LONGEST_WAIT_SECONDS = 3600.0
 # too. So no wait of a main thread is longer.
 SIGNAL_SECONDS = 1.0
 
+# For one wait, `poll` is cheaper than a selector that the kernel keeps.
+Selector: type[selectors.BaseSelector] = getattr(selectors, "PollSelector", selectors.DefaultSelector)
+
 # The sockets that one selector can watch: `select` on Windows has a bound (FD_SETSIZE), the others have none.
 WATCHED_SOCKETS = 512 if issubclass(selectors.DefaultSelector, selectors.SelectSelector) else sys.maxsize
 

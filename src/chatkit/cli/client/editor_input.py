@@ -12,6 +12,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from chatkit import ChatError, Client, Event, Notice
+from chatkit.cli.client.input import InputSettings
 from chatkit.cli.client.input_history import InputHistory, hide_secret
 from chatkit.cli.client.line_input import TerminalInput
 from chatkit.cli.client.local import WHO, LocalCommands
@@ -42,15 +43,14 @@ class EditorInput(TerminalInput):
     """
 
     def __init__(
-        self, client: Client, max_line_bytes: int, painter: Painter, roster: Roster, *, introduces: bool
+        self, client: Client, settings: InputSettings, painter: Painter, roster: Roster, *, introduces: bool
     ) -> None:
         """Take the terminal over, if this process is in the foreground.
 
         Args:
             introduces: whether to say at the start who this member is.
         """
-        super().__init__(client, max_line_bytes)
-        self._max_line_bytes = max_line_bytes
+        super().__init__(client, settings)
         self._painter = painter
         self._local = LocalCommands(roster)
         self._introduces = introduces
@@ -165,6 +165,7 @@ class EditorInput(TerminalInput):
         finally:
             self._editor = None
             if not self._is_over:
+                self._expect_end()
                 self._typed.put(None)
 
     def _begun(self, editor: Editor) -> bool:
@@ -180,7 +181,7 @@ class EditorInput(TerminalInput):
     def submit(self, line: str) -> bool:
         """Show a line as it was typed, run or send it. Return False if it can't be sent, so that it can be mended."""
         try:
-            encode_line(line, self._max_line_bytes)
+            encode_line(line, self.settings.max_line_bytes)
         except ValueError as error:
             self._note(str(error))
             return False

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import click
 
 from chatkit import Client, Event
-from chatkit.cli.client.input import InputThread
+from chatkit.cli.client.input import InputSettings, InputThread
 from chatkit.cli.client.output import Output, ReconnectOutput, TextOutput, print_line
 from chatkit.cli.client.roster import Roster
 from chatkit.cli.client.screen import Painter
@@ -67,16 +67,17 @@ def _checked_format(context: click.Context, parameter: click.Parameter, time_for
 
 
 def open_front(
-    client: Client, look: Look, *, name: str | None, reconnect: bool, max_line_bytes: int
+    client: Client, look: Look, settings: InputSettings, *, name: str | None, reconnect: bool
 ) -> tuple[Output, InputThread]:
     """Return the output for people, and the input that belongs to it.
 
     Args:
         client: the client, which has joined.
+        settings: the manners of the input.
         name: the name that it took, if any.
         reconnect: whether it comes back.
     """
-    has_editor = not look.plain and _may_edit()
+    has_editor = settings.is_wanted and not look.plain and _may_edit()
     color = look.color == "always" or (look.color == "auto" and has_editor and not os.environ.get("NO_COLOR"))
     roster = Roster(name or str(client.address[1]))
     bell = has_editor and not look.no_bell
@@ -87,25 +88,24 @@ def open_front(
     if has_editor:
         from chatkit.cli.client.editor_input import EditorInput
 
-        editor_input = EditorInput(client, max_line_bytes, painter, roster, introduces=bool(name) and not reconnect)
+        editor_input = EditorInput(client, settings, painter, roster, introduces=bool(name) and not reconnect)
         input_thread, write, instead = editor_input, editor_input.write, editor_input.show_instead
     else:
-        input_thread = open_input(client, max_line_bytes, waits_for_return=reconnect and not os.isatty(0))
+        input_thread = open_input(client, settings)
         write, instead = print_line, roster.follow if color else None
     if reconnect:
-        return ReconnectOutput(painter, write, instead, explains_queue=os.isatty(0)), input_thread
+        explains_queue = settings.is_wanted and os.isatty(0)
+        return ReconnectOutput(painter, write, instead, explains_queue=explains_queue), input_thread
     return TextOutput(painter, write, instead), input_thread
 
 
-def open_input(
-    client: Client, max_line_bytes: int, final_line: str = "", *, waits_for_return: bool = False
-) -> InputThread:
+def open_input(client: Client, settings: InputSettings) -> InputThread:
     """Return the input of lines, from a script or from a terminal."""
-    if not is_at_terminal():
-        return InputThread(client, max_line_bytes, final_line, waits_for_return=waits_for_return)
+    if not settings.is_wanted or not is_at_terminal():
+        return InputThread(client, settings)
     from chatkit.cli.client.line_input import LineInput
 
-    return LineInput(client, max_line_bytes, final_line)
+    return LineInput(client, settings)
 
 
 def is_at_terminal() -> bool:

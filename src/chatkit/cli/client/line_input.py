@@ -22,6 +22,7 @@ STOP_SECONDS = 0.1
 class TerminalInput(InputThread):
     """The input of a person at a terminal. A room's question for its password is answered without showing it."""
 
+    _is_typed = True
     _is_joining = True
 
     def receive(self, event: Event) -> bool:
@@ -109,6 +110,9 @@ class LineInput(TerminalInput):
     def _wake(self) -> None:
         with suppress(OSError):
             os.write(self._wakes, b"x")
+
+    def _count_unread(self) -> int:
+        return 0  # they are dropped
 
     def _end_hiding(self) -> bool:
         """Show again what is typed. Return whether it was hidden."""

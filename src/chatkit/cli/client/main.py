@@ -2,28 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from chatkit import (
-    ChatError,
-    Client,
-    ConnectionClosed,
-    NameTaken,
-    Notice,
-    PasswordRefused,
-    ProtocolError,
-    Refused,
-    Unconfirmed,
-)
+from chatkit import Client, ConnectionClosed, NameTaken, PasswordRefused, ProtocolError, Refused
 from chatkit.cli.client.address import address_argument, apply_address
+from chatkit.cli.client.conversation import LOST, Conversation
 from chatkit.cli.client.cursor import NO_PLACE, Cursor, Place, checked_place
 from chatkit.cli.client.front import Look, dropping_typed, look_options, open_front, open_input
-from chatkit.cli.client.input import InputThread
-from chatkit.cli.client.output import CursorOutput, JsonOutput, Output, OutputLost, QuietOutput
+from chatkit.cli.client.input import InputSettings
+from chatkit.cli.client.output import CursorOutput, JsonOutput, Output, QuietOutput
 from chatkit.cli.client.password import PasswordPrompt
 from chatkit.cli.client.trust import (
     KnownHosts,
@@ -39,7 +31,6 @@ from chatkit.cli.common import (
     FILE,
     Command,
     abandon,
-    complain,
     fail,
     open_missing_streams,
     option,
@@ -48,11 +39,11 @@ from chatkit.cli.common import (
     reason,
     version_option,
 )
-from chatkit.cli.signals import end_on_signals
+from chatkit.cli.signals import end_by, end_on_signals
+from chatkit.client.connection import EXIT_SECONDS
 from chatkit.limits import Limits
 from chatkit.net.sockets import host_and_port
 from chatkit.protocol.names import check_name
-from chatkit.protocol.replies import CUT_OFF, NOT_ADMITTED
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -62,8 +53,6 @@ QUEUED_LINES = 100
 
 # The options that lead to a server.
 PLACE = ("host", "port", "tls", "tls_ca", "tls_fingerprint", "tls_trust")
-
-LEFT, CANNOT_SHOW, NOT_SENT, LOST, INTERRUPTED = 0, 1, 1, 3, 130
 
 
 def _checked_name(context: click.Context, parameter: click.Parameter, name: str | None) -> str | None:
@@ -75,7 +64,33 @@ def _checked_name(context: click.Context, parameter: click.Parameter, name: str 
     return name
 
 
-@click.command(CHAT_CLIENT, cls=Command, context_settings=CONTEXT)
+HELP = """\
+Join a chat room: send lines to all other members, and show their lines.
+
+ADDRESS is HOST, HOST:PORT, chat://HOST:PORT, or with TLS chats://HOST:PORT#SHA256, as chat-server prints it for guests.
+It stands for --host, --port, --tls and --tls-fingerprint. IPv6: [::1]:PORT.
+
+The line `exit`, or the end of input (Ctrl-D), leaves; so does SIGTERM. `/help` lists the room's commands. Works in a
+pipe, too: `echo hi | chat-client`, or `echo deployed | chat-client --once --name ci`.
+
+On a terminal, with the extra `terminal`, there is a line editor: Tab completes, Up and Ctrl-R bring lines back, and
+`/help` lists commands of its own, too.
+
+Each option can also be set in the environment, --port as CHATKIT_PORT.
+
+\b
+Exit status:
+    0  left, and the server confirmed it
+    1  could not connect, could not read the input or show the chat
+    1  left, but the server did not confirm it in time, or input came after `exit`
+    1  with --once, or --reconnect in a pipe: a line was not sent or not confirmed
+    2  wrong usage
+    3  the connection was lost, or the server ended the conversation
+  130  ended by Ctrl-C
+"""
+
+
+@click.command(CHAT_CLIENT, cls=Command, context_settings=CONTEXT, help=HELP)
 @address_argument
 @option("--host", metavar="HOST", default="127.0.0.1", help="Address or name of the server.")
 @option("--port", type=click.IntRange(1, 65535), metavar="PORT", default=12345, help="Port of the server.")
@@ -98,6 +113,17 @@ def _checked_name(context: click.Context, parameter: click.Parameter, name: str 
 )
 @option("--once", is_flag=True, help="For scripts: send standard input, wait until the room has it, print no chat.")
 @option(
+    "--no-input", is_flag=True, help="Read no input, for cron, nohup or a script's `&`: stay until a signal or the end."
+)
+@option("--count", type=click.IntRange(min=1), metavar="N", help="Leave after N messages of members, private ones too.")
+@option(
+    "--exit-seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    default=EXIT_SECONDS,
+    help="How long to wait for the server after `exit`, Ctrl-D or the end of input, and with --once for each line.",
+)
+@option(
     "--reconnect",
     is_flag=True,
     help="Come back when the connection is lost, under your name, and show the messages that you missed. Up to "
@@ -116,6 +142,9 @@ def main(
     as_json: bool,
     once: bool,
     reconnect: bool,
+    no_input: bool,
+    count: int | None,
+    exit_seconds: float,
     place: Place,
     cursor: Path | None,
     plain: bool,
@@ -124,55 +153,42 @@ def main(
     no_bell: bool,
     **options: Any,
 ) -> None:
-    """Join a chat room: send lines to all other members, and show their lines.
-
-    ADDRESS is HOST, HOST:PORT, chat://HOST:PORT, or with TLS chats://HOST:PORT#SHA256, as chat-server prints it for
-    guests. It stands for --host, --port, --tls and --tls-fingerprint. IPv6: [::1]:PORT.
-
-    The line `exit`, or the end of input (Ctrl-D), leaves; `/help` lists the room's commands. Works in a pipe, too:
-    `echo hi | chat-client`, or `echo deployed | chat-client --once --name ci`.
-
-    On a terminal, with the extra `terminal`, there is a line editor: Tab completes, Up and Ctrl-R bring lines back, and
-    `/help` lists commands of its own, too.
-
-    Each option can also be set in the environment, --port as CHATKIT_PORT.
-
-    Exit status: 0 left, 1 could not connect (or, with --once or --reconnect, a line was not sent or not confirmed),
-    2 wrong usage, 3 the connection was lost, 130 Ctrl-C.
-    """
+    """Join a chat room; end the process with an exit status."""
     if once and reconnect:
         raise click.UsageError("--once and --reconnect exclude each other: --once doesn't wait for a server.")
+    if once and (no_input or count):
+        raise click.UsageError("--once excludes --no-input and --count: it sends its input, and shows nothing.")
     if (cursor or place != NO_PLACE) and (once or not as_json):
         raise click.UsageError("--after and --cursor need --json, without --once")
     apply_address(options)
+    _check_streams()
+    follower = Cursor(cursor, place) if cursor else None
+    options["after"], options["epoch"] = follower.place if follower else place
+    end_on_signals("SIGINT", "SIGTERM", "SIGHUP")
+    look = Look(plain, color, timestamps, no_bell)
+    is_scripted = reconnect and not os.isatty(0)
+    probe = f"/{os.urandom(3).hex()}"[: options["max_line_bytes"]] if once else ""
+    settings = InputSettings(options["max_line_bytes"], exit_seconds, probe, is_scripted, not no_input)
+    try:
+        client = _join(events=as_json or once, reconnect=reconnect, queue=QUEUED_LINES if reconnect else 0, **options)
+        output: Output
+        if once or as_json:
+            input_thread = open_input(client, settings)
+            output = QuietOutput(probe) if once else CursorOutput(follower) if follower else JsonOutput()
+        else:
+            output, input_thread = open_front(client, look, settings, name=options["name"], reconnect=reconnect)
+        sys.exit(Conversation(client, input_thread, output, count).run())
+    except KeyboardInterrupt as error:
+        abandon(sys.stdout)
+        end_by(error)
+
+
+def _check_streams() -> None:
+    """Open missing standard streams, and end the command if the chat can't be shown."""
     open_missing_streams()
     if sys.stdout is None:
         fail(CHAT_CLIENT, "cannot show the chat: standard output is closed")
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
-    follower = Cursor(cursor, place) if cursor else None
-    options["after"], options["epoch"] = follower.place if follower else place
-    end_on_signals("SIGINT")
-    try:
-        queue = QUEUED_LINES if reconnect else 0
-        client = _join(events=as_json or once, reconnect=reconnect, queue=queue, **options)
-        is_scripted = reconnect and not os.isatty(0)
-        output: Output
-        if once or as_json:
-            probe = f"/{os.urandom(3).hex()}"[: options["max_line_bytes"]] if once else ""
-            input_thread = open_input(client, options["max_line_bytes"], probe, waits_for_return=is_scripted)
-            output = QuietOutput(probe) if once else CursorOutput(follower) if follower else JsonOutput()
-        else:
-            look = Look(plain, color, timestamps, no_bell)
-            output, input_thread = open_front(
-                client, look, name=options["name"], reconnect=reconnect, max_line_bytes=options["max_line_bytes"]
-            )
-        status = _chat(client, input_thread, output)
-        has_refusal = output.has_refusal or (input_thread.has_refused_line and (once or is_scripted))
-        status = NOT_SENT if status == LEFT and has_refusal else status
-    except KeyboardInterrupt:
-        abandon(sys.stdout)
-        status = INTERRUPTED
-    sys.exit(status)
 
 
 def _join(
@@ -185,7 +201,8 @@ def _join(
     while True:
         context = make_context(CHAT_CLIENT, tls, tls_ca, tls_fingerprint, hosts.fingerprint if hosts else None)
         try:
-            return _connect(host, port, tls=context or False, password=password, **options)
+            # A line before `exit` may still wait to be sent: `Conversation` counts the time, not the client.
+            return _connect(host, port, tls=context or False, password=password, exit_seconds=math.inf, **options)
         except PasswordRefused as error:
             if not prompt or not prompt.can_ask:
                 fail(CHAT_CLIENT, str(error), "--password-file FILE, or CHATKIT_PASSWORD", status=LOST)
@@ -220,44 +237,3 @@ def _connect(host: str, port: int, **options: Any) -> Client:
         fail(CHAT_CLIENT, str(error), "choose another with --name", about=["name"])
     except (ConnectionClosed, ProtocolError) as error:
         fail(CHAT_CLIENT, f"disconnected: {error}", about=PLACE, status=LOST)
-
-
-def _chat(client: Client, input_thread: InputThread, output: Output) -> int:
-    """Show events until the conversation ends. Return the exit status."""
-    last = ""
-    try:
-        output.begin()
-        input_thread.start()
-        try:
-            for event in output.events(client):
-                last = event.text if isinstance(event, Notice) else ""
-                output.has_refusal |= isinstance(event, Unconfirmed)
-                if not input_thread.receive(event):
-                    output.show(event)
-        finally:
-            input_thread.stop()
-        queued = input_thread.count_queued()
-        is_forced = last.startswith((*NOT_ADMITTED, CUT_OFF))
-        if input_thread.has_left and output.is_confirmed and not is_forced and not queued:
-            output.end()
-            return LEFT
-        lost = "left while disconnected" if queued else "the server ended the conversation"
-    except ChatError as error:
-        lost = str(error)
-    except tls_error() as error:  # a restarted server has another certificate
-        lost = describe_tls_error(error)
-    except KeyboardInterrupt:
-        if queued := input_thread.count_queued():
-            complain(CHAT_CLIENT, f"{queued} lines of input were not sent")
-        raise
-    except OutputLost as error:
-        abandon(sys.stdout)
-        if error.problem:
-            complain(CHAT_CLIENT, error.problem)
-        return CANNOT_SHOW if error.problem else LEFT
-    finally:
-        output.close()
-        client.close(grace=0.2)
-    unsent = "" if last.startswith(NOT_ADMITTED) else input_thread.describe_unsent()
-    complain(CHAT_CLIENT, f"disconnected: {lost}{unsent}")
-    return LOST

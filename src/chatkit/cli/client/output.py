@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 
 from chatkit import (
     Client,
-    ConnectionClosed,
     Disconnected,
     Error,
     Event,
@@ -23,7 +21,7 @@ from chatkit import (
 )
 from chatkit.cli.client.cursor import Cursor
 from chatkit.cli.client.screen import Painter
-from chatkit.cli.common import CHAT_CLIENT, complain, reason
+from chatkit.cli.common import CHAT_CLIENT, complain, reason, write_out
 from chatkit.protocol.replies import REPLAY_BEGINS, REPLAY_ENDS, now_named
 from chatkit.protocol.sanitize import visible
 
@@ -49,8 +47,7 @@ def print_line(line: str) -> None:
         OutputLost: standard output accepts no more.
     """
     try:
-        sys.stdout.write(f"{line}\n")
-        sys.stdout.flush()
+        write_out(f"{line}\n")
     except OSError as error:
         raise OutputLost(error) from None
 
@@ -69,9 +66,9 @@ class Output:
     def begin(self) -> None:
         """Greet."""
 
-    def events(self, client: Client) -> Iterator[Event]:
-        """Return an iterator over the client's events."""
-        return iter(client)
+    def receive(self, client: Client, seconds: float) -> Event:
+        """Return the client's next event, as `Client.receive`."""
+        return client.receive(seconds)
 
     def show(self, event: Event) -> None:
         """Show an event."""
@@ -203,16 +200,13 @@ class CursorOutput(JsonOutput):
         self._shown = 0
         self._has_failed = False
 
-    def events(self, client: Client) -> Iterator[Event]:
-        while True:
+    def receive(self, client: Client, seconds: float) -> Event:
+        if not self._cursor.is_saved:
             try:
-                yield client.receive(None if self._cursor.is_saved else 0)
+                return client.receive(0)
             except TimeoutError:
                 self._save()
-            except ConnectionClosed as closed:
-                if closed.clean:
-                    return
-                raise
+        return client.receive(seconds)
 
     def show(self, event: Event) -> None:
         super().show(event)
