@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import array
-import fcntl
 import json
 import os
 import shutil
@@ -23,6 +22,8 @@ from tests.helpers.endless import NOTICE, WELCOME, endless_server
 from tests.helpers.marks import needs
 from tests.helpers.peers import DEADLINE
 from tests.helpers.servers import Serve
+
+fcntl = pytest.importorskip("fcntl")
 
 QUICK = ("--exit-seconds", "0.5")
 UNCONFIRMED = "chat-client: left, but the server didn't confirm it within 0.5 seconds"
@@ -277,6 +278,30 @@ def test_input_in_utf_16(run: Run, serve: Serve, encoding: str, options: tuple[s
     status, _, err = client_with(run, started.port, data, *options)
     assert (status, err) == (1, "chat-client: the input is UTF-16, not UTF-8: nothing of it was sent\n")
     assert started.server.stats.messages == 0
+
+
+def test_utf_16_byte_by_byte(run: Run, serve: Serve) -> None:
+    """The first bytes may come alone."""
+    started = serve()
+    client = run("chat-client", "--port", str(started.port))
+    assert client.line() == CONNECTED
+    assert client.process.stdin
+    for byte in "hi\n".encode("utf-16-le"):
+        wait_until_read(client.process.stdin.fileno())
+        client.process.stdin.write(bytes([byte]))
+        if byte == 0:
+            break
+    status, _, err = client.ends()
+    assert (status, err) == (1, "chat-client: the input is UTF-16, not UTF-8: nothing of it was sent\n")
+    assert started.server.stats.messages == 0
+
+
+def wait_until_read(pipe: int) -> None:
+    """Wait until nothing is in a pipe."""
+    deadline, waiting = time.monotonic() + DEADLINE, array.array("i", [1])
+    while waiting[0]:
+        assert time.monotonic() < deadline
+        fcntl.ioctl(pipe, termios.FIONREAD, waiting)
 
 
 @pytest.mark.parametrize("options", [(), ("--once",)])

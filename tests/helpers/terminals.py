@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import pty
 import select
@@ -21,6 +20,7 @@ import pytest
 from tests.helpers.commands import BIN, read_line
 from tests.helpers.peers import DEADLINE
 
+fcntl = pytest.importorskip("fcntl")
 pyte = pytest.importorskip("pyte", reason="pyte, the terminal emulator, is not installed")
 
 # What a shell is to its commands: it leads the terminal's session and outlives them. Without it the kernel would put

@@ -22,8 +22,9 @@ from chatkit.protocol.lines import BadLine, Line, LineDecoder, is_exit
 READ_BYTES = 64 * 1024
 # Lines after `exit` are counted as far as they are there, in so many bytes.
 COUNTED_BYTES = 1024 * 1024
-# Where UTF-16 has its first NUL, if it begins with a letter of ASCII.
+# UTF-16 begins with a mark, or has a NUL here if its first letter is one of ASCII.
 FIRST_BYTES = 2
+UTF_16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +76,9 @@ class InputThread(threading.Thread):
         self._decoder = LineDecoder(settings.max_line_bytes)
         self._lines = deque[Line]()
         self._line_number = 0
-        self._has_read = False
+        self._first = b""  # bytes of the input
         self._is_utf8 = False  # as far as it isn't ASCII
-        self._has_read_exit = False
+        self._has_sent_exit = False
         self._waiting_since = math.inf
         self._is_confirming = False
         self._is_confirmed = False
@@ -126,7 +127,7 @@ class InputThread(threading.Thread):
         self.join(0.1)  # it may wait for input for ever
         queued = self.count_queued()
         number = len(self._lines) + queued + self._count_unread()
-        after = "after exit " if self._has_read_exit and not queued else ""
+        after = "after exit " if self._has_sent_exit and not queued else ""
         return f"{number} lines of input {after}were not sent" if number else ""
 
     def stop(self) -> None:
@@ -134,13 +135,13 @@ class InputThread(threading.Thread):
 
     def _count_unread(self) -> int:
         """Return the number of lines that wait to be read behind `exit`, as far as they are there."""
-        lines, size = 0, 0 if self._has_read_exit else COUNTED_BYTES
+        lines, size = 0, 0 if self._has_sent_exit else COUNTED_BYTES
         with suppress(OSError, ValueError), Selector() as selector:  # some inputs of Windows can't be waited for
             selector.register(0, selectors.EVENT_READ)
             while size < COUNTED_BYTES and selector.select(0) and (data := self._read()):
                 lines += len(self._decoder.receive_data(data))
                 size += len(data)
-        return lines + (self._has_read_exit and self._decoder.in_line)
+        return lines + (self._has_sent_exit and self._decoder.in_line)
 
     def _read(self) -> bytes:
         if sys.stdin is None:
@@ -159,11 +160,13 @@ class InputThread(threading.Thread):
 
     def _checked(self, data: bytes) -> bytes:
         """Return what was read, or the end of the input if it begins in UTF-16."""
-        if self._has_read or not data or self._is_typed:
+        if self._is_typed or len(self._first) == FIRST_BYTES:
             return data
-        self._has_read = True
-        is_utf_16 = data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in data[:FIRST_BYTES]
-        return self._fail("the input is UTF-16, not UTF-8: nothing of it was sent") if is_utf_16 else data
+        self._first += data[: FIRST_BYTES - len(self._first)]
+        if self._first not in UTF_16_MARKS and b"\0" not in self._first:
+            return data
+        self._decoder = LineDecoder(self.settings.max_line_bytes)  # the other one may have the first byte
+        return self._fail("the input is UTF-16, not UTF-8: nothing of it was sent")
 
     def _fail(self, problem: str) -> bytes:
         """Tell why the input isn't read to its end. Return the end."""
@@ -227,9 +230,9 @@ class InputThread(threading.Thread):
                 assert isinstance(line, str)
                 self._is_utf8 |= not line.isascii()
                 if is_exit(line):
-                    self._has_read_exit = True
                     self._begin_leave()
                 self._send_in_time(line)
+                self._has_sent_exit |= is_exit(line)
             except (ValueError, NotConnected) as error:
                 self._refuse(error)
             self._lines.popleft()
