@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import trustme
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from chatkit import Limits
 from chatkit.client import reconnect
@@ -47,7 +47,8 @@ def pytest_configure() -> None:
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) is signal.SIG_IGN:
             signal.signal(number, signal.default_int_handler)
-    settings.register_profile("untimed", settings(), deadline=None)  # the machine may be busy with something else
+    # The machine may be busy with something else.
+    settings.register_profile("untimed", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
     settings.load_profile("untimed")
 
 

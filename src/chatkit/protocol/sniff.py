@@ -148,7 +148,7 @@ class SniffingDecoder(LineDecoder):
         return self._partial.removeprefix(BYTE_ORDER_MARK).startswith(b"/")
 
     def end_line(self) -> list[Line]:
-        """End the unfinished first line, of a peer that sends no line ends. What follows is a first line, too.
+        """End the unfinished first line of a peer without line ends. The next bytes begin a first line, too.
 
         Returns:
             The line, or the other protocol in it; nothing, and the line goes on, if it is a command, may begin a

@@ -187,7 +187,7 @@ class InputThread(threading.Thread):
                 self._client.leave()
 
     def _expect_end(self) -> None:
-        """From now on the server has `exit_seconds` to end the conversation."""
+        """Begin the time that the server has to end the conversation, `exit_seconds`."""
         self._waiting_since = time.monotonic()
 
     def _wait_until_confirmed(self) -> None:
