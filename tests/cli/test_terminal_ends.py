@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -47,6 +48,30 @@ def test_a_terminal_that_is_left_is_as_before(serve: Serve, editor: Start, keys:
     assert (ended, shown.lines) == (status, [CONNECTED, *last, *([DISCONNECTED] if status == 0 else [])])
     assert (shown.attributes(), shown.cursor[0]) == (shown.attributes_before, 0)
     assert shown.shown.count("\x1b[?2004h") == shown.shown.count("\x1b[?2004l")
+
+
+# chat-client, interrupted between the greeting and the first key.
+INTERRUPTED = """
+import signal
+from chatkit.cli.client.main import main
+from chatkit.cli.client.output import TextOutput
+begin = TextOutput.begin
+def begin_and_interrupt(self):
+    begin(self)
+    signal.raise_signal(signal.SIGINT)
+TextOutput.begin = begin_and_interrupt
+main()
+"""
+
+
+@pytest.mark.parametrize("option", ["--color=auto", "--plain"])
+def test_ctrl_c_before_the_first_key(serve: Serve, tmp_path: Path, option: str) -> None:
+    """The terminal is as before, though nothing was begun to be read."""
+    with ExitStack() as stack:
+        command = [sys.executable, "-c", INTERRUPTED]
+        shown = Terminal(stack, tmp_path, serve().port, option, command=command)
+        assert shown.ends()[0] == -signal.SIGINT
+        assert (shown.attributes(), shown.lines) == (shown.attributes_before, [CONNECTED])
 
 
 @pytest.mark.parametrize("option", ["--color=auto", "--plain"])

@@ -13,7 +13,7 @@ HINT = TEXT.encode(Notice('your line isn\'t sent before it ends: press Enter, or
 
 
 class Unframed:
-    """The quiet times of a peer that ends no line. Times are those of `time.monotonic`.
+    """The quiet times of one peer, until its first line end. Times are those of `time.monotonic`.
 
     Operations: `note_text` after each read that brings text; when `due` has come, `begin_take` and `begin_hint`. Goal:
     the author of such a peer learns how to end a line, and with `Limits.unframed_seconds` its text counts as lines.

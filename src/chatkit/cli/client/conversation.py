@@ -74,10 +74,10 @@ class Conversation:
         return self._output.has_refusal or self._input.has_failed or (self._input.has_refused_line and is_script)
 
     def _show_events(self) -> None:
-        leave_on_signals(self._input.leave)
-        self._output.begin()
-        self._input.start()
         try:
+            leave_on_signals(self._input.leave)
+            self._output.begin()
+            self._input.start()
             for event in self._events():
                 self._last = event.text if isinstance(event, Notice) else ""
                 self._output.has_refusal |= isinstance(event, Unconfirmed)

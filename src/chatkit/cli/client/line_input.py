@@ -46,13 +46,13 @@ class LineInput(TerminalInput):
     """Lines as the kernel edits them: for screen readers, for dumb terminals, and where prompt_toolkit is missing."""
 
     _hidden: TerminalModes | None = None
+    _is_over = False
 
     def start(self) -> None:
         """Start to read. In the background that stops the process, as it stops `cat`."""
-        self._is_over = False
         self._woken, self._wakes = os.pipe()
         os.set_blocking(self._wakes, False)
-        self._handler = signal.signal(signal.SIGCONT, self._continued)
+        signal.signal(signal.SIGCONT, self._continued)
         super().start()
 
     def ask_password(self, problem: str) -> None:
@@ -64,11 +64,11 @@ class LineInput(TerminalInput):
 
     def stop(self) -> None:
         """Drop what was typed and not read. The next line of the screen is a new one."""
-        signal.signal(signal.SIGCONT, self._handler)
+        signal.signal(signal.SIGCONT, signal.SIG_DFL)
         self._is_over = True
-        self._wake()
-        self.join(STOP_SECONDS)
-        os.close(self._wakes)
+        if self.is_alive():  # it may not have been started
+            self._wake()
+            self.join(STOP_SECONDS)
         is_complaining = isinstance(sys.exception(), KeyboardInterrupt) and self.count_queued() > 0
         drop_typed(self._end_hiding() or is_complaining)  # the kernel has shown ^C
 

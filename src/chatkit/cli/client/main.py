@@ -164,12 +164,12 @@ def main(
     _check_streams()
     follower = Cursor(cursor, place) if cursor else None
     options["after"], options["epoch"] = follower.place if follower else place
-    end_on_signals("SIGINT", "SIGTERM", "SIGHUP")
     look = Look(plain, color, timestamps, no_bell)
     is_scripted = reconnect and not os.isatty(0)
     probe = f"/{os.urandom(3).hex()}"[: options["max_line_bytes"]] if once else ""
     settings = InputSettings(options["max_line_bytes"], exit_seconds, probe, is_scripted, not no_input)
     try:
+        end_on_signals("SIGINT", "SIGTERM", "SIGHUP")
         client = _join(events=as_json or once, reconnect=reconnect, queue=QUEUED_LINES if reconnect else 0, **options)
         output: Output
         if once or as_json:
