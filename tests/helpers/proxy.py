@@ -40,12 +40,12 @@ class Direction:
 
         def stall() -> None:
             self._allowance = after
-            self._stalled.clear() if after else self._stalled.set()
+            self._stalled.clear() if after and not self._ended else self._stalled.set()
 
         self._run(stall)
 
     def wait_stalled(self) -> None:
-        """Until all the bytes that `stall(after)` grants were passed on."""
+        """Until all the bytes that `stall(after)` grants were passed on, or the link has ended."""
         assert self._stalled.wait(DEADLINE), "too little came to stall"
 
     def resume(self) -> None:
@@ -94,9 +94,10 @@ class Direction:
     def stop(self) -> None:
         """Pass on nothing more, and no end."""
         self._ended = True
+        self._stalled.set()
 
     def _end(self) -> None:
-        self._ended = True
+        self.stop()
         self._held = b""
         self.sink.shutdown(socket.SHUT_WR)
 
@@ -129,8 +130,7 @@ class Link:
 
     def _forsake(self) -> None:
         client = self.to_server.source
-        for direction in (self.to_server, self.to_client):
-            direction.stop()
+        self._stop()
         if client in self._selector.get_map():
             self._selector.unregister(client)
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -149,6 +149,7 @@ class Link:
                 self._selector.register(sock, wanted, partial(self._ready, sock))
 
     def abort(self) -> None:
+        self._stop()
         for sock in self._sockets:
             if sock.fileno() >= 0:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
@@ -159,6 +160,10 @@ class Link:
             if sock.fileno() >= 0 and sock in self._selector.get_map():
                 self._selector.unregister(sock)
             sock.close()
+
+    def _stop(self) -> None:
+        for direction in (self.to_server, self.to_client):
+            direction.stop()
 
     def _ready(self, sock: socket.socket, events: int) -> None:
         for direction in (self.to_server, self.to_client):

@@ -210,7 +210,7 @@ def test_stats_tell_the_number_that_the_handler_dropped(serve: Serve) -> None:
 
 def test_a_program_that_reads_too_slowly_is_told_in_json(serve: Serve) -> None:
     """Its last line is an `error` with the code `slow_consumer`, after a gapless prefix; it is counted."""
-    started = serve(limits=Limits(max_pending_bytes=200_000))
+    started = serve(limits=Limits(max_pending_bytes=200_000, drain_seconds=DEADLINE))
     talker, reader = started.peers(2)
     for peer in (talker, reader):
         peer.sync()
