@@ -92,7 +92,7 @@ def listening_nc(stack: ExitStack) -> str:
 def test_once_at_a_server_that_reads_nothing(run: Run, size: int) -> None:
     """The same, also while a line of its input waits to be sent."""
     with endless_server(WELCOME, line=None) as server:
-        status, out, err = client_with(run, server.port, b"line\n" * (size // 5), "--once", *QUICK)
+        status, out, err = client_with(run, server.port, (b"x" * 999 + b"\n") * (size // 1000), "--once", *QUICK)
     assert (status, out) == (1, "")
     assert err.startswith(UNCONFIRMED)
     assert ("lines of input were not sent" in err, err.count("\n")) == (size > 0, 1)

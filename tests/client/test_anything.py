@@ -94,6 +94,7 @@ def test_whatever_is_an_event_can_be_used(options: tuple[str | None, bool], answ
 
 @given(st.sampled_from([None, "ada"]), st.lists(st.tuples(answers, st.lists(lines, max_size=4)), max_size=4))
 @example(None, [(WELCOME, [b'{"type":"renamed","old":"bob","name":"1abc"}'])] * 2)
+@example(None, [(b"", [b'{"type":"welcome","name":"ada","newest":0,"epoch":"\\n/exit","resume":"","common":0}'])] * 2)
 @example(None, [(WELCOME, [WELCOME[:-1]])])
 def test_whatever_was_received_a_client_comes_back(
     name: str | None, connections: list[tuple[bytes, list[bytes]]]

@@ -49,13 +49,14 @@ class Opening:
             ValueError: the name breaks the rule, no line can hold the password, or `after`, `epoch` or `echo` can't be
                 asked for.
         """
-        if self.name is not None and not self.is_returning:  # to be taken again: the caller's, or the room gave it
-            check_name(self.name)
         if self.password is not None:
             check_password(self.password, max_line_bytes)
         if self.after is not None and (not self.events or self.after < 0):
             raise ValueError("after is an id, from 0, and needs events=True")
-        if self.epoch is not None and (self.after is None or not EPOCH.fullmatch(self.epoch)):
+        is_new = not self.is_returning  # else they were checked before, or the room gave them
+        if is_new and self.name is not None:
+            check_name(self.name)
+        if is_new and self.epoch is not None and (self.after is None or not EPOCH.fullmatch(self.epoch)):
             raise ValueError("epoch is that of a Welcome, and needs after")
         if self.echo and not self.events:
             raise ValueError("echo needs events=True")
