@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from chatkit import ChatError
-from chatkit.client.connection import locate
+from chatkit.client.endpoint import locate
 from chatkit.tls import PinnedContext, WrongCertificate
 from tests.helpers.both import Connect
 from tests.helpers.marks import over_tls

@@ -8,7 +8,7 @@ import threading
 from collections import deque
 
 from chatkit.client.cancel import CancelToken
-from chatkit.client.connection import Endpoint, connect
+from chatkit.client.endpoint import Endpoint, connect
 
 
 class FloodedSocket(socket.socket):
@@ -56,7 +56,7 @@ class Flood:
             peer.close()
 
     def connect(self, endpoint: Endpoint, cancel: CancelToken | None) -> socket.socket:
-        """Return a flooded socket, in place of `chatkit.client.connection.connect`."""
+        """Return a flooded socket, in place of `chatkit.client.endpoint.connect`."""
         sock = FloodedSocket(fileno=connect(endpoint, cancel).detach())
         sock.setblocking(False)
         self._peers.append(self._listener.accept()[0])

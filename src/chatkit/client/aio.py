@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self
 from chatkit.client.aio_connection import AsyncConnection
 from chatkit.client.aio_reconnect import AsyncReconnectingConnection
 from chatkit.client.aio_verbs import AsyncVerbs
-from chatkit.client.connection import EXIT_SECONDS, Endpoint, locate
+from chatkit.client.endpoint import EXIT_SECONDS, Endpoint, locate
 from chatkit.client.opening import Opening
 from chatkit.client.protocol import ClientProtocol
 from chatkit.client.resume import ResumeState

@@ -12,7 +12,7 @@ from contextlib import ExitStack
 from typing import cast
 
 from chatkit.client.backlog import Backlog
-from chatkit.client.connection import Endpoint, prepare
+from chatkit.client.endpoint import Endpoint, prepare
 from chatkit.client.exchange import Exchange
 from chatkit.client.protocol import ClientProtocol, closed_error, unanswered_error
 from chatkit.errors import ChatError, ProtocolError
@@ -336,7 +336,7 @@ class AsyncConnection:
 
 
 async def connect(endpoint: Endpoint) -> socket.socket:
-    """Return a connected socket. Errors as for `chatkit.client.connection.connect`."""
+    """Return a connected socket. Errors as for `chatkit.client.endpoint.connect`."""
     loop, failure = asyncio.get_running_loop(), OSError("the host has no address")
     host = plain_host(endpoint.host)
     for family, kind, protocol, _, address in await loop.getaddrinfo(host, endpoint.port, type=socket.SOCK_STREAM):

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from chatkit.client.aio_connection import AsyncConnection
 from chatkit.client.backlog import Backlog
 from chatkit.client.backoff import Backoff, is_final
-from chatkit.client.connection import Endpoint
+from chatkit.client.endpoint import Endpoint
 from chatkit.client.exchange import Exchange
 from chatkit.client.protocol import closed_error
 from chatkit.client.resume import ResumeState, left_error

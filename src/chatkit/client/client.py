@@ -10,7 +10,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from chatkit.client.cancel import deadline_of, is_over, late_error, lock_timeout
-from chatkit.client.connection import EXIT_SECONDS, ClientConnection, Endpoint, locate
+from chatkit.client.connection import ClientConnection
+from chatkit.client.endpoint import EXIT_SECONDS, Endpoint, locate
 from chatkit.client.opening import Opening
 from chatkit.client.protocol import ClientProtocol
 from chatkit.client.verbs import Composer, Verbs

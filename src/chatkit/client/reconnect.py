@@ -13,7 +13,8 @@ from chatkit.client.backlog import Backlog
 from chatkit.client.backoff import Backoff, is_final
 from chatkit.client.baton import Baton
 from chatkit.client.cancel import Cancelled, CancelToken, is_over, late_error, lock_timeout
-from chatkit.client.connection import ClientConnection, Endpoint
+from chatkit.client.connection import ClientConnection
+from chatkit.client.endpoint import Endpoint
 from chatkit.client.exchange import Exchange
 from chatkit.client.protocol import closed_error
 from chatkit.client.resume import ResumeState, left_error

@@ -40,7 +40,7 @@ from chatkit.cli.common import (
     version_option,
 )
 from chatkit.cli.signals import end_by, end_on_signals
-from chatkit.client.connection import EXIT_SECONDS
+from chatkit.client.endpoint import EXIT_SECONDS
 from chatkit.limits import Limits
 from chatkit.net.sockets import host_and_port
 from chatkit.protocol.names import check_name
