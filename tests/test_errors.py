@@ -13,6 +13,7 @@ import pytest
 
 import chatkit
 from chatkit.client.cancel import Cancelled
+from chatkit.client.endpoint import NoAnswer
 from chatkit.errors import (
     ChatError,
     ConnectionClosed,
@@ -46,6 +47,7 @@ EXAMPLES: list[Exception] = [
     TakenHistory("another server keeps its history in chat.db"),
     HookFailed("a hook of the handler raised an exception"),
     Cancelled("by another thread"),
+    NoAnswer("timed out"),
 ]
 COPIES: dict[str, Callable[[Exception], Exception]] = {
     **{f"pickle {n}": lambda error, n=n: pickle.loads(pickle.dumps(error, n)) for n in range(6)},  # type: ignore[misc]

@@ -76,6 +76,15 @@ class Notice:
         return f"*** {self.text}"
 
 
+class Unmarked(Notice):
+    """A line of no known form, from a server of another kind: its text is all of the line."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return self.text
+
+
 @dataclass(frozen=True, slots=True)
 class Error(Notice):
     """A refused request, or the reason why the room ends the conversation. Without `events=True` it is a `Notice`.

@@ -13,6 +13,7 @@ from chatkit.cli.client.local import LOCAL_COMMANDS, ROOM_COMMANDS, LocalCommand
 from chatkit.cli.client.roster import Roster
 from chatkit.cli.client.screen import Painter
 from chatkit.protocol.replies import REPLAY_BEGINS, REPLAY_ENDS
+from chatkit.protocol.text import parse_foreign_text
 from chatkit.room.commands import COMMANDS, HELP
 from tests.helpers.hostile import HOSTILE, forbidden
 
@@ -192,3 +193,9 @@ def test_the_history_of_the_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     nowhere.add("line")
     nowhere.trim()
     assert nowhere.load() == []
+
+
+@pytest.mark.parametrize("line", ["", "Welcome!", "[ada] hi bob"])
+def test_a_line_of_another_kind_of_server_stays_as_it_is(line: str) -> None:
+    """It is no notice, which would be dim."""
+    assert Painter(Roster("bob"), color=True).paint(parse_foreign_text(line)) == line

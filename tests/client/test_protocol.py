@@ -402,3 +402,21 @@ def test_a_private_line_before_the_welcome_is_kept() -> None:
         b'ada (private): psst\nada: hi\n{"type":"welcome","name":"1","newest":1,"epoch":"0123456789abcdef"}\n'
     )
     assert list(session.received) == [Private("ada", "psst"), Welcome("1", 1, "0123456789abcdef")]
+
+
+def test_objects_of_any_server_are_text_until_a_welcome() -> None:
+    """Then the user has typed `/json` in a room."""
+    protocol = ClientProtocol(16, Opening(), any_server=True)
+    protocol.receive_data(b'{"msg": "hi"}\n' + MESSAGE + WELCOME + MESSAGE)
+    mine, early, *events = taken(protocol)
+    assert [str(mine), str(early)] == ['{"msg": "hi"}', MESSAGE.decode().rstrip()]
+    assert [type(event) for event in events] == [Welcome, Message]
+
+
+def test_quiet_text_that_is_too_long_ends_the_conversation() -> None:
+    """A CR might still have ended it in time."""
+    protocol = ClientProtocol(16, Opening(), any_server=True)
+    protocol.receive_data(b"\n" + b"x" * (MAX_RECEIVED_BYTES + 1))
+    assert protocol.has_quiet_text
+    protocol.end_line()
+    assert isinstance(protocol.ended, ProtocolError)

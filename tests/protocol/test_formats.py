@@ -34,7 +34,7 @@ from chatkit import (
 from chatkit.protocol.formats import TYPES, clean_text, encode_json, encode_text, parse_json
 from chatkit.protocol.replies import REMOVED
 from chatkit.protocol.sanitize import clean
-from chatkit.protocol.text import parse_text
+from chatkit.protocol.text import parse_foreign_text, parse_text
 from chatkit.room.commands import HELP
 from tests.helpers.anything import FAR_TIMES
 from tests.helpers.hostile import DEEP
@@ -135,6 +135,14 @@ def test_text_and_back(event: Event) -> None:
 def test_parse_text(line: str, event: Event) -> None:
     """The forms of a line, and lines of none of them."""
     assert parse_text(line) == event
+
+
+@given(
+    st.text() | st.sampled_from(["", "***", "*** hi", "* ada waves", "* x", "Welcome!", "[ada] hi", "ada: hi", "{}"])
+)
+def test_a_line_of_any_server_stays_as_it_is(line: str) -> None:
+    """No form is a reason to change it."""
+    assert str(parse_foreign_text(line)) == line
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chatkit.protocol.lines import BadLine, Line, encode_line
+from chatkit.protocol.lines import AnyServerDecoder, BadLine, Line, encode_line
 from chatkit.protocol.sniff import SniffingDecoder
 from tests.helpers.inside import partial_line
 
@@ -95,3 +95,37 @@ def test_encode_line() -> None:
     for text, problem in [("a\nb", "line end"), ("a\r", "line end"), ("héé", "longer than 4"), ("\ud800", "surrogate")]:
         with pytest.raises(ValueError, match=problem):
             encode_line(text, 4)
+
+
+def test_text_of_any_server_can_be_ended() -> None:
+    """What follows is another line, unless nothing follows but the line end."""
+    decoder = AnyServerDecoder(100)
+    assert decoder.receive_data(b"hi\nName: ") == ["hi"]
+    assert decoder.end_line() == ["Name: "]
+    assert decoder.end_line() == []
+    assert decoder.receive_data(b"Hello\nagain") == ["Hello"]
+    assert decoder.end_line() == ["again"]
+    assert decoder.receive_data(b"\n\nx\n") == ["", "x"]
+
+
+def test_a_server_that_ends_no_line() -> None:
+    """It is one as long as only quiet has ended its lines."""
+    decoder = AnyServerDecoder(100)
+    assert not decoder.ends_no_line
+    decoder.receive_data(b"\xef\xbb\xbfhi")
+    assert not decoder.ends_no_line
+    assert decoder.end_line() == ["hi"]
+    assert decoder.ends_no_line
+    decoder.receive_data(b"you\n")
+    assert not decoder.ends_no_line
+
+
+def test_text_of_any_server_is_never_cut_within_a_character() -> None:
+    """It waits for the rest. Bytes that aren't UTF-8 at all become escapes."""
+    decoder = AnyServerDecoder(100)
+    decoder.receive_data(b"caf\xc3")
+    assert not decoder.may_end
+    decoder.receive_data(b"\xa9")
+    assert decoder.may_end
+    assert decoder.end_line() == ["café"]
+    assert decoder.receive_data(b"caf\xe9\x1b\n") == [r"caf\xe9␛"]

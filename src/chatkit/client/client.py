@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections import deque
 from collections.abc import Iterator
@@ -50,6 +51,9 @@ class Client(Verbs):
     Forks: in a forked child `close`, also at the end of `with`, closes the child's descriptor alone: the parent's
     conversation goes on.
     """
+
+    _answer_seconds: float | None = None  # see `Endpoint`
+    _quiet_seconds = math.inf
 
     def __init__(
         self,
@@ -102,7 +106,15 @@ class Client(Verbs):
         events = events or reconnect
         asked = Opening(password=password, name=name, events=events, after=after, echo=echo, epoch=epoch)
         self._composer = Composer(max_line_bytes, timeout, not asked.lines(), events, echo)
-        endpoint = Endpoint(*locate(host, port, tls), timeout, silent_seconds, unacknowledged_seconds, exit_seconds)
+        endpoint = Endpoint(
+            *locate(host, port, tls),
+            timeout,
+            silent_seconds,
+            unacknowledged_seconds,
+            exit_seconds,
+            answer_seconds=None if password else self._answer_seconds,  # a guess may have to wait
+            quiet_seconds=self._quiet_seconds,
+        )
         self._pid = os.getpid()
         self._connection: ClientConnection | ReconnectingConnection
         if reconnect:
@@ -114,7 +126,7 @@ class Client(Verbs):
             self._connection = ReconnectingConnection(endpoint, state, max_line_bytes, received)
             self._received = received
         else:
-            protocol = ClientProtocol(max_line_bytes, asked)
+            protocol = ClientProtocol(max_line_bytes, asked, any_server=self._quiet_seconds < math.inf)
             self._connection = ClientConnection(endpoint, protocol)
             self._received = protocol.received
         self._receiving = self._connection.receiving

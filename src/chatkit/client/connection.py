@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from chatkit.client.backlog import Backlog
 from chatkit.client.baton import Baton
 from chatkit.client.cancel import CancelToken, check, deadline_of, is_over, lock_timeout, wait
-from chatkit.client.endpoint import Endpoint, connect
+from chatkit.client.endpoint import Endpoint, NoAnswer, connect
 from chatkit.client.exchange import Exchange
 from chatkit.client.protocol import ClientProtocol, unanswered_error
 from chatkit.errors import ChatError, ConnectionClosed, ProtocolError
@@ -63,6 +63,7 @@ class ClientConnection:
         self._protocol = protocol
         self._exit_seconds = endpoint.exit_seconds
         self._give_up_at = math.inf  # once this side has left: the server's time to end the conversation is over
+        self._quiet_seconds = endpoint.quiet_seconds
         self.backlog = Backlog(protocol.received)
         self._socket: socket.socket | TlsTransport
         with ExitStack() as stack:
@@ -71,7 +72,8 @@ class ClientConnection:
             self.address = two_tuple(sock.getsockname())
             self._tls = self._start_tls(sock, endpoint, cancel) if endpoint.tls else None
             self._socket = self._tls or sock
-            self._open(deadline_of(endpoint.timeout), cancel)
+            self._quiet_at = self._quiet_end()  # text without a line end counts as a line then
+            self._open(deadline_of(endpoint.answer_seconds or endpoint.timeout), cancel)
             stack.pop_all()
 
     @property
@@ -175,8 +177,13 @@ class ClientConnection:
         if is_over(self._give_up_at):  # however much the server has to say
             self._give_up()
         elif not self.read_nowait():
-            with suppress(ChatError):  # the read finds it
-                self._wait(selectors.EVENT_READ, deadline, cancel)
+            first = self._quiet_at if deadline is None else min(self._quiet_at, deadline)
+            try:
+                with suppress(ChatError):  # the read finds it
+                    self._wait(selectors.EVENT_READ, first, cancel)
+            except TimeoutError:
+                if is_over(deadline):
+                    raise
             self.read_nowait()  # before the caller looks at its deadline
 
     def read_nowait(self) -> bool:
@@ -184,16 +191,24 @@ class ClientConnection:
         try:
             data = self._socket.recv(READ_BYTES)
         except BlockingIOError:
-            return False
+            if not is_over(self._quiet_at):
+                return False
+            self._quiet_at = math.inf
+            self._protocol.end_line()
         except OSError as error:
             self._protocol.end(self._protocol.closed_by(error))
         else:
             self.backlog.count(len(data))
             with self._writing if not data else nullcontext():  # a write that is failing has the reason for the end
                 self._protocol.receive_data(data)
+            self._quiet_at = self._quiet_end()
             if isinstance(self._protocol.ended, ProtocolError):
                 self.shutdown()
         return True
+
+    def _quiet_end(self) -> float:
+        """Return the time at which a line that has begun has been quiet for long enough."""
+        return time.monotonic() + self._quiet_seconds if self._protocol.has_quiet_text else math.inf
 
     def begin_close(self, deadline: float | None) -> None:
         """Drop what arrives from now on, and end the stream of lines if that is possible before the deadline."""
@@ -255,12 +270,19 @@ class ClientConnection:
             self._wait(selectors.EVENT_READ, deadline, cancel)
 
     def _open(self, deadline: float | None, cancel: CancelToken | None) -> None:
-        """Send the protocol's opening, and wait for the answers."""
-        self.write(self._protocol.opening, deadline, cancel)
-        while self._protocol.is_opening:
-            self.read(deadline, cancel)
-            if self._protocol.is_opening:
-                check(deadline, cancel)
+        """Send the protocol's opening, and wait for the answers.
+
+        Raises:
+            NoAnswer: the deadline came first.
+        """
+        try:
+            self.write(self._protocol.opening, deadline, cancel)
+            while self._protocol.is_opening:
+                self.read(deadline, cancel)
+                if self._protocol.is_opening:
+                    check(deadline, cancel)
+        except TimeoutError as error:
+            raise NoAnswer(*error.args) from None
 
     def _send(self, data: bytes | memoryview) -> int:
         """Return how many bytes the socket takes.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import selectors
 import socket
@@ -23,7 +24,12 @@ EXIT_SECONDS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A server's place and how to reach it; the fields are arguments of `Client`."""
+    """A server's place and how to reach it; the fields are arguments of `Client`, and two more.
+
+    Attributes:
+        answer_seconds: the time for the answers to the opening; None for `timeout`.
+        quiet_seconds: the time after which text without a line end counts as a line, for a screen.
+    """
 
     host: str
     port: int
@@ -32,6 +38,8 @@ class Endpoint:
     silent_seconds: float
     unacknowledged_seconds: float
     exit_seconds: float
+    answer_seconds: float | None = None
+    quiet_seconds: float = math.inf
 
     def __post_init__(self) -> None:
         for name in ("silent_seconds", "unacknowledged_seconds", "exit_seconds"):
@@ -46,6 +54,10 @@ class Endpoint:
     def tls_name(self) -> str:
         """Return the name or address that the certificate must have: without brackets, interface and final dot."""
         return plain_host(self.host).partition("%")[0].removesuffix(".")
+
+
+class NoAnswer(TimeoutError):
+    """The server stands, and hasn't answered the opening in time."""
 
 
 def locate(host: str, port: int, tls: bool | ssl.SSLContext) -> tuple[str, int, bool | ssl.SSLContext]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 
 from chatkit.client.backlog import memory_of
@@ -11,7 +12,7 @@ from chatkit.client.exchange import Exchange
 from chatkit.client.opening import Opening
 from chatkit.errors import ChatError, ConnectionClosed, NameTaken, PasswordRefused, ProtocolError, Refused
 from chatkit.events import Action, Event, Message, Notice, Private, Welcome
-from chatkit.protocol.lines import BadLine, LineDecoder, encode_line, parse_command
+from chatkit.protocol.lines import AnyServerDecoder, BadLine, Line, LineDecoder, encode_line, parse_command
 from chatkit.protocol.names import RULE
 from chatkit.protocol.replies import (
     ASKS_PASSWORD,
@@ -23,7 +24,7 @@ from chatkit.protocol.replies import (
     now_named,
 )
 from chatkit.protocol.sanitize import clean
-from chatkit.protocol.text import parse_text
+from chatkit.protocol.text import parse_foreign_text, parse_text
 
 MAX_RECEIVED_BYTES = 1024 * 1024
 # Events that wait until the opening is answered, as memory. A replay comes before the answer to `/nick`: a thousand of
@@ -40,8 +41,11 @@ class ClientProtocol:
         ended: the reason why no more events follow, or None.
     """
 
-    def __init__(self, max_line_bytes: int, asked: Opening) -> None:
+    def __init__(self, max_line_bytes: int, asked: Opening, *, any_server: bool = False) -> None:
         """Check the requests of the opening.
+
+        Args:
+            any_server: without events, take each line for text as it is, for a screen.
 
         Raises:
             ValueError: they can't be asked for.
@@ -63,7 +67,9 @@ class ClientProtocol:
         self._opening_bytes = 0
         self._exchanges: list[Exchange] = []
         # Sanitizing makes at most three bytes of one, and a name is added. The rest is for servers with higher limits.
-        self._decoder = LineDecoder(max(3 * max_line_bytes + 1024, MAX_RECEIVED_BYTES))
+        longest = max(3 * max_line_bytes + 1024, MAX_RECEIVED_BYTES)
+        self._takes_any = any_server and not asked.events
+        self._decoder = AnyServerDecoder(longest) if self._takes_any else LineDecoder(longest)
 
     @property
     def is_opening(self) -> bool:
@@ -107,14 +113,13 @@ class ClientProtocol:
     def receive_data(self, data: bytes) -> None:
         """Parse the result of a socket's `recv`. No bytes mean the server's end of stream."""
         if not data:
+            if isinstance(self._decoder, AnyServerDecoder) and self._decoder.ends_no_line:
+                self.end_line()
             is_clean = self._closing or not self._decoder.in_line
             reason = "the server ended the conversation" if is_clean else "the server ended in the middle of a line"
             self.end(self.first_error or ConnectionClosed(reason, clean=is_clean))
         elif not self._closing and not self.ended:
-            try:
-                self._parse(data)
-            except ChatError as error:
-                self.end(error)
+            self._receive_lines(self._decoder.receive_data(data))
 
     @property
     def first_error(self) -> ChatError | None:
@@ -148,22 +153,48 @@ class ClientProtocol:
         self.end(closed_error())
         self.ended = closed_error()
 
-    def _parse(self, data: bytes) -> None:
-        for line in self._decoder.receive_data(data):
-            if isinstance(line, BadLine):
-                raise ProtocolError(f"the server sent a line {line.reason}")
-            assert isinstance(line, str)  # only a server looks for other protocols
-            # No name begins with a brace, and so no line of text does.
-            event = _json_parser()(line) if line.startswith("{") else parse_text(line)
-            if isinstance(event, Welcome):
-                if self._has_welcome:
-                    raise ProtocolError("the server sent a second welcome")
-                self._has_welcome = True
-            is_received = event and (not self._expected or self._match_opening(event))
-            if event and is_received and not (self._exchanges and self._is_answer(event)):
-                self.received.append(event)
-                if self._expected:
-                    self._count_waiting(event)
+    @property
+    def has_quiet_text(self) -> bool:
+        """Whether a line of text has begun, so that `end_line` would receive it."""
+        return self._takes_any and isinstance(self._decoder, AnyServerDecoder) and self._decoder.may_end
+
+    def end_line(self) -> None:
+        """Receive text without a line end as a line: for a screen."""
+        if isinstance(self._decoder, AnyServerDecoder) and not self._closing and not self.ended:
+            self._receive_lines(self._decoder.end_line())
+
+    def _receive_lines(self, lines: list[Line]) -> None:
+        try:
+            for line in lines:
+                self._receive_line(line)
+        except ChatError as error:
+            self.end(error)
+
+    def _receive_line(self, line: Line) -> None:
+        if isinstance(line, BadLine):
+            raise ProtocolError(f"the server sent a line {line.reason}")
+        assert isinstance(line, str)  # only a server looks for other protocols
+        event = self._parse(line)
+        if isinstance(event, Welcome):
+            if self._has_welcome:
+                raise ProtocolError("the server sent a second welcome")
+            self._has_welcome = True
+        is_received = event and (not self._expected or self._match_opening(event))
+        if event and is_received and not (self._exchanges and self._is_answer(event)):
+            self.received.append(event)
+            if self._expected:
+                self._count_waiting(event)
+
+    def _parse(self, line: str) -> Event | None:
+        """Return the event in a line. No name begins with a brace, and so no line of a room's text does."""
+        if not self._takes_any:
+            return _json_parser()(line) if line.startswith("{") else parse_text(line)
+        if line.startswith("{"):
+            with suppress(ProtocolError):  # an object of another kind of server
+                if isinstance(event := _json_parser()(line), Welcome):  # the user has typed `/json`: events follow
+                    self._takes_any = False
+                    return event
+        return parse_foreign_text(line)
 
     def _is_answer(self, event: Event) -> bool:
         """Tell whether an event is for an exchange alone."""

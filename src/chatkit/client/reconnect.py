@@ -8,6 +8,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from dataclasses import replace
 
 from chatkit.client.backlog import Backlog
 from chatkit.client.backoff import Backoff, is_final
@@ -123,7 +124,7 @@ class ReconnectingConnection:
         self.sending = threading.Lock()
         self._lock = threading.RLock()
         self._changed = threading.Event()  # set by the thread: a reader that waits for nothing else looks again
-        self._endpoint = endpoint
+        self._endpoint = replace(endpoint, answer_seconds=None)  # a room to which all come back at once may need longer
         self._state = state
         self._max_line_bytes = max_line_bytes
         self._closing = False

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import codecs
 import re
 from dataclasses import dataclass
 
@@ -43,6 +44,13 @@ class Foreign:
 
 
 Line = str | BadLine | Foreign
+
+
+def ends_within_character(data: bytes) -> bool:
+    """Tell whether more bytes may complete the last character."""
+    decoder = codecs.getincrementaldecoder("utf-8")("replace")
+    decoder.decode(data[-3:])  # all but the last byte of the longest character
+    return bool(decoder.getstate()[0])
 
 
 class LineDecoder:
@@ -123,11 +131,57 @@ class LineDecoder:
         try:
             text = line.decode()
         except UnicodeDecodeError:
-            return BadLine("not_utf8", "not valid UTF-8")
+            return self._not_utf8(line)
         return text if text.isprintable() else clean(text)
+
+    def _not_utf8(self, line: bytes) -> Line:
+        return BadLine("not_utf8", "not valid UTF-8")
 
     def _too_long(self) -> BadLine:
         return BadLine("too_long", f"longer than {self._max_line_bytes} bytes")
+
+
+class AnyServerDecoder(LineDecoder):
+    """A `LineDecoder` for servers of any kind: each byte that isn't UTF-8 becomes an escape, and a line may be ended.
+
+    Attributes:
+        ends_no_line: whether `end_line` has ended all lines so far, and the server none.
+    """
+
+    __slots__ = ("_has_line_end", "_is_ended", "ends_no_line")
+
+    def __init__(self, max_line_bytes: int) -> None:
+        super().__init__(max_line_bytes)
+        self.ends_no_line = False
+        self._is_ended = False  # `end_line` has ended the line under way
+        self._has_line_end = False
+
+    def receive_data(self, data: bytes) -> list[Line]:
+        """Return the lines that `data` completes. Of a line that `end_line` has ended, that is the rest, if any."""
+        lines = super().receive_data(data)
+        if b"\n" in data:
+            self._has_line_end, self.ends_no_line = True, False
+            if self._is_ended and lines and not lines[0]:
+                del lines[0]
+            self._is_ended = False
+        return lines
+
+    @property
+    def may_end(self) -> bool:
+        """Whether there is text for `end_line`, and its last character is complete."""
+        return bool(self._partial) and not ends_within_character(self._partial)
+
+    def end_line(self) -> list[Line]:
+        """Return the text of the unfinished line, if there is any."""
+        line, self._partial = self._partial, b""
+        if self._at_start:
+            line, self._at_start = line.removeprefix(BYTE_ORDER_MARK), not line
+        self._is_ended = self._is_ended or bool(line)
+        self.ends_no_line = self._is_ended and not self._has_line_end
+        return [self._line(line.removesuffix(b"\r"))] if line else []
+
+    def _not_utf8(self, line: bytes) -> Line:
+        return clean(line.decode("utf-8", "backslashreplace"))
 
 
 def parse_command(line: str) -> tuple[str, str] | None:

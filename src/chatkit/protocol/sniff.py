@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import codecs
 import re
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from chatkit.protocol.lines import BYTE_ORDER_MARK, Foreign, Line, LineDecoder
+from chatkit.protocol.lines import BYTE_ORDER_MARK, Foreign, Line, LineDecoder, ends_within_character
 from chatkit.protocol.replies import SPEAKS_TEXT
 
 TLS_HELLO = b"\x16\x03"
@@ -55,13 +54,6 @@ def sniff(first_line: bytes, *, whole: bool) -> Foreign | None:
     if whole and _IRC_CAP.fullmatch(first_line):
         return _IRC
     return _HTTP if (_REQUEST if whole else _CUT_REQUEST).fullmatch(first_line) else None
-
-
-def _ends_within_character(data: bytes) -> bool:
-    """Tell whether more bytes may complete the last character."""
-    decoder = codecs.getincrementaldecoder("utf-8")("replace")
-    decoder.decode(data)
-    return bool(decoder.getstate()[0])
 
 
 _NONE_HELD: Mapping[bytes, Line] = MappingProxyType({})  # one for all decoders: nearly none holds a line
@@ -157,7 +149,7 @@ class SniffingDecoder(LineDecoder):
         line = self._partial.removeprefix(BYTE_ORDER_MARK)
         if foreign := self._sniff(line, whole=True):
             return self._reject(foreign)
-        if not line or self.begins_command or _CUT_REQUEST.fullmatch(line) or _ends_within_character(line):
+        if not line or self.begins_command or _CUT_REQUEST.fullmatch(line) or ends_within_character(line):
             return []
         self._partial = b""
         return [self._line(line.removesuffix(b"\r"))]

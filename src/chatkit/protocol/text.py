@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from chatkit.events import Action, Event, Message, Notice, Private
+from chatkit.events import Action, Event, Message, Notice, Private, Unmarked
 
 _SPOKEN = re.compile(r"([^\s:*]+)( \(private\))?: (.*)", re.DOTALL)
 _ACTED = re.compile(r"\* ([^\s:*]+) (.*)", re.DOTALL)
@@ -18,3 +18,9 @@ def parse_text(line: str) -> Event:
     if acted := _ACTED.fullmatch(line):
         return Action(acted[1], acted[2])
     return Notice(line.removeprefix("*** "))
+
+
+def parse_foreign_text(line: str) -> Event:
+    """Return the event in a line of plain text from a server of any kind: its `str` is the line."""
+    event = parse_text(line)
+    return Unmarked(line) if isinstance(event, Notice) and str(event) != line else event

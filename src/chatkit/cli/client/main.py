@@ -11,6 +11,7 @@ import click
 
 from chatkit import Client, ConnectionClosed, NameTaken, PasswordRefused, ProtocolError, Refused
 from chatkit.cli.client.address import address_argument, apply_address
+from chatkit.cli.client.any_server import AnyServerClient, describe_needs
 from chatkit.cli.client.conversation import LOST, Conversation
 from chatkit.cli.client.cursor import NO_PLACE, Cursor, Place, checked_place
 from chatkit.cli.client.front import Look, dropping_typed, look_options, open_front, open_input
@@ -40,7 +41,7 @@ from chatkit.cli.common import (
     version_option,
 )
 from chatkit.cli.signals import end_by, end_on_signals
-from chatkit.client.endpoint import EXIT_SECONDS
+from chatkit.client.endpoint import EXIT_SECONDS, NoAnswer
 from chatkit.limits import Limits
 from chatkit.net.sockets import host_and_port
 from chatkit.protocol.names import check_name
@@ -223,11 +224,14 @@ def _connect(host: str, port: int, **options: Any) -> Client:
     where = host_and_port((host, port))
     try:
         with dropping_typed():
-            return Client(host, port, **options)
+            return AnyServerClient(host, port, **options)
     except wrong_certificate():
         raise
     except tls_error() as error:
         fail(CHAT_CLIENT, f"cannot join {where}: {describe_tls_error(error)}", about=PLACE)
+    except NoAnswer:
+        problem = f"the server at {where} doesn't know {describe_needs(options['password'])}: it hasn't answered"
+        fail(CHAT_CLIENT, problem, "without options chat-client talks to any server of lines", about=PLACE)
     except (OSError, UnicodeError) as error:
         hint = "is chat-server running there?" if isinstance(error, ConnectionRefusedError) else ""
         fail(CHAT_CLIENT, f"cannot connect to {where}: {reason(error)}", hint, about=PLACE)
@@ -235,5 +239,8 @@ def _connect(host: str, port: int, **options: Any) -> Client:
         fail(CHAT_CLIENT, str(error))
     except (NameTaken, Refused) as error:
         fail(CHAT_CLIENT, str(error), "choose another with --name", about=["name"])
-    except (ConnectionClosed, ProtocolError) as error:
+    except ProtocolError as error:
+        hint = f"only a server of chatkit knows {describe_needs(options['password'])}"
+        fail(CHAT_CLIENT, f"disconnected: {error}", hint, about=PLACE, status=LOST)
+    except ConnectionClosed as error:
         fail(CHAT_CLIENT, f"disconnected: {error}", about=PLACE, status=LOST)

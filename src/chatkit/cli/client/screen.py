@@ -7,7 +7,7 @@ import time
 from functools import lru_cache
 
 from chatkit.cli.client.roster import Roster
-from chatkit.events import Action, Event, Message, Private
+from chatkit.events import Action, Event, Message, Private, Unmarked
 from chatkit.protocol.names import name_key
 from chatkit.protocol.replies import REPLAY_BEGINS, REPLAY_ENDS
 from chatkit.protocol.sanitize import visible
@@ -71,7 +71,12 @@ class Painter:
         return is_others and not self._is_replaying and bool(_mention(self._roster.own).search(event.text))
 
     def _paint_event(self, event: Event, line: str) -> str:
-        """Color the sender, and set off mentions; or dim the line if it is the room's or the client's own."""
+        """Color the sender, and set off mentions; or dim the line if it is the room's or the client's own.
+
+        A line of another kind of server stays as it is.
+        """
+        if isinstance(event, Unmarked):
+            return line
         if not isinstance(event, Message | Private):
             return f"{_DIM}{line}{_RESET}"
         begin = len("* ") if isinstance(event, Action) else 0
