@@ -56,6 +56,7 @@ def test_a_child_keeps_no_descriptor(serve: Serve, tmp_path: Path) -> None:
     path = tmp_path / "chat.db"
     started = serve(history=path)
     peer, threads = started.peer(), threading.active_count()
+    peer.sync()  # the server has taken it in by now
     assert threads > 4
 
     def sockets() -> int:
