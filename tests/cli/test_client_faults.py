@@ -303,7 +303,7 @@ def test_a_stopped_client_is_cut_off(serve: Serve, fake: FakeServer, logged: Rec
     """The others get every line; woken up, it shows a gapless prefix and ends with exit status 3 and one line."""
     started = serve(limits=Limits(max_pending_bytes=1_500_000, drain_seconds=0.2))
     client = fake.command(started.port)
-    client.process.send_signal(signal.SIGSTOP)
+    client.suspend()
     ann, bob = started.peers(2)
     said = talk_until_cut_off(started, ann, bob)
     assert started.events.wait_for("leave") == "slow consumer"

@@ -54,7 +54,7 @@ def test_a_server_that_ignores_the_end(run: Run, server: str, how: str) -> None:
         client = run("chat-client", "--port", port, *QUICK)
         assert client.line() == CONNECTED
         if server == "stopped":
-            stopped.process.send_signal(signal.SIGSTOP)
+            stopped.suspend()
             stack.callback(stopped.process.send_signal, signal.SIGCONT)
         begun = time.monotonic()
         end_input(client, how)

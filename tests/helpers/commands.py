@@ -69,6 +69,11 @@ class Running:
         assert self.process.stdin
         self.process.stdin.write(line.encode() + b"\n")
 
+    def suspend(self) -> None:
+        """Stop the process, until it gets SIGCONT. When this returns all its threads stand still."""
+        self.process.send_signal(signal.SIGSTOP)
+        os.waitpid(self.process.pid, os.WUNTRACED)
+
     def ends(self) -> tuple[int, str, str]:
         """Exit status, rest of stdout, stderr."""
         out, err = self.process.communicate(timeout=DEADLINE)

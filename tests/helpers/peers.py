@@ -104,8 +104,8 @@ def token_seconds(talker: Peer, reader: Peer) -> float:
 
 
 def assert_healthy(talker: Peer, reader: Peer) -> None:
-    """A fresh token from one member reaches another in 200 ms."""
-    assert token_seconds(talker, reader) < 0.2
+    """A fresh token from one member reaches another in a second, also on a busy machine."""
+    assert token_seconds(talker, reader) < 1
 
 
 def trusting() -> ssl.SSLContext:

@@ -189,7 +189,7 @@ class Proxy:
         self._over = False
         self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._new_links: queue.SimpleQueue[Link] = queue.SimpleQueue()
-        self._links: dict[int, Link] = {}
+        self._links = list[Link]()
         self._known: dict[int, Link] = {}
 
     @property
@@ -246,9 +246,9 @@ class Proxy:
         while not self._over:
             for key, events in self._selector.select():
                 key.data(events)
-            for link in self._links.values():
+            for link in self._links:
                 link.watch()
-        for link in self._links.values():
+        for link in self._links:
             link.close()
 
     def _do_job(self, events: int) -> None:
@@ -258,5 +258,5 @@ class Proxy:
     def _accept(self, events: int) -> None:
         sock, _ = self._listener.accept()
         link = Link(self._run, self._selector, sock, self._server_port)
-        self._links[link.client_port] = link
+        self._links.append(link)
         self._new_links.put(link)

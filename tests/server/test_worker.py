@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import select
 import signal
 import socket
@@ -94,8 +93,7 @@ def test_a_process_that_was_stopped_reads_first(run: Run) -> None:
     with closing(Peer(int(port))) as talker, closing(Peer(int(port))) as reader:
         talker.send(b"one\ntw")
         assert reader.line() == f"{talker.name}: one".encode()
-        server.process.send_signal(signal.SIGSTOP)
-        os.waitpid(server.process.pid, os.WUNTRACED)
+        server.suspend()
         talker.send(b"o\n")
         pass_time(0.5)
         server.process.send_signal(signal.SIGCONT)
