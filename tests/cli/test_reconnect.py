@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from chatkit import Event, Gap, Limits, Message, Reconnected, Server, Welcome
-from chatkit.cli.client.output import ReconnectOutput, print_line
+from chatkit.cli.client.output import LineBatch, ReconnectOutput
 from chatkit.cli.client.roster import Roster
 from chatkit.cli.client.screen import Painter
 from tests.helpers.commands import CONNECTED, DISCONNECTED, Running, invoke
@@ -63,11 +63,12 @@ def test_as_without_the_option(run: Run, proxy: tuple[Started, Proxy]) -> None:
 
 def test_lines_around_a_replay(capsys: pytest.CaptureFixture[str]) -> None:
     """The second one comes with what is live if the newest message isn't kept; after a return there are none."""
-    output = ReconnectOutput(Painter(Roster("1")), print_line, None, explains_queue=False)
+    output = ReconnectOutput(Painter(Roster("1")), LineBatch(), None, explains_queue=False)
     newcomer: list[Event] = [Welcome("1", 9, "0" * 16), Gap(2), Message("ann", "hi", 5), Message("ann", "hi", 10)]
     returned: list[Event] = [Reconnected("back as 1", "1", False, "0" * 16), Gap(1)]
     for event in newcomer + returned + [Message("ann", "hi", number) for number in (12, 3)]:
         output.show(event)
+    output.pause()
     begin, gap, live = "*** before you came:", "*** {} messages are no longer kept", "*** from here on it is live"
     came_back = ["*** back as 1", gap.format(1), *["ann: hi"] * 2]
     assert capsys.readouterr().out.splitlines() == [begin, gap.format(2), "ann: hi", live, "ann: hi", *came_back]

@@ -29,7 +29,7 @@ from chatkit import (
     Welcome,
 )
 from chatkit.cli.client.local import LocalCommands
-from chatkit.cli.client.output import JsonOutput, QuietOutput, ReconnectOutput, TextOutput, print_line
+from chatkit.cli.client.output import JsonOutput, LineBatch, QuietOutput, ReconnectOutput, TextOutput
 from chatkit.cli.client.roster import Roster
 from chatkit.cli.client.screen import Painter
 from chatkit.client import aio_reconnect
@@ -61,10 +61,11 @@ def use(event: Event) -> None:
     with redirect_stdout(io.TextIOWrapper(io.BytesIO())), redirect_stderr(io.StringIO()):
         local = LocalCommands(Roster("bob"))
         painter = Painter(local.roster, color=True, time_format="%H:%M", bell=True)
-        text = TextOutput(painter, print_line, local.receive)
-        reconnect = ReconnectOutput(Painter(local.roster), print_line, None, explains_queue=False)
+        text = TextOutput(painter, LineBatch(), local.receive)
+        reconnect = ReconnectOutput(Painter(local.roster), LineBatch(), None, explains_queue=False)
         for output in (text, reconnect, JsonOutput(), QuietOutput("/x")):
             output.show(event)
+            output.pause()
 
 
 def fed(protocol: ClientProtocol, sent: list[bytes]) -> list[Event]:

@@ -102,6 +102,7 @@ class Conversation:
                 if closed.clean:
                     return
                 raise
+        self._output.pause()
         raise Unanswered
 
     def _count(self, event: Event) -> None:

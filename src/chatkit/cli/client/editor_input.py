@@ -55,8 +55,7 @@ class EditorInput(TerminalInput):
         self._local = LocalCommands(roster)
         self._introduces = introduces
         roster.knows_commands = introduces
-        self._scrollback = Scrollback()
-        self.write = self._scrollback.write
+        self.scrollback = Scrollback()
         self._typed = queue.SimpleQueue[str | None]()
         self._modes = TerminalModes()
         self._history = InputHistory()
@@ -106,7 +105,7 @@ class EditorInput(TerminalInput):
     def ask_password(self, problem: str) -> None:
         """Have the editor ask."""
         if problem:
-            self._scrollback.write(problem)
+            self.scrollback.write(problem)
         self._wants_password = True
         if self._editor:
             self._editor.ask_password()
@@ -156,7 +155,7 @@ class EditorInput(TerminalInput):
             from chatkit.cli.client.editor import Editor  # prompt_toolkit takes longer to load than all of chatkit
 
             colors = self._painter.has_color
-            editor = Editor(self, self._scrollback, self._modes, self._history, color=colors)
+            editor = Editor(self, self.scrollback, self._modes, self._history, color=colors)
             editor.run(lambda: self._begun(editor))
         except (OSError, EOFError, OutputLost):
             pass  # the terminal is gone, or nobody can bring it to the foreground
@@ -238,4 +237,4 @@ class EditorInput(TerminalInput):
     def _show(self, line: str) -> None:
         """Show a line, without waiting for the editor's thread: this may be it."""
         with suppress(OutputLost):  # the main thread finds out
-            self._scrollback.write(line, waits=False)
+            self.scrollback.write(line, waits=False)

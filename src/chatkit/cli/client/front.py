@@ -11,7 +11,7 @@ import click
 
 from chatkit import Client, Event
 from chatkit.cli.client.input import InputSettings, InputThread
-from chatkit.cli.client.output import Output, ReconnectOutput, TextOutput, print_line
+from chatkit.cli.client.output import LineBatch, Lines, Output, ReconnectOutput, TextOutput
 from chatkit.cli.client.roster import Roster
 from chatkit.cli.client.screen import Painter
 from chatkit.cli.common import option
@@ -83,20 +83,20 @@ def open_front(
     bell = has_editor and not look.no_bell
     painter = Painter(roster, color=color, time_format=look.timestamps or "", bell=bell)
     input_thread: InputThread
-    write: Callable[[str], None]
+    lines: Lines
     instead: Callable[[Event], list[Event]] | None
     if has_editor:
         from chatkit.cli.client.editor_input import EditorInput
 
         editor_input = EditorInput(client, settings, painter, roster, introduces=bool(name) and not reconnect)
-        input_thread, write, instead = editor_input, editor_input.write, editor_input.show_instead
+        input_thread, lines, instead = editor_input, editor_input.scrollback, editor_input.show_instead
     else:
         input_thread = open_input(client, settings)
-        write, instead = print_line, roster.follow if color else None
+        lines, instead = LineBatch(), roster.follow if color else None
     if reconnect:
         explains_queue = settings.is_wanted and os.isatty(0)
-        return ReconnectOutput(painter, write, instead, explains_queue=explains_queue), input_thread
-    return TextOutput(painter, write, instead), input_thread
+        return ReconnectOutput(painter, lines, instead, explains_queue=explains_queue), input_thread
+    return TextOutput(painter, lines, instead), input_thread
 
 
 def open_input(client: Client, settings: InputSettings) -> InputThread:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
+from typing import Protocol
 
 from chatkit import (
+    ChatError,
     Client,
     Disconnected,
     Error,
@@ -25,8 +27,8 @@ from chatkit.cli.common import CHAT_CLIENT, complain, reason, write_out
 from chatkit.protocol.replies import REPLAY_BEGINS, REPLAY_ENDS, now_named
 from chatkit.protocol.sanitize import visible
 
-# The cursor is saved after so many events that come without a pause.
-SAVE_EVENTS = 1000
+# A batch of lines is printed, and the cursor saved, after so many events that come without a pause.
+BATCH_EVENTS = 1000
 
 
 class OutputLost(Exception):
@@ -52,8 +54,35 @@ def print_line(line: str) -> None:
         raise OutputLost(error) from None
 
 
+class Lines(Protocol):
+    """Where lines of the chat are shown. The methods raise OutputLost."""
+
+    def write(self, line: str) -> None:
+        """Show a line, at the latest with the next `flush`."""
+
+    def flush(self) -> None:
+        """Show the lines that wait."""
+
+
+class LineBatch:
+    """`Lines` on standard output: a batch is one write, as a write costs far more than a line."""
+
+    def __init__(self) -> None:
+        self._lines = list[str]()
+
+    def write(self, line: str) -> None:
+        self._lines.append(line)
+
+    def flush(self) -> None:
+        if lines := self._lines:
+            self._lines = []
+            print_line("\n".join(lines))
+
+
 class Output:
     """The base of all outputs: it shows nothing. The methods raise OutputLost.
+
+    What is shown may wait for `pause`: `receive` calls it when no event waits, and after BATCH_EVENTS of them.
 
     Attributes:
         has_refusal: whether the room refused a line, or may not have received it.
@@ -62,13 +91,27 @@ class Output:
 
     has_refusal = False
     is_confirmed = True
+    _received = 0
 
     def begin(self) -> None:
         """Greet."""
 
     def receive(self, client: Client, seconds: float) -> Event:
         """Return the client's next event, as `Client.receive`."""
+        self._received += 1
+        if not self._received % BATCH_EVENTS:
+            self.pause()
+        try:
+            return client.receive(0)
+        except TimeoutError:
+            self.pause()
+        except (ChatError, OSError):  # the conversation is over
+            self.pause()
+            raise
         return client.receive(seconds)
+
+    def pause(self) -> None:
+        """Print what was shown."""
 
     def show(self, event: Event) -> None:
         """Show an event."""
@@ -83,23 +126,26 @@ class Output:
 class TextOutput(Output):
     """The chat, for people."""
 
-    def __init__(
-        self, painter: Painter, write: Callable[[str], None], instead: Callable[[Event], list[Event]] | None
-    ) -> None:
+    def __init__(self, painter: Painter, lines: Lines, instead: Callable[[Event], list[Event]] | None) -> None:
         """Prepare the output.
 
         Args:
             painter: makes an event's line.
-            write: prints a line, with a line end.
+            lines: shows it.
             instead: returns the events to show in place of one; None for itself.
         """
         self._painter = painter
-        self._write = write
+        self._lines = lines
         self._instead = instead
 
     def begin(self) -> None:
         """Greet."""
-        self._write("Connected to chat server. Type 'exit' to leave.")
+        self._lines.write("Connected to chat server. Type 'exit' to leave.")
+        self.pause()
+
+    def pause(self) -> None:
+        """Print what was shown."""
+        self._lines.flush()
 
     def show(self, event: Event) -> None:
         """Print an event as one line."""
@@ -110,11 +156,12 @@ class TextOutput(Output):
             self._show(each)
 
     def _show(self, event: Event) -> None:
-        self._write(self._painter.paint(event))
+        self._lines.write(self._painter.paint(event))
 
     def end(self) -> None:
         """Say that the client has left."""
-        self._write("Disconnected from server.")
+        self._lines.write("Disconnected from server.")
+        self.pause()
 
 
 class ReconnectOutput(TextOutput):
@@ -127,7 +174,7 @@ class ReconnectOutput(TextOutput):
     def __init__(
         self,
         painter: Painter,
-        write: Callable[[str], None],
+        lines: Lines,
         instead: Callable[[Event], list[Event]] | None,
         *,
         explains_queue: bool,
@@ -137,7 +184,7 @@ class ReconnectOutput(TextOutput):
         Args:
             explains_queue: whether to say at the first loss that typed lines are kept.
         """
-        super().__init__(painter, write, instead)
+        super().__init__(painter, lines, instead)
         self._explains_queue = explains_queue
 
     def show(self, event: Event) -> None:
@@ -187,49 +234,49 @@ def _encoder() -> Callable[[Event], str]:
 class JsonOutput(Output):
     """JSON Lines, for programs; in ASCII, which every terminal and locale can show."""
 
+    def __init__(self) -> None:
+        self._lines = LineBatch()
+
+    def pause(self) -> None:
+        """Print what was shown."""
+        self._lines.flush()
+
     def show(self, event: Event) -> None:
         """Print an event as one JSON object."""
-        print_line(visible(_encoder()(event)))
+        self._lines.write(visible(_encoder()(event)))
 
 
 class CursorOutput(JsonOutput):
-    """JSON Lines, with a cursor that follows them: it is saved whenever no event waits, and not only then."""
+    """JSON Lines, with a cursor that follows them: it is saved after each batch, once that is printed."""
 
     def __init__(self, cursor: Cursor) -> None:
+        super().__init__()
         self._cursor = cursor
-        self._shown = 0
         self._has_failed = False
 
-    def receive(self, client: Client, seconds: float) -> Event:
-        if not self._cursor.is_saved:
-            try:
-                return client.receive(0)
-            except TimeoutError:
-                self._save()
-        return client.receive(seconds)
+    def pause(self) -> None:
+        """Print what was shown, and save the cursor."""
+        self._has_failed = True  # unless this succeeds: what isn't printed isn't passed
+        super().pause()
+        try:
+            if not self._cursor.is_saved:
+                self._cursor.save()
+        except OSError as error:
+            raise OutputLost(error, f"cannot keep {self._cursor.path}") from None
+        self._has_failed = False
 
     def show(self, event: Event) -> None:
         super().show(event)
         self._cursor.advance(event)
-        self._shown += 1
-        if not self._shown % SAVE_EVENTS:
-            self._save()
 
     def close(self) -> None:
         if self._has_failed:  # and said so
             return
         try:
-            self._save()
+            self.pause()
         except OutputLost as error:
             self.has_refusal = True
-            complain(CHAT_CLIENT, str(error.problem))
-
-    def _save(self) -> None:
-        try:
-            self._cursor.save()
-        except OSError as error:
-            self._has_failed = True
-            raise OutputLost(error, f"cannot keep {self._cursor.path}") from None
+            complain(CHAT_CLIENT, error.problem or "nobody reads the chat")
 
 
 class QuietOutput(Output):

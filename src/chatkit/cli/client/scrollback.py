@@ -61,6 +61,9 @@ class Scrollback:
             time.sleep(READ_PAUSE_SECONDS)
         self._written_at = time.monotonic()
 
+    def flush(self) -> None:
+        """Do nothing: no line waits for it."""
+
     def attach(self, wake: Callable[[], None]) -> None:
         """Have lines wait from now on. `wake` is called, in any thread, when the first of them comes."""
         with self._changed:
