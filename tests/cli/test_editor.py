@@ -81,6 +81,19 @@ def test_wide_characters_take_two_cells(serve: Serve, editor: Start) -> None:
     shown.until(lambda: shown.cursor == (width + 4, 1))
 
 
+def test_letters_from_right_to_left(serve: Serve, editor: Start) -> None:
+    """They are edited, sent and shown in the order in which they are typed; the terminal draws them."""
+    started = serve()
+    shown = editor(started.port)
+    width, peer = len(own_prompt(started)), started.peer()
+    shown.type("שלום")
+    shown.until(lambda: shown.cursor == (width + 4, 1))
+    shown.type(LEFT + "\x7f" + "\r")  # Backspace
+    assert peer.line().decode().endswith(": שלם")
+    peer.send("مرحبا\n".encode())
+    shown.until(lambda: shown.lines[1:3] == ["שלם", f"{peer.name}: مرحبا"])
+
+
 def test_a_line_longer_than_the_kernel_keeps(serve: Serve, editor: Start) -> None:
     """It is sent whole; one that is too long for the room stays to be mended."""
     started = serve()
