@@ -22,7 +22,7 @@ from chatkit import (
 )
 from chatkit.client import connection, reconnect
 from chatkit.client.backoff import Backoff
-from chatkit.client.reconnect import Reconnector
+from chatkit.client.reconnector import Reconnector
 from tests.helpers.inside import connection_under, socket_of
 from tests.helpers.peers import DEADLINE, trusting
 from tests.helpers.proxy import Proxy
