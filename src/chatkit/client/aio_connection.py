@@ -8,17 +8,16 @@ import math
 import socket
 from collections import deque
 from collections.abc import Callable
-from contextlib import ExitStack
 from typing import cast
 
 from chatkit.client.backlog import Backlog
-from chatkit.client.endpoint import Endpoint, prepare
+from chatkit.client.endpoint import Endpoint, new_socket
 from chatkit.client.exchange import Exchange
 from chatkit.client.protocol import ClientProtocol, closed_error, unanswered_error
 from chatkit.errors import ChatError, ProtocolError
 from chatkit.events import Event
 from chatkit.net.acknowledgements import AckWatch, gone_error
-from chatkit.net.sockets import Address, QuietSocket, break_off, plain_host, reset_on_close, two_tuple
+from chatkit.net.sockets import Address, break_off, plain_host, reset_on_close, two_tuple
 from chatkit.protocol.lines import is_exit
 
 
@@ -341,13 +340,9 @@ async def connect(endpoint: Endpoint) -> socket.socket:
     host = plain_host(endpoint.host)
     for family, kind, protocol, _, address in await loop.getaddrinfo(host, endpoint.port, type=socket.SOCK_STREAM):
         try:
-            with ExitStack() as stack:
-                sock = stack.enter_context(QuietSocket(family, kind, protocol))
-                sock.setblocking(False)
+            with new_socket(family, kind, protocol, endpoint) as sock:
                 await loop.sock_connect(sock, address)
-                prepare(sock, endpoint)
-                stack.pop_all()
-                return sock
+            return sock
         except OSError as error:
             failure = error
     raise failure

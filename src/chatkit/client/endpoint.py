@@ -6,7 +6,8 @@ import math
 import os
 import selectors
 import socket
-from contextlib import ExitStack, suppress
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from errno import ECONNREFUSED, EINPROGRESS, EWOULDBLOCK
 from typing import TYPE_CHECKING
@@ -93,24 +94,35 @@ def connect(endpoint: Endpoint, cancel: CancelToken | None) -> socket.socket:
     host = plain_host(endpoint.host)
     for family, kind, protocol, _, address in socket.getaddrinfo(host, endpoint.port, type=socket.SOCK_STREAM):
         try:
-            with ExitStack() as stack:
-                sock = stack.enter_context(QuietSocket(family, kind, protocol))
-                sock.setblocking(False)
+            with new_socket(family, kind, protocol, endpoint) as sock:
                 code = sock.connect_ex(address)
                 if code in (EINPROGRESS, EWOULDBLOCK):  # the latter on Windows
                     wait(sock, selectors.EVENT_WRITE, deadline_of(endpoint.timeout), cancel)
                     code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
                 if code:
                     raise OSError(code, os.strerror(code))
-                prepare(sock, endpoint)
-                stack.pop_all()
-                return sock
+            return sock
         except OSError as error:
             failure = error
     raise failure
 
 
-def prepare(sock: socket.socket, endpoint: Endpoint) -> None:
+@contextmanager
+def new_socket(family: int, kind: int, protocol: int, endpoint: Endpoint) -> Iterator[socket.socket]:
+    """Yield a non-blocking socket, to be connected in the block. Set its options then; close it if a step fails.
+
+    Raises:
+        ConnectionRefusedError: it is connected to itself.
+    """
+    with ExitStack() as stack:
+        sock = stack.enter_context(QuietSocket(family, kind, protocol))
+        sock.setblocking(False)
+        yield sock
+        _prepare(sock, endpoint)
+        stack.pop_all()
+
+
+def _prepare(sock: socket.socket, endpoint: Endpoint) -> None:
     """Set the options of a connected socket.
 
     Raises:
