@@ -15,7 +15,8 @@ import pytest
 from tests.helpers.commands import CONNECTED, DISCONNECTED, Run, start_server
 from tests.helpers.endless import endless_server
 from tests.helpers.marks import needs
-from tests.helpers.servers import Serve
+from tests.helpers.peers import Peer
+from tests.helpers.servers import Serve, Started
 from tests.helpers.terminals import Start, Terminal
 from tests.helpers.tmux import HAS_TMUX, PROMPT, Pane
 
@@ -167,15 +168,20 @@ def test_typed_before_the_editor_is_ready(serve: Serve, tmp_path: Path) -> None:
         assert shown.lines.index(f"{peer.name}: welcome") < len(shown.lines) - 1
 
 
+def join_in(pane: Pane, started: Started, command: str) -> tuple[str, Peer]:
+    """Start a client in a pane; return its name, and another member."""
+    pane.run(command)
+    name = started.events.wait_for("join")
+    pane.until(CONNECTED)
+    return name, started.peer()
+
+
 @needs(HAS_TMUX, "tmux")
 def test_ctrl_z_and_fg(serve: Serve, pane: Pane) -> None:
     """The shell gets a terminal in order; in the background the client is stopped when it must read, as `cat` is."""
     started = serve()
     client = f"chat-client --port {started.port}"
-    pane.run(client)
-    name = started.events.wait_for("join")
-    peer = started.peer()
-    pane.until(CONNECTED)
+    name, peer = join_in(pane, started, client)
     pane.type("half")
     pane.until(CONNECTED, f"{name}> half")
     pane.type("C-z")
@@ -217,10 +223,7 @@ def test_started_in_the_background(serve: Serve, pane: Pane) -> None:
 def test_a_real_terminal(serve: Serve, pane: Pane) -> None:
     """A paste, a new size and wide characters in tmux; no answer of the terminal gets into the chat."""
     started = serve()
-    pane.run(f"chat-client --port {started.port}")
-    name = started.events.wait_for("join")
-    peer = started.peer()
-    pane.until(CONNECTED)
+    name, peer = join_in(pane, started, f"chat-client --port {started.port}")
     pane.type("日本語 😀")
     pane.until(CONNECTED, f"{name}> 日本語 😀")
     pane.type(" and more than fits into the narrow pane")

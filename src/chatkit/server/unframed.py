@@ -13,12 +13,12 @@ HINT = TEXT.encode(Notice('your line isn\'t sent before it ends: press Enter, or
 
 
 class Unframed:
-    """The quiet times of one peer, until its first line end. Times are those of `time.monotonic`.
+    """Watch one peer for quiet times until its first line end. Times are from `time.monotonic`.
 
     Operations: `note_text` after each read that brings text; when `due` has come, `begin_take` and `begin_hint`. Goal:
     the author of such a peer learns how to end a line, and with `Limits.unframed_seconds` its text counts as lines.
     Plan: one read may have the first part of a line; a second one without a line end makes it likely that none comes.
-    A quiet time before the second one parts the text: what came before it is a line of its own.
+    A quiet time before the second one parts the text: the bytes before it are a line of their own.
 
     Attributes:
         is_parted: whether the text so far counts as a line if more text follows without a line end.

@@ -155,10 +155,8 @@ def main(
     **options: Any,
 ) -> None:
     """Join a chat room; end the process with an exit status."""
-    if once and reconnect:
-        raise click.UsageError("--once and --reconnect exclude each other: --once doesn't wait for a server.")
-    if once and (no_input or count):
-        raise click.UsageError("--once excludes --no-input and --count: it sends its input, and shows nothing.")
+    if once:
+        _check_once(reconnect, no_input or bool(count))
     if (cursor or place != NO_PLACE) and (once or not as_json):
         raise click.UsageError("--after and --cursor need --json, without --once")
     apply_address(options)
@@ -182,6 +180,13 @@ def main(
     except KeyboardInterrupt as error:
         abandon(sys.stdout)
         end_by(error)
+
+
+def _check_once(reconnect: bool, shows: bool) -> None:
+    if reconnect:
+        raise click.UsageError("--once and --reconnect exclude each other: --once doesn't wait for a server.")
+    if shows:
+        raise click.UsageError("--once excludes --no-input and --count: it sends its input, and shows nothing.")
 
 
 def _check_streams() -> None:
