@@ -82,7 +82,7 @@ class LineBatch:
 class Output:
     """The base of all outputs: it shows nothing. The methods raise OutputLost.
 
-    What is shown may wait for `pause`: `receive` calls it when no event waits, and after BATCH_EVENTS of them.
+    Lines may wait for `pause`: `receive` calls it when no event waits, and after BATCH_EVENTS of them.
 
     Attributes:
         has_refusal: whether the room refused a line, or may not have received it.
